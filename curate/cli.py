@@ -1,0 +1,279 @@
+"""The command line: options and one call for each command; a stage is imported when its command runs."""
+
+import functools
+import importlib
+import json
+import sys
+from collections.abc import Callable
+from typing import Any
+
+import click
+
+import curate
+from curate.errors import BadShard, CurateError
+
+
+def common(command: Callable[..., Any]) -> Callable[..., Any]:
+    """The options that every command has, and the one place where results and errors are printed.
+
+    A command returns (summary line, numbers for --json, failures by item).
+    """
+
+    @click.option("-v", "--verbose", is_flag=True, help="Show a full traceback when something breaks.")
+    @click.option("-q", "--quiet", is_flag=True, help="No progress bars.")
+    @click.option("--json", "as_json", is_flag=True, help="Print a machine-readable summary on stdout.")
+    @functools.wraps(command)
+    def wrapped(*args: Any, verbose: bool, quiet: bool, as_json: bool, **kwargs: Any) -> None:
+        importlib.import_module("curate.work").QUIET = quiet
+        try:
+            summary, numbers, failures = command(*args, **kwargs)
+        except (CurateError, BadShard) as error:
+            if verbose:
+                raise
+            click.echo(f"curate: {error}", err=True)
+            sys.exit(1)
+        for item, reason in failures.items():
+            click.echo(f"curate: {reason}" if item in reason else f"curate: {item}: {reason}", err=True)
+        click.echo(
+            json.dumps({"summary": summary, "failures": failures, **numbers}, default=str) if as_json else summary
+        )
+        if failures:
+            click.echo(f"curate: {len(failures)} failed (above); what succeeded is kept, run again to retry", err=True)
+            sys.exit(1)
+
+    return wrapped
+
+
+engine_option = click.option(
+    "--engine", default="local", show_default=True, metavar="ENGINE",
+    help="Where tasks run: local, local(workers=N), ray, ray(address=HOST:PORT).",
+)  # fmt: skip
+seed_option = click.option("--seed", default=0, show_default=True, help="Seed of every choice left to chance.")
+
+
+def last_step(dataset: Any) -> tuple[str, dict[str, Any], dict[str, str]]:
+    """What `common` prints of a dataset: its newest step."""
+    step = dataset.history[-1]
+    return step["summary"], {"dataset": dataset.url, "stage": step["stage"], **step["counts"]}, dataset.failures
+
+
+def settings(ctx: click.Context, param: click.Parameter, values: tuple[str, ...]) -> dict[str, float]:
+    """Read repeated NAME=NUMBER options."""
+    found = {}
+    for value in values:
+        name, equals, number = value.partition("=")
+        try:
+            found[name.strip()] = float(number)
+        except ValueError:
+            raise click.BadParameter(f"'{value}' is not NAME=NUMBER", ctx, param) from None
+    return found
+
+
+@click.group(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
+@click.version_option(curate.__version__, prog_name="curate")
+def main() -> None:
+    """From the raw web to a clean image-text dataset, and a CLIP model trained on it.
+
+    \b
+    Four commands over one dataset:
+      curate harvest POOL... --queries FILE --out DATASET
+      curate dedup DATASET --against BENCHMARK
+      curate filter DATASET --where "clip > 0.28" --out CLEAN
+      curate train-clip CLEAN --out RUN
+
+    Shell completion: eval "$(_CURATE_COMPLETE=bash_source curate)"  (or zsh_source, fish_source).
+    """
+
+
+@main.command()
+@click.argument("pools", nargs=-1, required=True, metavar="POOL...")
+@click.option("--queries", required=True, metavar="FILE", help="The query list: one query a line (.txt, .gz).")
+@click.option("--out", required=True, metavar="DATASET", help="The dataset to make or to go on with.")
+@click.option("--cap", default=20_000, show_default=True, help="At most this many pairs are drawn for each query.")
+@click.option(
+    "--match",
+    type=click.Choice(["default", "metaclip"]),
+    default="default",
+    show_default=True,
+    help="How texts are matched: whole tokens on both sides, or MetaCLIP's exact substring rule.",
+)
+@click.option("--download/--no-download", default=True, show_default=True, help="Stop after the candidates are chosen.")
+@click.option(
+    "--downloader",
+    default="img2dataset",
+    show_default=True,
+    metavar="NAME",
+    help="img2dataset, img2dataset(image_size=512, threads=64, timeout=10, retries=1).",
+)
+@click.option(
+    "--allow-private", is_flag=True, help="Also fetch from loopback and private addresses (intranets, tests)."
+)
+@click.option("--shard-size", default=10_000, show_default=True, help="Pairs in a shard, about.")
+@seed_option
+@engine_option
+@common
+def harvest(out: str, **options: Any) -> Any:
+    """Match POOLs of URLs and texts against queries, cap each query, download the images.
+
+    A POOL is a file or folder whose kind is told by its ending (.parquet .csv .tsv .jsonl ...), or KIND(path=...).
+    """
+    from curate.dataset import Dataset
+    from curate.harvest import run
+
+    return last_step(run(Dataset.create(out), **options))
+
+
+@main.command()
+@click.argument("dataset")
+@click.argument("signals", nargs=-1, required=True, metavar="SIGNAL...")
+@engine_option
+@common
+def measure(dataset: str, signals: tuple[str, ...], engine: str) -> Any:
+    """Measure SIGNALs of every image-text pair: phash, size, language, "clip(model=ViT-B-32, pretrained=...)"."""
+    from curate.dataset import Dataset
+    from curate.measure import measure as run
+
+    return last_step(run(Dataset.open(dataset), signals, engine))
+
+
+@main.command()
+@click.argument("dataset")
+@click.option(
+    "--signal",
+    "signals",
+    multiple=True,
+    default=("exact", "phash"),
+    show_default=True,
+    metavar="SIGNAL",
+    help='What tells duplicates: exact, phash, "embedding(model=...)". Measured first where it is missing.',
+)
+@click.option(
+    "--threshold",
+    "thresholds",
+    multiple=True,
+    callback=settings,
+    metavar="SIGNAL=NUMBER",
+    help="Largest distance (hamming) or smallest similarity (cosine) that counts; inclusive.",
+)
+@click.option(
+    "--against",
+    multiple=True,
+    metavar="BENCHMARK",
+    help="Also drop what a benchmark holds: an image folder, CLIP_benchmark's layout or a dataset.",
+)
+@click.option("--name", default=None, help="Name of the selection made; told by its content by default.")
+@engine_option
+@common
+def dedup(dataset: str, **options: Any) -> Any:
+    """Find duplicates inside DATASET and against benchmarks; keep the best image of each group."""
+    from curate.dataset import Dataset
+    from curate.dedup import run
+
+    return last_step(run(Dataset.open(dataset), **options))
+
+
+@main.command("filter")
+@click.argument("dataset")
+@click.option("--recipe", default=None, metavar="FILE|NAME", help="A YAML recipe, or a built-in one.")
+@click.option("--where", multiple=True, metavar="SQL", help="Keep the rows for which this holds; may be repeated.")
+@click.option("--top", default=None, metavar="30%", help="Keep the best share (30%) or number (1000) by --by.")
+@click.option("--by", default=None, metavar="COLUMN", help="The column that --top ranks by, largest first.")
+@click.option("--signal", "signals", multiple=True, metavar="SIGNAL", help="Measure this first where it is missing.")
+@click.option("--name", default=None, help="Name of the selection made; told by its content by default.")
+@click.option("--out", default=None, metavar="DATASET2", help="Also export what is kept as a new dataset.")
+@engine_option
+@common
+def filter_(dataset: str, **options: Any) -> Any:
+    """Keep the pairs of DATASET that a recipe or --where wants; measured once, selected many times."""
+    from curate.dataset import Dataset
+    from curate.filter import run
+
+    return last_step(run(Dataset.open(dataset), **options))
+
+
+@main.command()
+@click.argument("datasets", nargs=-1, required=True, metavar="DATASET...")
+@click.option("--out", required=True, metavar="DATASET2", help="The new dataset.")
+@click.option("--selection", default=None, metavar="NAME", help="What to export; the current selection by default.")
+@click.option("--shard-size", default=10_000, show_default=True, help="Pairs in a shard.")
+@engine_option
+@common
+def export(datasets: tuple[str, ...], out: str, **options: Any) -> Any:
+    """Write what is selected of DATASETs as a fresh dataset of plain img2dataset shards."""
+    from curate.dataset import Dataset
+    from curate.filter.export import run
+
+    return last_step(run([Dataset.open(url) for url in datasets], Dataset.create(out), **options))
+
+
+@main.command("train-clip")
+@click.argument("data", nargs=-1, required=True, metavar="DATASET|TARS...")
+@click.option("--out", default=None, metavar="RUN", help="Folder of the run; runs/<dataset> by default.")
+@click.option("--model", default="ViT-B-32", show_default=True, help="An open_clip model name, or a JSON config file.")
+@click.option(
+    "--init", default=None, metavar="CHECKPOINT", help="Start from these weights: a run, a file, an open_clip tag."
+)
+@click.option(
+    "--objective", default="clip", show_default=True, help="What is minimised: one file of curate/train/objectives."
+)
+@click.option("--batch-size", default=1024, show_default=True, help="Pairs in one optimiser step.")
+@click.option("--epochs", default=32.0, show_default=True, help="Passes over the data; may be a fraction.")
+@click.option("--lr", default=5e-4, show_default=True, help="Peak learning rate.")
+@click.option("--warmup", default=2000, show_default=True, help="Steps of linear warm-up, at most a tenth of all.")
+@click.option("--weight-decay", default=0.2, show_default=True, help="Decoupled; not on gains, biases, temperature.")
+@click.option(
+    "--precision",
+    type=click.Choice(["auto", "fp32", "bf16"]),
+    default="auto",
+    show_default=True,
+    help="auto: bf16 on a GPU that has it, fp32 elsewhere.",
+)
+@click.option("--device", default="auto", show_default=True, help="auto, cpu, cuda, cuda:1.")
+@click.option("--workers", default=None, type=int, help="Decoding threads; one for each core by default.")
+@click.option("--save-every", default=500, show_default=True, help="Steps between checkpoints.")
+@click.option("--selection", default=None, metavar="NAME", help="Train on this selection; the current one by default.")
+@click.option("--resume/--no-resume", default=True, show_default=True, help="Go on from the last checkpoint in RUN.")
+@seed_option
+@common
+def train_clip(data: tuple[str, ...], out: str | None, **options: Any) -> Any:
+    """Train a CLIP model on a DATASET, or on any folder or glob of webdataset tars."""
+    from curate.train import run
+
+    return run(data, out, **options)
+
+
+@main.command("eval")
+@click.argument("model", metavar="RUN|CHECKPOINT")
+@click.argument("benchmarks", nargs=-1, required=True, metavar="BENCHMARK...")
+@click.option("--out", default=None, metavar="DIR", help="Where the JSON goes; MODEL/eval by default.")
+@click.option("--arch", default=None, help="The open_clip model name, where CHECKPOINT does not say it.")
+@click.option("--batch-size", default=256, show_default=True, help="Images encoded at a time.")
+@click.option("--device", default="auto", show_default=True, help="auto, cpu, cuda, cuda:1.")
+@common
+def evaluate(model: str, benchmarks: tuple[str, ...], **options: Any) -> Any:
+    """Zero-shot accuracy and retrieval recall of a model on BENCHMARKs, beside chance."""
+    from curate.evaluate import run
+
+    return run(model, benchmarks, **options)
+
+
+@main.command()
+@click.argument("dataset")
+@click.option("--out", default=None, metavar="FILE", help="The page; DATASET/reports/report.html by default.")
+@click.option("--run", "runs", multiple=True, metavar="RUN", help="Training runs to show (their loss and evaluation).")
+@common
+def report(dataset: str, **options: Any) -> Any:
+    """One self-contained HTML page: counts, scores, samples, duplicates."""
+    from curate.dataset import Dataset
+    from curate.report import run
+
+    return run(Dataset.open(dataset), **options)
+
+
+@main.command()
+@common
+def doctor() -> Any:
+    """Check this installation: versions, packages that fight each other, CPU and GPU."""
+    from curate.doctor import run
+
+    return run()

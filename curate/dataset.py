@@ -1,0 +1,165 @@
+"""A dataset: a folder of shards, signals and selections that only ever gains files, and the manifest that names them."""
+
+import datetime
+import hashlib
+import json
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+import pyarrow as pa
+
+import curate
+from curate.errors import BadShard, CurateError
+from curate.files import Folder
+from curate.shard import Shard
+
+SCHEMA = 1
+MANIFEST = "manifest.json"
+EMPTY: dict[str, Any] = {
+    "schema": SCHEMA,
+    "shards": [],
+    "signals": {},
+    "selections": {},
+    "selection": None,
+    "history": [],
+}
+
+
+@dataclass(frozen=True)
+class Dataset:
+    """An immutable view; `after(...)` gives the next one and `save()` writes its manifest."""
+
+    folder: Folder
+    manifest: dict[str, Any] = field(default_factory=lambda: json.loads(json.dumps(EMPTY)))
+    failures: dict[str, str] = field(default_factory=dict)  # shard -> why it failed in this run
+
+    @classmethod
+    def open(cls, url: str) -> "Dataset":
+        """An existing dataset; a folder whose shards/ holds img2dataset tars is one too. Raises CurateError."""
+        dataset = cls.create(url)
+        if not dataset.folder.exists(MANIFEST) and not dataset.shards:
+            hint = ""
+            if dataset.folder.names("*.tar"):
+                hint = f"; its tars belong in {url.rstrip('/')}/shards/"
+            raise CurateError(f"{url} is not a dataset: it has no {MANIFEST} and no shards/*.tar{hint}")
+        return dataset
+
+    @classmethod
+    def create(cls, url: str) -> "Dataset":
+        """The dataset at `url`, or an empty one that the first `save()` will write there."""
+        folder = Folder(str(url))
+        if not folder.exists(MANIFEST):
+            return cls(folder)
+        manifest = folder.read_json(MANIFEST)
+        schema = manifest.get("schema") if isinstance(manifest, dict) else None
+        if not isinstance(schema, int):
+            raise CurateError(f"{url}/{MANIFEST} is not a curate manifest: it has no schema number")
+        if schema > SCHEMA:
+            raise CurateError(
+                f"{url} has schema {schema}, this curate {curate.__version__} reads up to {SCHEMA}; upgrade curate"
+            )
+        return cls(folder, manifest)
+
+    @property
+    def url(self) -> str:
+        return self.folder.url
+
+    @property
+    def shards(self) -> list[Shard]:
+        names = self.folder.names("shards/*.tar")
+        return [Shard(self.folder, name.removeprefix("shards/").removesuffix(".tar")) for name in names]
+
+    @property
+    def signals(self) -> dict[str, str]:
+        """Name -> spec of every signal that was measured."""
+        return dict(self.manifest["signals"])
+
+    @property
+    def selection(self) -> str | None:
+        """The current selection, or None where every row is kept."""
+        return self.manifest["selection"]
+
+    @property
+    def history(self) -> list[dict[str, Any]]:
+        return list(self.manifest["history"])
+
+    def parent_for(self, stage: str) -> str | None:
+        """The selection that a new run of `stage` starts from: the current one, or, where `stage` already had a part
+        in it, the one before that, so that a stage run twice replaces its own choice instead of narrowing it."""
+        chain, name = [], self.selection
+        while name is not None:
+            chain.append(name)
+            name = self.manifest["selections"][name]["parent"]
+        for name in reversed(chain):
+            if self.manifest["selections"][name]["stage"] == stage:
+                return self.manifest["selections"][name]["parent"]
+        return self.selection
+
+    def kept(self, shard: Shard, selection: str | None = None) -> pa.Table | None:
+        """uid and weight (> 0) of the rows of a shard that a selection keeps; None means every row, once."""
+        if selection is None:
+            return None
+        self.check_selection(selection)
+        table = self.folder.read_table(f"selections/{selection}/{shard.name}.parquet", ["uid", "weight"])
+        return table.filter(pa.compute.greater(table["weight"], 0))
+
+    def check_selection(self, name: str | None) -> None:
+        """Raises CurateError where there is no such selection."""
+        if name is not None and name not in self.manifest["selections"]:
+            known = ", ".join(self.manifest["selections"]) or "none yet"
+            raise CurateError(f"{self.url} has no selection '{name}'; it has: {known}")
+
+    def measured(self, shard: Shard, signal: str) -> pa.Table:
+        """uid and the columns of one signal, in the order of `shard.rows()`. Raises CurateError, BadShard."""
+        if signal not in self.signals:
+            raise CurateError(f"{self.url} has no signal '{signal}'; run: curate measure {self.url} {signal}")
+        return self.folder.read_table(f"signals/{signal}/{shard.name}.parquet")
+
+    def joined(self, shard: Shard, signals: list[str] | None = None) -> pa.Table:
+        """`shard.rows()` with the columns of some signals (all by default) beside them. Raises BadShard."""
+        table = shard.rows()
+        for signal in self.signals if signals is None else signals:
+            columns = self.measured(shard, signal)
+            if not columns["uid"].combine_chunks().equals(table["uid"].combine_chunks()):
+                raise BadShard(f"{shard}: signals/{signal} was measured on other rows; delete it and measure again")
+            for name in columns.column_names:
+                if name == "uid":
+                    continue
+                if name in table.column_names:
+                    table = table.drop_columns([name])
+                table = table.append_column(name, columns[name])
+        return table
+
+    def after(self, stage: str, options: dict[str, Any], summary: str, counts: dict[str, Any] | None = None,
+              failures: dict[str, str] | None = None, **changes: Any) -> "Dataset":  # fmt: skip
+        """The dataset with one more step in its history and `changes` to its manifest."""
+        step = {
+            "stage": stage,
+            "options": options,
+            "counts": counts or {},
+            "summary": summary,
+            "version": curate.__version__,
+            "date": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
+        }
+        manifest = {**self.manifest, **changes, "history": [*self.history, step]}
+        return replace(self, manifest=manifest, failures={**self.failures, **(failures or {})})
+
+    def with_selection(self, name: str, stage: str, parent: str | None, **facts: Any) -> dict[str, Any]:
+        """The manifest changes that make `name` the current selection; hand them to `after`."""
+        entry = {"stage": stage, "parent": parent, **facts}
+        return {"selections": {**self.manifest["selections"], name: entry}, "selection": name}
+
+    def save(self) -> "Dataset":
+        """Write the manifest, whole; the dataset itself comes back."""
+        manifest = {**self.manifest, "shards": [shard.name for shard in self.shards]}
+        self.folder.write_json(MANIFEST, manifest)
+        return replace(self, manifest=manifest)
+
+    def shards_fingerprint(self) -> str:
+        """Changes when a shard is added or one of its tars changes size."""
+        return fingerprint([[shard.name, shard.folder.size(shard.tar)] for shard in self.shards])
+
+
+def fingerprint(value: Any) -> str:
+    """8 hex digits of anything JSON can hold; names selections by what made them."""
+    return hashlib.sha256(json.dumps(value, sort_keys=True, default=str).encode()).hexdigest()[:8]

@@ -1,0 +1,51 @@
+"""A Ray cluster, existing or started here: the same tasks, models loaded once in each of its worker processes."""
+
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import ray
+
+from curate.engines.local import attempt
+from curate.errors import BadShard, CurateError
+from curate.work import Report, Task
+
+
+class Engine:
+    """`address` as ray.init takes it ("auto", "ray://host:10001", none = start here); `gpus` and `cpus` for each task."""
+
+    def __init__(self, address: str | None = None, cpus: float = 1, gpus: float = 0, workers: int | None = None):
+        self.address, self.cpus, self.gpus, self.workers = address, cpus, gpus, workers
+
+    def map(self, task: Task, items: Sequence[Any]) -> Iterator[tuple[int, Report | BadShard]]:
+        self._connect()
+        remote = ray.remote(num_cpus=self.cpus, num_gpus=self.gpus, max_retries=2)(attempt)
+        shared = ray.put(task)
+        queue = iter(enumerate(items))
+        limit = 2 * max(1, int(ray.cluster_resources().get("CPU", 1) / max(self.cpus, 0.01)))
+        running: dict[Any, int] = {}
+        while True:
+            while len(running) < limit and (entry := next(queue, None)):
+                running[remote.remote(shared, entry[1])] = entry[0]
+            if not running:
+                return
+            done, _ = ray.wait(list(running), num_returns=1)
+            for reference in done:
+                yield running.pop(reference), self._result(reference)
+
+    def _connect(self) -> None:
+        if ray.is_initialized():
+            return
+        try:
+            ray.init(address=self.address, num_cpus=None if self.address else self.workers, log_to_driver=False,
+                     include_dashboard=False, configure_logging=False)  # fmt: skip
+        except (ConnectionError, ValueError, RuntimeError) as error:
+            reason = str(error).strip().split("\n", 1)[0]
+            raise CurateError(f"no Ray cluster at address={self.address}: {reason}") from error
+
+    def _result(self, reference: Any) -> Report | BadShard:
+        try:
+            return ray.get(reference)
+        except ray.exceptions.RayTaskError as error:
+            if isinstance(error.cause, CurateError):
+                raise error.cause from error
+            raise

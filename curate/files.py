@@ -1,0 +1,195 @@
+"""Files that appear whole or not at all, on a disk or on any store that fsspec opens."""
+
+import contextlib
+import errno
+import io
+import json
+import os
+import shutil
+import socket
+import tempfile
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import fsspec
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from curate.errors import BadShard, CurateError
+
+UNWRITABLE = {errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOSPC, errno.EDQUOT, errno.ENOTDIR, errno.EEXIST}
+MADE_BY = b"curate"  # parquet metadata key: JSON of whatever decided the content of the file
+
+
+@dataclass(frozen=True)
+class Folder:
+    """A folder at `url`; names inside it are relative, with forward slashes. Picklable, opens nothing until used."""
+
+    url: str
+
+    @property
+    def fs(self) -> fsspec.AbstractFileSystem:
+        return _open(self.url)[0]
+
+    @property
+    def root(self) -> str:
+        return _open(self.url)[1]
+
+    @property
+    def is_local(self) -> bool:
+        return "file" in _protocols(self.fs)
+
+    def path(self, name: str = "") -> str:
+        """The path of `name` as its filesystem spells it (no protocol)."""
+        return f"{self.root.rstrip('/')}/{name}" if name else self.root
+
+    def within(self, name: str) -> "Folder":
+        return Folder(f"{self.url.rstrip('/')}/{name}")
+
+    def exists(self, name: str = "") -> bool:
+        return self.fs.exists(self.path(name))
+
+    def size(self, name: str) -> int:
+        return int(self.fs.size(self.path(name)))
+
+    def names(self, pattern: str) -> list[str]:
+        """Sorted names that match a glob, half-written files left out."""
+        prefix = len(self.root.rstrip("/")) + 1
+        found = (str(path)[prefix:] for path in self.fs.glob(self.path(pattern)))
+        return sorted(name for name in found if not name.rsplit("/", 1)[-1].startswith("."))
+
+    def read_bytes(self, name: str) -> bytes:
+        return self.fs.cat_file(self.path(name))
+
+    def read_json(self, name: str) -> Any:
+        try:
+            return json.loads(self.read_bytes(name))
+        except ValueError as error:
+            raise CurateError(f"{self.url}/{name} is not valid JSON ({error}); restore or delete it") from error
+
+    def read_table(self, name: str, columns: list[str] | None = None) -> pa.Table:
+        try:
+            with self.fs.open(self.path(name), "rb") as file:
+                return pq.read_table(file, columns=columns)
+        except FileNotFoundError as error:
+            raise BadShard(f"{self.url}/{name} is missing") from error
+        except pa.ArrowInvalid as error:
+            raise BadShard(f"{self.url}/{name} cannot be read: {_one_line(error)}") from error
+
+    def read_array(self, name: str) -> np.ndarray:
+        """A .npy file; memory-mapped where the folder is on a local disk."""
+        if self.is_local:
+            return np.load(self.path(name), mmap_mode="r")
+        return np.load(io.BytesIO(self.read_bytes(name)))
+
+    def made_by(self, name: str) -> dict[str, Any] | None:
+        """What made a parquet file, or None where the file is not there."""
+        if not self.exists(name):
+            return None
+        with self.fs.open(self.path(name), "rb") as file:
+            metadata = pq.read_schema(file).metadata or {}
+        return json.loads(metadata.get(MADE_BY, b"{}"))
+
+    def write_bytes(self, name: str, data: bytes) -> None:
+        with self.writing(name) as temporary:
+            Path(temporary).write_bytes(data)
+
+    def write_json(self, name: str, value: Any) -> None:
+        self.write_bytes(name, (json.dumps(value, indent=2, sort_keys=True, ensure_ascii=False) + "\n").encode())
+
+    def write_table(self, name: str, table: pa.Table, made_by: dict[str, Any] | None = None) -> None:
+        """The same table and `made_by` always give the same bytes."""
+        metadata = {MADE_BY: json.dumps(made_by or {}, sort_keys=True).encode()}
+        with self.writing(name) as temporary:
+            pq.write_table(table.replace_schema_metadata(metadata), temporary, compression="zstd")
+
+    def write_array(self, name: str, array: np.ndarray) -> None:
+        with self.writing(name) as temporary, open(temporary, "wb") as file:
+            np.save(file, np.ascontiguousarray(array), allow_pickle=False)
+
+    @contextlib.contextmanager
+    def writing(self, name: str) -> Iterator[str]:
+        """A local path to write; when the block ends without an error the file is at `name`, whole."""
+        if not self.is_local:
+            with tempfile.TemporaryDirectory(prefix="curate-") as scratch:
+                temporary = f"{scratch}/file"
+                yield temporary
+                self.fs.makedirs(self.path(name).rsplit("/", 1)[0], exist_ok=True)
+                self.fs.put_file(temporary, self.path(name))
+            return
+        final = Path(self.path(name))
+        temporary_path = final.with_name(f".{final.name}.{socket.gethostname()}-{os.getpid()}.tmp")
+        try:
+            final.parent.mkdir(parents=True, exist_ok=True)
+            yield str(temporary_path)
+            _sync(temporary_path)
+            os.replace(temporary_path, final)
+        except OSError as error:
+            if error.errno in UNWRITABLE:
+                raise CurateError(f"cannot write {final}: {os.strerror(error.errno)}; choose another place") from error
+            raise
+        finally:
+            if final.parent.is_dir():
+                temporary_path.unlink(missing_ok=True)
+
+    @contextlib.contextmanager
+    def local(self, name: str) -> Iterator[str]:
+        """A path on this machine to read `name` from: the file itself, or a copy that goes when the block ends."""
+        if not self.exists(name):
+            raise BadShard(f"{self.url}/{name} is missing")
+        if self.is_local:
+            yield self.path(name)
+            return
+        with tempfile.TemporaryDirectory(prefix="curate-") as scratch:
+            self.fs.get_file(self.path(name), f"{scratch}/file")
+            yield f"{scratch}/file"
+
+    def remove(self, name: str) -> None:
+        """Delete a file or a whole subfolder; nothing happens where it is not there."""
+        if self.exists(name):
+            self.fs.rm(self.path(name), recursive=True)
+
+    def sweep(self) -> None:
+        """Remove what processes of this machine that no longer live left half-written."""
+        if not self.is_local:
+            return
+        for path in Path(self.root).rglob(f".*.{socket.gethostname()}-*.tmp"):
+            pid = int(path.name.rsplit("-", 1)[1].removesuffix(".tmp"))
+            if not _alive(pid):
+                shutil.rmtree(path) if path.is_dir() else path.unlink(missing_ok=True)
+
+
+def _open(url: str) -> tuple[fsspec.AbstractFileSystem, str]:
+    try:
+        return fsspec.core.url_to_fs(url)
+    except ImportError as error:
+        package = str(error).rsplit("install ", 1)[-1].split()[0].strip("`'\"")
+        raise CurateError(f"{url} needs another package: pip install {package}") from error
+    except ValueError as error:
+        raise CurateError(f"{url}: {_one_line(error)}") from error
+
+
+def _protocols(fs: fsspec.AbstractFileSystem) -> tuple[str, ...]:
+    return (fs.protocol,) if isinstance(fs.protocol, str) else tuple(fs.protocol)
+
+
+def _one_line(error: Exception) -> str:
+    return str(error).strip().split("\n", 1)[0]
+
+
+def _sync(path: Path) -> None:
+    with open(path, "rb+") as file:
+        os.fsync(file.fileno())
+
+
+def _alive(pid: int) -> bool:
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    except PermissionError:
+        return True
+    return True

@@ -1,0 +1,185 @@
+"""Measure several signals over every shard in one pass over its tar; what is measured already is left alone."""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from functools import cached_property, lru_cache
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+
+from curate import images, named
+from curate.dataset import Dataset
+from curate.errors import BadShard, CurateError
+from curate.named import Spec
+from curate.shard import Shard
+from curate.work import Engine, Report, run_all
+
+BATCH = 128  # images decoded at a time: 25 MB of pixels at 256 x 256
+
+
+class Rows:
+    """A batch of rows as signals see it: any sidecar column as Arrow data, "image" as encoded bytes, "pixels" as RGB
+    uint8 [height, width, 3] arrays (None where the image cannot be decoded). Both are read only when asked for."""
+
+    def __init__(self, table: pa.Table, encoded: list[bytes] | None = None):
+        self.table, self._encoded = table, encoded
+
+    def __len__(self) -> int:
+        return len(self.table)
+
+    def __getitem__(self, name: str) -> Any:
+        if name == "pixels":
+            return self.pixels
+        if name == "image":
+            return self.encoded
+        return self.table[name].combine_chunks()
+
+    @property
+    def encoded(self) -> list[bytes]:
+        if self._encoded is None:
+            raise RuntimeError("a signal that uses images must say so: reads = ('image',) or ('pixels',)")
+        return self._encoded
+
+    @cached_property
+    def pixels(self) -> list[np.ndarray | None]:
+        return [_pixels(encoded) for encoded in self.encoded]
+
+
+def measure(dataset: Dataset, specs: Sequence[str], engine: str | Engine = "local") -> Dataset:
+    """Write signals/<name>/<shard>.parquet (+ .npy for an embedding) for every shard that lacks them.
+
+    Raises CurateError for a signal that cannot be built, or that was measured with other options under this name.
+    """
+    parsed = tuple(named.parse(spec) for spec in specs)
+    if not parsed:
+        raise CurateError(f"no signal named; choose from: {', '.join(named.available('signals'))}")
+    for spec in parsed:
+        _build(spec)
+        before = dataset.signals.get(spec.slug)
+        if before is not None and before != str(spec):
+            raise CurateError(
+                f"{dataset.url}/signals/{spec.slug} was measured as {before}, not {spec}; "
+                f"give the new one a name of its own: {_aliased(spec)}"
+            )
+    dataset.folder.sweep()
+    task = Measure(parsed)
+    outcome = run_all(task, dataset.shards, engine, f"measure {', '.join(spec.slug for spec in parsed)}")
+    signals = {**dataset.signals, **{spec.slug: str(spec) for spec in parsed}}
+    undecodable = int(outcome.total("undecodable"))
+    trouble = f", {undecodable:,} images could not be decoded" if undecodable else ""
+    summary = (
+        f"measure: {', '.join(map(str, parsed))} on {outcome.rows:,} pairs in {len(outcome.reports):,} shards{trouble}"
+    )
+    counts = {"rows": outcome.rows, "undecodable": undecodable, "skipped": sum(r.skipped for r in outcome.reports)}
+    options = {"signals": [str(spec) for spec in parsed]}
+    return dataset.after("measure", options, summary, counts, outcome.failures, signals=signals).save()
+
+
+@dataclass(frozen=True)
+class Measure:
+    """Write what each signal measures of one shard, unless the file is there already."""
+
+    specs: tuple[Spec, ...]
+
+    def __call__(self, shard: Shard) -> Report:
+        size = shard.folder.size(shard.tar) if shard.folder.exists(shard.tar) else 0
+        made_by = {spec.slug: _made_by(spec, size) for spec in self.specs}
+        todo = [spec for spec in self.specs if not _done(shard, spec, made_by[spec.slug])]
+        table = shard.rows()
+        if not todo:
+            return Report(str(shard), len(table), skipped=True)
+        parts: dict[str, list[dict[str, Any]]] = {spec.slug: [] for spec in todo}
+        undecodable = 0
+        for rows in _batches(shard, table, images_needed=any(_wants_image(spec) for spec in todo)):
+            for spec in todo:
+                parts[spec.slug].append(_checked(spec, _build(spec).measure(rows), len(rows)))
+            if any("pixels" in _build(spec).reads for spec in todo):
+                undecodable += sum(pixels is None for pixels in rows.pixels)
+        for spec in todo:
+            _write(shard, spec, table["uid"], parts[spec.slug], made_by[spec.slug])
+        return Report(str(shard), len(table), {"undecodable": undecodable})
+
+
+def embedding_name(signal: str, shard: Shard) -> str:
+    """Where the embeddings of a signal lie: fp16 [rows, dimensions], in the order of its parquet file."""
+    return f"signals/{signal}/{shard.name}.npy"
+
+
+@lru_cache(maxsize=16)
+def _build(spec: Spec) -> Any:
+    return named.load("signals", spec)
+
+
+def _made_by(spec: Spec, tar_bytes: int) -> dict[str, Any]:
+    extra = getattr(_build(spec), "made_by", {})
+    return {"signal": spec.name, "options": dict(spec.options), "tar_bytes": tar_bytes, **extra}
+
+
+def _done(shard: Shard, spec: Spec, made_by: dict[str, Any]) -> bool:
+    name = f"signals/{spec.slug}/{shard.name}.parquet"
+    before = shard.folder.made_by(name)
+    if before is None or before == made_by:
+        return before is not None
+    changed = ", ".join(key for key in made_by if before.get(key) != made_by[key])
+    raise BadShard(
+        f"{shard.folder.url}/{name} was measured with another {changed}; "
+        f"delete signals/{spec.slug} or measure under another name: {_aliased(spec)}"
+    )
+
+
+def _aliased(spec: Spec) -> str:
+    return f"{str(spec).removesuffix(')')}{', ' if spec.options else '('}as={spec.slug}2)"
+
+
+def _wants_image(spec: Spec) -> bool:
+    return bool({"image", "pixels"} & set(_build(spec).reads))
+
+
+def _batches(shard: Shard, table: pa.Table, images_needed: bool) -> Iterator[Rows]:
+    if not images_needed:
+        yield Rows(table)
+        return
+    keys = table["key"].to_pylist()
+    with shard.images() as encoded:
+        missing = [key for key in keys if key not in encoded]
+        if missing:
+            raise BadShard(f"{shard}: its tar lacks {len(missing)} images of its parquet, the first is {missing[0]}")
+        for start in range(0, max(len(keys), 1), BATCH):
+            yield Rows(table.slice(start, BATCH), [encoded[key] for key in keys[start : start + BATCH]])
+
+
+def _pixels(encoded: bytes) -> np.ndarray | None:
+    try:
+        return images.decode(encoded)
+    except images.UndecodableImage:
+        return None
+
+
+def _checked(spec: Spec, columns: dict[str, Any], rows: int) -> dict[str, Any]:
+    for name, values in columns.items():
+        if len(values) != rows:
+            raise RuntimeError(f"signal {spec} gave {len(values)} values of '{name}' for {rows} rows")
+    return {_column(spec, name): values for name, values in columns.items()}
+
+
+def _column(spec: Spec, name: str) -> str:
+    """Columns carry the alias, so that two measurements of one signal can stand in one query."""
+    if not spec.alias:
+        return name
+    plain = Spec(spec.name).slug
+    return spec.alias + name.removeprefix(plain) if name.startswith(plain) else f"{spec.alias}_{name}"
+
+
+def _write(
+    shard: Shard, spec: Spec, uids: pa.ChunkedArray, parts: list[dict[str, Any]], made_by: dict[str, Any]
+) -> None:
+    columns = {}
+    for name in parts[0]:
+        values = [part[name] for part in parts]
+        if isinstance(values[0], np.ndarray) and values[0].ndim == 2:
+            shard.folder.write_array(embedding_name(spec.slug, shard), np.concatenate(values).astype(np.float16))
+        else:
+            columns[name] = pa.chunked_array([pa.array(value) for value in values]).combine_chunks()
+    table = pa.table({"uid": uids.combine_chunks(), **columns})
+    shard.folder.write_table(f"signals/{spec.slug}/{shard.name}.parquet", table, made_by)

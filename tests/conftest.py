@@ -1,0 +1,83 @@
+"""Three small drawn shards and the tools to make more: real tars, real parquet, no network."""
+
+import io
+import random
+
+import numpy as np
+import pyarrow as pa
+import pytest
+from PIL import Image, ImageDraw
+
+from curate import shard as shards
+from curate.dataset import Dataset
+from curate.files import Folder
+
+COLOURS = ("red", "green", "blue", "orange", "purple", "black")
+SHAPES = ("circle", "square", "triangle")
+
+
+def draw(colour: str, shape: str, seed: int = 0, side: int = 64) -> Image.Image:
+    """A coloured shape at a random place and size, on a noisy light ground."""
+    rng = random.Random(f"{colour} {shape} {seed}")
+    noise = np.random.default_rng(rng.randrange(2**32)).integers(215, 255, (8, 8, 3), np.uint8)
+    image = Image.fromarray(noise).resize((side, side), Image.Resampling.BICUBIC)
+    pen = ImageDraw.Draw(image)
+    reach = rng.uniform(0.18, 0.35) * side
+    x, y = rng.uniform(reach, side - reach), rng.uniform(reach, side - reach)
+    box = (x - reach, y - reach, x + reach, y + reach)
+    if shape == "circle":
+        pen.ellipse(box, fill=colour)
+    elif shape == "square":
+        pen.rectangle(box, fill=colour)
+    else:
+        pen.polygon([(x, box[1]), (box[0], box[3]), (box[2], box[3])], fill=colour)
+    return image
+
+
+def encoded(image: Image.Image, kind: str = "JPEG", **options) -> bytes:
+    buffer = io.BytesIO()
+    image.save(buffer, kind, **({"quality": 92} if kind == "JPEG" else {}), **options)
+    return buffer.getvalue()
+
+
+def pair(index: int) -> dict:
+    """One drawn pair: key, url, caption, image."""
+    colour, shape = COLOURS[index % len(COLOURS)], SHAPES[index // len(COLOURS) % len(SHAPES)]
+    return {
+        "key": f"{index:06d}",
+        "url": f"http://example.test/{index}.jpg",
+        "caption": f"a {colour} {shape} number {index}",
+        "image": encoded(draw(colour, shape, index)),
+    }
+
+
+def write_shard(folder: Folder, name: str, pairs: list[dict], extension: str = "jpg") -> None:
+    """A shard as harvest writes it; more columns of `pairs` go into the parquet."""
+    files = []
+    for row in pairs:
+        files += [(f"{row['key']}.{extension}", row["image"]), (f"{row['key']}.txt", row["caption"].encode())]
+    table = pa.Table.from_pylist(
+        [{"uid": shards.uid_of(row["url"], row["caption"]), "status": "success"}
+         | {key: value for key, value in row.items() if key != "image"} for row in pairs]
+    )  # fmt: skip
+    stats = {"count": len(pairs), "successes": len(pairs), "failed_to_download": 0, "failed_to_resize": 0}
+    shards.write(folder, name, shards.tar_bytes(files), table, stats)
+
+
+@pytest.fixture
+def make_dataset(tmp_path):
+    """make_dataset(pairs, per_shard=20, url=None) -> Dataset."""
+
+    def make(pairs: list[dict], per_shard: int = 20, url: str | None = None) -> Dataset:
+        url = url or str(tmp_path / "dataset")
+        for start in range(0, len(pairs), per_shard):
+            write_shard(Folder(url), f"{start // per_shard:05d}", pairs[start : start + per_shard])
+        return Dataset.open(url)
+
+    return make
+
+
+@pytest.fixture
+def dataset(make_dataset) -> Dataset:
+    """60 distinct drawn pairs in 3 shards."""
+    return make_dataset([pair(index) for index in range(60)])
