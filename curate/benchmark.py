@@ -84,7 +84,8 @@ def _tar_sample(view: memoryview, sample: tar.Sample, image: tar.Member, where: 
     def read(member: tar.Member) -> bytes:
         return bytes(view[member.data : member.data + member.size])
 
-    label, texts = None, ()
+    label: int | None = None
+    texts: tuple[str, ...] = ()
     try:
         if "cls" in sample.members:
             label = int(read(sample.members["cls"]))

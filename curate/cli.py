@@ -61,7 +61,7 @@ def settings(ctx: click.Context, param: click.Parameter, values: tuple[str, ...]
     """Read repeated NAME=NUMBER options."""
     found = {}
     for value in values:
-        name, equals, number = value.partition("=")
+        name, _, number = value.partition("=")
         try:
             found[name.strip()] = float(number)
         except ValueError:

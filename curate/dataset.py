@@ -1,4 +1,4 @@
-"""A dataset: a folder of shards, signals and selections that only ever gains files, and the manifest that names them."""
+"""A dataset: a folder of shards, signals and selections that only ever gains files, and its manifest."""
 
 import datetime
 import hashlib

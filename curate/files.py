@@ -56,9 +56,10 @@ class Folder:
         return int(self.fs.size(self.path(name)))
 
     def names(self, pattern: str) -> list[str]:
-        """Sorted names that match a glob, half-written files left out."""
+        """Sorted names of the files that match a glob, half-written ones left out."""
         prefix = len(self.root.rstrip("/")) + 1
-        found = (str(path)[prefix:] for path in self.fs.glob(self.path(pattern)))
+        matches = self.fs.glob(self.path(pattern), detail=True)
+        found = (path[prefix:] for path, about in matches.items() if about["type"] != "directory")
         return sorted(name for name in found if not name.rsplit("/", 1)[-1].startswith("."))
 
     def read_bytes(self, name: str) -> bytes:

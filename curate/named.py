@@ -39,7 +39,7 @@ class Spec:
         return self.alias or Path(self.name).stem
 
     def __str__(self) -> str:
-        options = ", ".join(f"{key}={value}" for key, value in self.options)
+        options = ", ".join(f"{key}={_written(value)}" for key, value in self.options)
         return f"{self.name}({options})" if options else self.name
 
 
@@ -51,7 +51,7 @@ def parse(text: str) -> Spec:
     options: dict[str, Any] = {}
     for part in _split(match[2] or ""):
         key, equals, value = part.partition("=")
-        if not equals or not key.strip().isidentifier() and key.strip() != "as":
+        if not equals or (not key.strip().isidentifier() and key.strip() != "as"):
             raise CurateError(f"cannot read '{part.strip()}' in '{text}'; options are written option=value")
         options[key.strip()] = _value(value.strip())
     alias = options.pop("as", None)
@@ -86,7 +86,7 @@ def load(kind: str, text: str | Spec) -> Any:
     """Build a plug-in from its spec. Raises CurateError that names what is wrong with it."""
     spec = parse(text) if isinstance(text, str) else text
     cls = plugin(kind, spec)
-    accepted = [name for name in inspect.signature(cls).parameters]
+    accepted = list(inspect.signature(cls).parameters)
     for option, _ in spec.options:
         if option not in accepted:
             known = ", ".join(accepted) or "none"
@@ -105,20 +105,31 @@ def _file(path: str) -> Any:
     if not Path(path).is_file():
         raise CurateError(f"no such plug-in file: {path}")
     module_spec = importlib.util.spec_from_file_location(Path(path).stem, path)
-    assert module_spec and module_spec.loader
+    assert module_spec is not None
+    assert module_spec.loader is not None
     module = importlib.util.module_from_spec(module_spec)
     module_spec.loader.exec_module(module)
     return module
 
 
 def _split(text: str) -> list[str]:
-    parts, depth, start = [], 0, 0
+    parts, depth, start, quote = [], 0, 0, ""
     for at, char in enumerate(text):
+        if quote or char in "'\"":
+            quote = char if not quote else "" if char == quote else quote
+            continue
         depth += (char in "([{") - (char in ")]}")
         if char == "," and depth == 0:
             parts.append(text[start:at])
             start = at + 1
     return [part for part in [*parts, text[start:]] if part.strip()]
+
+
+def _written(value: Any) -> str:
+    """As `parse` reads it back: bare where that is enough, quoted otherwise."""
+    text = str(value)
+    plain = _split(text) == [text] and text == text.strip() and _value(text) == value
+    return text if plain else repr(value)
 
 
 def _value(text: str) -> Any:

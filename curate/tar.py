@@ -56,7 +56,7 @@ def opened(path: str) -> Iterator[memoryview]:
 
 
 def members(tar: memoryview, name: str = "tar") -> Iterator[Member]:
-    """Every regular file in order. Raises BadShard, naming `name` and the byte, where the tar is cut short or broken."""
+    """Every regular file in order. Raises BadShard, naming `name` and the byte, where the tar is cut short."""
     at, start, long_name, long_size = 0, 0, None, None
     total = len(tar)
     while at < total:

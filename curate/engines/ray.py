@@ -1,5 +1,7 @@
 """A Ray cluster, existing or started here: the same tasks, models loaded once in each of its worker processes."""
 
+import os
+import sys
 from collections.abc import Iterator, Sequence
 from typing import Any
 
@@ -11,7 +13,10 @@ from curate.work import Report, Task
 
 
 class Engine:
-    """`address` as ray.init takes it ("auto", "ray://host:10001", none = start here); `gpus` and `cpus` for each task."""
+    """`address` as ray.init takes it ("auto", "ray://host:10001", none = start here); `cpus`, `gpus` for each task.
+
+    The nodes of an existing cluster need curate installed, in the same version.
+    """
 
     def __init__(self, address: str | None = None, cpus: float = 1, gpus: float = 0, workers: int | None = None):
         self.address, self.cpus, self.gpus, self.workers = address, cpus, gpus, workers
@@ -35,9 +40,14 @@ class Engine:
     def _connect(self) -> None:
         if ray.is_initialized():
             return
+        started_here = {"num_cpus": self.workers, "include_dashboard": False}
+        # processes started here find what this process can import, the user's own plug-in files among it
+        environment = {"env_vars": {"PYTHONPATH": os.pathsep.join(path for path in sys.path if path)}}
         try:
-            ray.init(address=self.address, num_cpus=None if self.address else self.workers, log_to_driver=False,
-                     include_dashboard=False, configure_logging=False)  # fmt: skip
+            if self.address:
+                ray.init(address=self.address, log_to_driver=False, configure_logging=False)
+            else:
+                ray.init(log_to_driver=False, configure_logging=False, runtime_env=environment, **started_here)
         except (ConnectionError, ValueError, RuntimeError) as error:
             reason = str(error).strip().split("\n", 1)[0]
             raise CurateError(f"no Ray cluster at address={self.address}: {reason}") from error

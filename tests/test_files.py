@@ -1,0 +1,83 @@
+"""Files appear whole or not at all, on a disk and on any store."""
+
+import os
+import socket
+
+import numpy as np
+import pyarrow as pa
+import pytest
+
+from curate.errors import BadShard, CurateError
+from curate.files import Folder
+
+
+@pytest.fixture(params=["disk", "memory"])
+def folder(request, tmp_path) -> Folder:
+    return Folder(str(tmp_path) if request.param == "disk" else f"memory://{request.node.name}")
+
+
+def test_a_table_comes_back_with_what_made_it(folder):
+    folder.write_table("a/b.parquet", pa.table({"x": [1, 2]}), {"option": 3})
+    assert folder.read_table("a/b.parquet").to_pydict() == {"x": [1, 2]}
+    assert folder.made_by("a/b.parquet") == {"option": 3}
+    assert folder.made_by("a/c.parquet") is None
+
+
+def test_the_same_table_gives_the_same_bytes(folder):
+    for name in ("a.parquet", "b.parquet"):
+        folder.write_table(name, pa.table({"x": ["one", None]}), {"b": 1, "a": [2]})
+    assert folder.read_bytes("a.parquet") == folder.read_bytes("b.parquet")
+
+
+def test_an_array_comes_back(folder):
+    folder.write_array("a.npy", np.eye(3, dtype=np.float16))
+    assert np.array_equal(folder.read_array("a.npy"), np.eye(3))
+
+
+def test_an_error_while_writing_leaves_nothing_behind(folder):
+    def fail() -> None:
+        with folder.writing("a.txt") as path:
+            with open(path, "w") as file:
+                file.write("half")
+            raise KeyError("stop")
+
+    with pytest.raises(KeyError):
+        fail()
+    assert folder.names("*") == []
+
+
+def test_names_leave_out_half_written_files(tmp_path):
+    (tmp_path / ".a.parquet.host-1.tmp").write_bytes(b"half")
+    (tmp_path / "b.parquet").write_bytes(b"whole")
+    assert Folder(str(tmp_path)).names("*") == ["b.parquet"]
+
+
+def test_sweep_removes_what_dead_processes_left_and_nothing_else(tmp_path):
+    host = socket.gethostname()
+    dead, living, other = (
+        tmp_path / f".x.{name}.tmp" for name in (f"{host}-999999999", f"{host}-{os.getpid()}", "h-9")
+    )
+    for path in (dead, living, other):
+        path.write_bytes(b"")
+    Folder(str(tmp_path)).sweep()
+    assert not dead.exists()
+    assert living.exists()
+    assert other.exists()
+
+
+def test_a_missing_table_and_a_damaged_one_are_named(folder):
+    folder.write_bytes("bad.parquet", b"PAR1 nothing PAR1")
+    for name in ("bad.parquet", "none.parquet"):
+        with pytest.raises(BadShard, match=name):
+            folder.read_table(name)
+
+
+def test_a_target_under_a_file_is_refused_by_name(tmp_path):
+    (tmp_path / "file").write_text("")
+    with pytest.raises(CurateError, match=r"cannot write .*file/data.*choose another place"):
+        Folder(str(tmp_path / "file" / "data")).write_bytes("a", b"")
+
+
+def test_a_store_whose_package_is_missing_names_the_package():
+    with pytest.raises(CurateError, match="pip install"):
+        Folder("gdrive://x").exists("a")

@@ -1,0 +1,86 @@
+"""Measuring: once, by one pass, refused under other options, damaged shards by name."""
+
+import pytest
+from conftest import draw, encoded, pair
+
+from curate.errors import CurateError
+from curate.measure import Rows, measure
+
+CONTRAST = """
+import numpy as np, pyarrow as pa
+class Signal:
+    reads = ("pixels",)
+    def __init__(self, scale=1.0):
+        self.scale = scale
+    def measure(self, rows):
+        values = [None if image is None else float(image.std() * self.scale) for image in rows["pixels"]]
+        table = np.array([[value or 0.0, 1.0] for value in values], np.float32)
+        return {"contrast": pa.array(values, pa.float32()), "contrast_vector": table}
+"""
+
+
+@pytest.fixture
+def contrast(tmp_path) -> str:
+    path = tmp_path / "contrast.py"
+    path.write_text(CONTRAST)
+    return str(path)
+
+
+def test_a_signal_is_one_file_with_columns_and_an_embedding(dataset, contrast):
+    measured = measure(dataset, [contrast, "size"], "local(workers=0)")
+    table = measured.joined(measured.shards[2])
+    assert set(measured.signals) == {"contrast", "size"}
+    assert min(table["contrast"].to_pylist()) > 0
+    assert set(table["size_width"].to_pylist()) == {64}
+    vectors = measured.folder.read_array("signals/contrast/00002.npy")
+    assert vectors.shape == (20, 2)
+    assert vectors[:, 0] == pytest.approx(table["contrast"].to_numpy(), rel=1e-3)
+
+
+def test_what_is_measured_is_not_measured_again(dataset):
+    measure(dataset, ["size"], "local(workers=0)")
+    again = measure(dataset, ["size"], "local(workers=0)")
+    assert again.history[-1]["counts"]["skipped"] == 3
+
+
+def test_other_options_are_refused_under_the_same_name_and_welcome_under_another(dataset, contrast):
+    measured = measure(dataset, [contrast], "local(workers=0)")
+    with pytest.raises(CurateError, match=r"give the new one a name of its own: .*as=contrast2"):
+        measure(measured, [f"{contrast}(scale=2)"], "local(workers=0)")
+    both = measure(measured, [f"{contrast}(scale=2, as=twice)"], "local(workers=0)")
+    table = both.joined(both.shards[0])
+    assert table["twice"].to_numpy() == pytest.approx(2 * table["contrast"].to_numpy())
+    assert (dataset.folder.exists("signals/twice/00000.npy"), "twice_vector" in table.column_names) == (True, False)
+
+
+def test_a_truncated_tar_fails_its_shard_by_name_and_the_others_go_on(dataset):
+    whole = dataset.folder.read_bytes("shards/00001.tar")
+    dataset.folder.write_bytes("shards/00001.tar", whole[: len(whole) // 2])
+    measured = measure(dataset, ["size"], "local(workers=0)")
+    assert list(measured.failures) == ["shards/00001"]
+    assert "00001.tar: truncated at byte" in measured.failures["shards/00001"]
+    assert dataset.folder.names("signals/size/*") == ["signals/size/00000.parquet", "signals/size/00002.parquet"]
+
+
+def test_an_image_that_cannot_be_decoded_is_null_and_counted(make_dataset, contrast):
+    pairs = [pair(index) for index in range(4)]
+    pairs[2]["image"] = pairs[2]["image"][:200]
+    measured = measure(make_dataset(pairs), [contrast], "local(workers=0)")
+    assert measured.history[-1]["counts"]["undecodable"] == 1
+    assert "1 images could not be decoded" in measured.history[-1]["summary"]
+    assert measured.joined(measured.shards[0])["contrast"].null_count == 1
+
+
+def test_a_signal_measured_on_another_tar_is_refused(dataset):
+    measure(dataset, ["size"], "local(workers=0)")
+    from conftest import write_shard
+
+    write_shard(dataset.folder, "00000", [pair(index) for index in range(100, 110)])
+    measured = measure(dataset, ["size"], "local(workers=0)")
+    assert "was measured with another tar_bytes" in measured.failures["shards/00000"]
+
+
+def test_rows_decode_only_when_asked():
+    rows = Rows(None, [encoded(draw("red", "circle")), b"no image"])
+    assert "pixels" not in rows.__dict__
+    assert [None if image is None else image.shape for image in rows["pixels"]] == [(64, 64, 3), None]
