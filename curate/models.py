@@ -1,0 +1,236 @@
+"""CLIP models: open_clip's, by name and pretrained tag, from a checkpoint file or from a run of `curate train-clip`."""
+
+import copy
+import difflib
+import functools
+import hashlib
+import json
+import logging
+import pickle
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import open_clip
+import torch
+import torch.nn.functional as F
+
+from curate.encoders import autocast, embed_dim, encode_text, image_size, normalised, preprocessing, resized
+from curate.errors import CurateError
+from curate.files import Folder
+from curate.tokenizer import Tokenizer
+
+CONFIGS = Path(__file__).parent / "model_configs"  # small models of our own, in open_clip's format
+TEXT_BATCH = 1024  # texts encoded at a time
+
+
+class ClipModel:
+    """A model that turns images and texts into comparable unit vectors.
+
+    name: the architecture. made_by: {"model": ..., "weights": sha256 of the file, or the tag}. model: the open_clip
+    module, in evaluation mode, on `device`. tokenizer: texts -> int64 [n, context_length].
+    """
+
+    def __init__(self, name: str, model: Any, tokenizer: Callable[..., torch.Tensor],
+                 made_by: dict[str, Any], device: torch.device, precision: str = "fp32"):  # fmt: skip
+        self.name, self.tokenizer, self.made_by, self.device, self.precision = (
+            name, tokenizer, made_by, device, precision)  # fmt: skip
+        self.model = model.to(device).eval()
+        self.image_size = image_size(model)
+
+    @torch.inference_mode()
+    def encode_images(self, images: Sequence[np.ndarray]) -> np.ndarray:
+        """RGB uint8 [h, w, 3] arrays of any sizes -> float32 [n, d], L2-normalised."""
+        if not images:
+            return np.zeros((0, embed_dim(self.model)), np.float32)
+        squash = preprocessing(self.model)["resize_mode"] == "squash"
+        pixels = torch.stack([resized(image, self.image_size, squash) for image in images])
+        with autocast(self.device, self.precision):
+            features = self.model.encode_image(normalised(pixels.to(self.device), self.model))
+        return F.normalize(features.float(), dim=-1).cpu().numpy()
+
+    @torch.inference_mode()
+    def encode_texts(self, texts: Sequence[str]) -> np.ndarray:
+        """Texts -> float32 [n, d], L2-normalised."""
+        parts = [np.zeros((0, embed_dim(self.model)), np.float32)]
+        for start in range(0, len(texts), TEXT_BATCH):
+            tokens = self.tokenizer(list(texts[start : start + TEXT_BATCH]))
+            with autocast(self.device, self.precision):
+                features = encode_text(self.model, tokens)
+            parts.append(F.normalize(features.float(), dim=-1).cpu().numpy())
+        return np.concatenate(parts)
+
+
+def load(model: str | None, pretrained: str | None, device: str = "auto", precision: str = "fp32") -> ClipModel:
+    """A trained model. `pretrained` is an open_clip tag, a checkpoint file (open_clip's or open_clip_train's) or the
+    folder of a curate run; `model` is an open_clip name, one of ours or a JSON file, and may be None for a run.
+
+    Raises CurateError for an unknown name, a tag that cannot be downloaded, or weights that do not fit.
+    """
+    if not pretrained:
+        raise CurateError(f"{model} needs weights: pretrained=TAG, a checkpoint file or the folder of a run")
+    where = torch_device(device)
+    weights = weights_file(pretrained)
+    if weights is None:
+        if not model:
+            raise CurateError(f"no such run or checkpoint: {pretrained}; a pretrained tag also needs model=NAME")
+        built, tokenizer = _from_tag(model, pretrained)
+        return ClipModel(model, built, tokenizer, made_by(model, pretrained), where, _precision(precision, where))
+    folder, name = weights
+    title, config = _config_of(model, folder, pretrained)
+    built = build(config)
+    with folder.local(name) as path:
+        load_weights(built, path, pretrained, title)
+    return ClipModel(
+        title, built, tokenizer_of(config), made_by(model, pretrained), where, _precision(precision, where)
+    )
+
+
+def made_by(model: str | None, pretrained: str) -> dict[str, Any]:
+    """What decides the features of a model, without loading it: its name and the sha256 of its weights (for a tag
+    that open_clip downloads, the tag)."""
+    weights = weights_file(pretrained)
+    if weights is None:
+        return {"model": model, "weights": pretrained}
+    folder, name = weights
+    return {"model": _config_of(model, folder, pretrained)[0], "weights": _sha256(folder, name, folder.size(name))}
+
+
+def weights_file(pretrained: str) -> tuple[Folder, str] | None:
+    """(folder, file name) of a checkpoint file or of a run's model.pt, or None where it is neither."""
+    folder = Folder(pretrained.rstrip("/"))
+    if folder.exists("model.pt"):
+        return folder, "model.pt"
+    if folder.fs.isfile(folder.path()):
+        parent, _, name = str(pretrained).rpartition("/")
+        return Folder(parent or "."), name
+    if folder.fs.isdir(folder.path()):
+        raise CurateError(f"{pretrained} is not a run: it has no model.pt (unfinished? run train-clip again)")
+    return None
+
+
+def find_config(model: str) -> tuple[str, dict[str, Any]]:
+    """(name, open_clip config) of an open_clip name, one of our own or a JSON file. Raises CurateError."""
+    if model.endswith(".json"):
+        return Path(model).stem, _read_config(Path(model))
+    if (CONFIGS / f"{model}.json").is_file():
+        return model, _read_config(CONFIGS / f"{model}.json")
+    config = open_clip.get_model_config(model)
+    if config is None:
+        known = [*sorted(path.stem for path in CONFIGS.glob("*.json")), *open_clip.list_models()]
+        near = difflib.get_close_matches(model, known, 3, 0.3) or known[:3]
+        raise CurateError(f"no model called '{model}'; near it: {', '.join(near)}; or give a JSON config file")
+    return model, config
+
+
+def build(config: dict[str, Any]) -> torch.nn.Module:
+    """A model with fresh weights, drawn from torch's random state, that open_clip would build of this config."""
+    config = copy.deepcopy(config)
+    custom = config.pop("custom_text", False) or bool(config["text_cfg"].get("hf_model_name"))
+    if config["vision_cfg"].get("timm_model_name"):
+        config["vision_cfg"]["timm_model_pretrained"] = False
+    if config["text_cfg"].get("hf_model_name"):
+        config["text_cfg"]["hf_model_pretrained"] = False
+    kind = open_clip.CoCa if "multimodal_cfg" in config else open_clip.CustomTextCLIP if custom else open_clip.CLIP
+    try:
+        return kind(**config)
+    except (TypeError, ValueError, KeyError, RuntimeError, AssertionError) as error:
+        raise CurateError(f"open_clip cannot build this model config: {_one_line(error)}") from error
+
+
+def load_weights(model: Any, path: str, shown: str, name: str) -> None:
+    """Load a checkpoint file into `model`. Raises CurateError where it is no checkpoint or another model's."""
+    try:
+        open_clip.load_checkpoint(model, path, strict=True, weights_only=True)
+    except (pickle.UnpicklingError, EOFError, OSError, KeyError, StopIteration, AttributeError, TypeError) as error:
+        raise CurateError(f"{shown} is not an open_clip checkpoint: {_one_line(error)}") from error
+    except RuntimeError as error:
+        reason = next((line.strip() for line in str(error).split("\n")[1:] if line.strip()), _one_line(error))
+        raise CurateError(f"the weights of {shown} do not fit {name}: {reason[:160]}") from error
+
+
+def tokenizer_of(config: dict[str, Any]) -> Callable[..., torch.Tensor]:
+    """The tokenizer that a model config asks for."""
+    text = config["text_cfg"]
+    length = text.get("context_length", open_clip.tokenizer.DEFAULT_CONTEXT_LENGTH)
+    options = text.get("tokenizer_kwargs") or {}
+    if name := text.get("hf_tokenizer_name") or text.get("hf_model_name"):
+        try:
+            return open_clip.HFTokenizer(
+                name, context_length=length, tokenizer_mode=text.get("tokenizer_mode"), **options
+            )
+        except OSError as error:
+            raise CurateError(f"the tokenizer {name} cannot be downloaded: {_one_line(error)}") from error
+    if options:
+        return open_clip.SimpleTokenizer(context_length=length, **options)
+    return Tokenizer(length)
+
+
+def torch_device(device: str) -> torch.device:
+    """ "auto" is the first GPU, or the CPU where there is none. Raises CurateError for a device that is not there."""
+    if device == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        where = torch.device(device)
+        torch.zeros(1, device=where)
+    except (RuntimeError, AssertionError) as error:
+        raise CurateError(f"no device '{device}' here ({_one_line(error)}); use --device auto, cpu or cuda") from error
+    return where
+
+
+def _precision(precision: str, device: torch.device) -> str:
+    if precision != "auto":
+        return precision
+    return "bf16" if device.type == "cuda" and torch.cuda.is_bf16_supported() else "fp32"
+
+
+def _config_of(model: str | None, folder: Folder, shown: str) -> tuple[str, dict[str, Any]]:
+    if model:
+        return find_config(model)
+    if not folder.exists("config.json"):
+        raise CurateError(f"{shown} does not say which model it is; name it, for example model=ViT-B-32")
+    name = folder.read_json("run.json")["options"]["model"] if folder.exists("run.json") else "config.json"
+    return name, folder.read_json("config.json")
+
+
+def _from_tag(model: str, tag: str) -> tuple[torch.nn.Module, Callable[..., torch.Tensor]]:
+    name, config = find_config(model)
+    tags = open_clip.list_pretrained_tags_by_model(name)
+    if tag not in tags:
+        known = f"its tags: {', '.join(tags)}" if tags else f"{name} has no pretrained tag"
+        raise CurateError(f"no file, run or tag '{tag}' for {name}; {known}")
+    logging.disable(logging.CRITICAL)  # the hub logs every retry; its last word is in our one line
+    try:
+        return open_clip.create_model(name, pretrained=tag), tokenizer_of(config)
+    except (RuntimeError, OSError) as error:
+        raise CurateError(
+            f"{name} {tag} cannot be downloaded ({_one_line(error)[:120]}); "
+            f"give a checkpoint file of your own: pretrained=PATH"
+        ) from error
+    finally:
+        logging.disable(logging.NOTSET)
+
+
+def _read_config(path: Path) -> dict[str, Any]:
+    try:
+        config = json.loads(path.read_bytes())
+    except FileNotFoundError:
+        raise CurateError(f"no such model config: {path}") from None
+    except ValueError as error:
+        raise CurateError(f"{path} is not valid JSON: {error}") from error
+    config = config.get("model_cfg", config)
+    missing = [key for key in ("embed_dim", "vision_cfg", "text_cfg") if key not in config]
+    if missing:
+        raise CurateError(f"{path} is not an open_clip model config: it lacks {', '.join(missing)}")
+    return config
+
+
+@functools.lru_cache(maxsize=32)
+def _sha256(folder: Folder, name: str, size: int) -> str:
+    with folder.fs.open(folder.path(name), "rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _one_line(error: Exception) -> str:
+    return str(error).strip().split("\n", 1)[0] or type(error).__name__
