@@ -1,0 +1,95 @@
+# make demo   the whole job on real images          make test        everything
+# make help   all targets                           make test-fast   under a minute
+
+PYTHON ?= $(firstword $(foreach p,python3.12 python3.11 python3,$(if $(shell command -v $(p) 2>/dev/null),$(p),)))
+VENV   ?= .venv
+BIN    := $(VENV)/bin
+PIP    := $(BIN)/python -m pip install --disable-pip-version-check -q -c constraints.txt
+CURATE ?= $(BIN)/curate
+.DEFAULT_GOAL := help
+.DELETE_ON_ERROR:
+
+.PHONY: help setup setup-dev demo test test-fast check docs gpu-check bench clean
+help: ## this list
+	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /	/' | expand -t 14
+
+$(VENV)/bin/python:
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { echo "curate needs Python 3.11 or newer; found $$($(PYTHON) --version). Name one: make PYTHON=/path/to/python3.12"; exit 1; }
+	@$(PYTHON) -m venv $(VENV) || { rm -rf $(VENV); echo "python3 -m venv failed; on Debian and Ubuntu: apt-get install python3-venv"; exit 1; }
+
+$(VENV)/.demo: pyproject.toml constraints.txt | $(VENV)/bin/python
+	@echo "installing curate[demo] into $(VENV) (torch comes with it: a few GB, some minutes)"
+	@$(PIP) -e '.[demo]'
+	@touch $@
+
+$(VENV)/.dev: pyproject.toml constraints.txt | $(VENV)/bin/python
+	@echo "installing curate[demo,dev,ray,s3] into $(VENV) (torch comes with it: a few GB, some minutes)"
+	@$(PIP) -e '.[demo,dev,ray,s3]'
+	@touch $@ $(VENV)/.demo
+
+setup: $(VENV)/.demo ## the virtual environment with all that the demo needs
+setup-dev: $(VENV)/.dev ## ... and what the tests need
+
+demo: $(VENV)/.demo ## harvest, dedup, train, filter, train again, evaluate and report on real images (about 8 minutes)
+	@$(BIN)/python -m curate.demo run --out demo-out
+
+test: $(VENV)/.dev ## every check and every test (under 10 minutes on 2 cores)
+	@$(MAKE) --no-print-directory check
+	@$(BIN)/python -m pytest -n 2 --dist loadfile -m "not gpu"
+
+test-fast: $(VENV)/.dev ## the tests that take no model, no browser, no cluster (under a minute)
+	@$(BIN)/python -m pytest -n 2 --dist loadfile -m "not slow and not gpu"
+
+check: $(VENV)/.dev ## lint and types
+	@$(BIN)/ruff check curate tests benchmarks && $(BIN)/ruff format --check -q curate tests benchmarks && $(BIN)/mypy
+
+docs: $(VENV)/.dev ## write docs/commands/*.md anew from the commands' own help
+	@$(BIN)/python docs/generate.py
+
+gpu-check: $(VENV)/.dev ## what only a GPU can prove: run this on a machine that has one
+	@$(BIN)/python -m pytest -m gpu -rs
+
+bench: $(VENV)/.dev ## the comparisons with other tools, into benchmarks/results/
+	@$(PIP) -e '.[bench]'
+	@for script in benchmarks/*_vs_*.py; do echo "== $$script"; $(BIN)/python $$script || exit 1; done
+
+clean: ## what the demo made; the virtual environment stays
+	rm -rf demo-out
+
+# ---- batch runs: make harvest|dedup|filter|train RUN=runs/name.mk -------------------------------------------------
+# A run file sets POOLS, QUERIES, OUT and the options of each stage (see runs/example.mk). Every stage writes to a name
+# that holds a checksum of its own options and of all before it, so a second make does nothing, a changed option runs
+# only what depends on it, and going back to the old option finds the old result.
+RUN ?=
+ifneq ($(RUN),)
+include $(RUN)
+endif
+OUT ?= out
+sum = $(shell printf '%s' '$(subst ','\'',$(1))' | cksum | cut -d' ' -f1)
+H1 := $(call sum,$(POOLS)|$(QUERIES)|$(HARVEST_OPTIONS))
+H2 := $(call sum,$(H1)|$(DEDUP_OPTIONS))
+H3 := $(call sum,$(H2)|$(FILTER_OPTIONS))
+H4 := $(call sum,$(H3)|$(TRAIN_OPTIONS))
+DATASET := $(OUT)/dataset-$(H1)
+CLEAN := $(OUT)/clean-$(H3)
+MODEL := $(OUT)/model-$(H4)
+LOCAL_POOLS = $(wildcard $(POOLS)) $(wildcard $(QUERIES))
+
+.PHONY: harvest dedup filter train run-file
+run-file:
+	@test -n '$(RUN)' || { echo 'name a run file: make train RUN=runs/example.mk'; exit 1; }
+harvest: run-file $(OUT)/.done/harvest-$(H1) ## RUN=file: pools to shards
+dedup: run-file $(OUT)/.done/dedup-$(H2) ## RUN=file: ... and the duplicates out
+filter: run-file $(CLEAN)/manifest.json ## RUN=file: ... and the clean dataset exported
+train: run-file $(MODEL)/model.pt ## RUN=file: ... and a model trained on it
+
+$(OUT)/.done/harvest-$(H1): $(LOCAL_POOLS)
+	$(CURATE) harvest $(POOLS) --queries $(QUERIES) --out $(DATASET) $(HARVEST_OPTIONS)
+	@mkdir -p $(@D) && touch $@
+$(OUT)/.done/dedup-$(H2): $(OUT)/.done/harvest-$(H1)
+	$(CURATE) dedup $(DATASET) --name dedup-$(H2) $(DEDUP_OPTIONS)
+	@mkdir -p $(@D) && touch $@
+$(CLEAN)/manifest.json: $(OUT)/.done/dedup-$(H2)
+	$(CURATE) filter $(DATASET) --name filter-$(H3) --out $(CLEAN) $(FILTER_OPTIONS)
+$(MODEL)/model.pt: $(CLEAN)/manifest.json
+	$(CURATE) train-clip $(CLEAN) --out $(MODEL) $(TRAIN_OPTIONS)
