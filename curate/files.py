@@ -101,11 +101,14 @@ class Folder:
     def write_json(self, name: str, value: Any) -> None:
         self.write_bytes(name, (json.dumps(value, indent=2, sort_keys=True, ensure_ascii=False) + "\n").encode())
 
-    def write_table(self, name: str, table: pa.Table, made_by: dict[str, Any] | None = None) -> None:
+    def write_table(self, name: str, table: pa.Table, made_by: dict[str, Any] | None = None,
+                    row_group_size: int | None = None) -> None:  # fmt: skip
         """The same table and `made_by` always give the same bytes."""
         metadata = {MADE_BY: json.dumps(made_by or {}, sort_keys=True).encode()}
         with self.writing(name) as temporary:
-            pq.write_table(table.replace_schema_metadata(metadata), temporary, compression="zstd")
+            pq.write_table(
+                table.replace_schema_metadata(metadata), temporary, compression="zstd", row_group_size=row_group_size
+            )
 
     def write_array(self, name: str, array: np.ndarray) -> None:
         with self.writing(name) as temporary, open(temporary, "wb") as file:

