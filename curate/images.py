@@ -11,6 +11,10 @@ MAX_PIXELS = 178_956_970  # Pillow's own limit for an error: larger images are r
 Image.MAX_IMAGE_PIXELS = MAX_PIXELS // 2  # Pillow raises at twice this value
 
 
+MIN_SIDE = 16  # fewer pixels than this on a side say too little to compare pictures by
+MIN_SPREAD = 4.0  # grey levels of 255
+
+
 class UndecodableImage(ValueError):
     """The bytes are no whole image of a size that can be decoded."""
 
@@ -32,6 +36,17 @@ def decode(encoded: bytes) -> np.ndarray:
         raise
     except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
         raise UndecodableImage(str(error).split("\n", 1)[0]) from error
+
+
+def is_flat(pixels: np.ndarray) -> bool:
+    """Whether RGB uint8 [height, width, 3] is near-blank, or tiny: such pictures look alike to every perceptual measure.
+
+    Near-blank: the grey levels of its 32 x 32 box average have a standard deviation under MIN_SPREAD.
+    """
+    if min(pixels.shape[:2]) < MIN_SIDE:
+        return True
+    grey = Image.fromarray(pixels).convert("L").resize((32, 32), Image.Resampling.BOX)
+    return float(np.asarray(grey, np.float32).std()) < MIN_SPREAD
 
 
 def _rgb(image: Image.Image) -> Image.Image:

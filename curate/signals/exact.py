@@ -1,0 +1,31 @@
+"""Equal files (SHA-256 of the bytes) and equal pictures (xxh3-128 of the shape and the RGB pixels)."""
+
+import hashlib
+
+import numpy as np
+import pyarrow as pa
+import xxhash
+
+from curate import images
+
+
+class Signal:
+    """exact_bytes: binary(32). exact_pixels: binary(16), null where the image cannot be decoded.
+    exact_flat: near-blank or tiny, so that equality says nothing about where the picture comes from."""
+
+    reads = ("image", "pixels")
+    distance = "equal"
+
+    def measure(self, rows) -> dict[str, pa.Array]:
+        pixels = rows["pixels"]
+        return {
+            "exact_bytes": pa.array([hashlib.sha256(file).digest() for file in rows["image"]], pa.binary(32)),
+            "exact_pixels": pa.array([None if p is None else _digest(p) for p in pixels], pa.binary(16)),
+            "exact_flat": pa.array([None if p is None else images.is_flat(p) for p in pixels], pa.bool_()),
+        }
+
+
+def _digest(pixels: np.ndarray) -> bytes:
+    state = xxhash.xxh3_128(np.array(pixels.shape, "<i8").tobytes())
+    state.update(np.ascontiguousarray(pixels))
+    return state.digest()

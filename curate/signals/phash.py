@@ -1,0 +1,50 @@
+"""Perceptual hash of the picture, bit for bit imagehash.phash: which of the low frequencies lie above their median.
+
+Method: C. Zauner, "Implementation and Benchmarking of Perceptual Image Hash Functions", 2010, in imagehash's form:
+grey, Lanczos to 4 * size, type-2 cosine transform over both axes, the size x size lowest frequencies.
+"""
+
+import PIL
+import numpy as np
+import pyarrow as pa
+from PIL import Image
+from scipy.fft import dct
+
+from curate import images
+from curate.errors import CurateError
+
+OVERSAMPLING = 4  # imagehash's highfreq_factor
+
+
+class Signal:
+    """phash: binary(size * size / 8), the bits in imagehash's order, null where the image cannot be decoded.
+    phash_flat: near-blank or tiny; its bits are noise and are never compared."""
+
+    reads = ("pixels",)
+    distance = "hamming"
+    threshold = 4  # of 64 bits; distances of balanced hashes are even
+
+    def __init__(self, size: int = 8):
+        if not isinstance(size, int) or size < 4 or size % 4:
+            raise CurateError(f"phash(size={size}): size is a multiple of 4 (whole bytes), for example 8 or 16")
+        self.size = size
+        # Pillow 13 changed the order of the passes of a resize: up to 2 bits on tall images
+        self.made_by = {"algorithm": "imagehash phash", "pillow": PIL.__version__}
+
+    def measure(self, rows) -> dict[str, pa.Array]:
+        pixels = rows["pixels"]
+        found = [p for p in pixels if p is not None]
+        hashes = iter(self._hashes(found))
+        return {
+            "phash": pa.array([None if p is None else next(hashes) for p in pixels], pa.binary(self.size**2 // 8)),
+            "phash_flat": pa.array([None if p is None else images.is_flat(p) for p in pixels], pa.bool_()),
+        }
+
+    def _hashes(self, pictures: list[np.ndarray]) -> list[bytes]:
+        if not pictures:
+            return []
+        side = self.size * OVERSAMPLING
+        grey = [Image.fromarray(p).convert("L").resize((side, side), Image.Resampling.LANCZOS) for p in pictures]
+        frequencies = dct(dct(np.stack([np.asarray(g, np.float64) for g in grey]), axis=1), axis=2)
+        low = frequencies[:, : self.size, : self.size].reshape(len(grey), -1)
+        return [row.tobytes() for row in np.packbits(low > np.median(low, axis=1, keepdims=True), axis=1)]
