@@ -32,17 +32,18 @@ class Shard:
 
     folder: Folder  # the dataset's folder
     name: str
+    place: str = "shards/"  # "" for the shards of a plain img2dataset or webdataset folder
 
     def __str__(self) -> str:
-        return f"shards/{self.name}"
+        return f"{self.place}{self.name}"
 
     @property
     def tar(self) -> str:
-        return f"shards/{self.name}.tar"
+        return f"{self.place}{self.name}.tar"
 
     @property
     def parquet(self) -> str:
-        return f"shards/{self.name}.parquet"
+        return f"{self.place}{self.name}.parquet"
 
     def rows(self) -> pa.Table:
         """The pairs that have an image, sorted by uid: uid, key, url, caption and what else the sidecar holds.
@@ -140,6 +141,7 @@ def _row(key: str, parts: dict[str, bytes], shard: str) -> dict[str, Any]:
         except ValueError as error:
             raise BadShard(f"{shard}: {key}.json is not valid JSON: {error}") from error
         row |= {k: v for k, v in found.items() if isinstance(v, str | int | float) and k != "key"}
+        row["caption"] = row["caption"] or row.get("text", "")
     if "txt" in parts:
         row["caption"] = parts["txt"].decode("utf-8", "replace")
     return row

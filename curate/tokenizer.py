@@ -39,13 +39,15 @@ class Tokenizer:
         return [number for word in self.inner.pat.findall(clean) for number in self._word(word)]
 
     def _word(self, word: str) -> tuple[int, ...]:
-        if word not in self._words:
+        ids = self._words.get(word)
+        if ids is None:
             if len(self._words) >= REMEMBERED:
                 self._words.clear()
                 self.inner.cache = {token: token for token in self.inner.cache if self._is_special(token)}
             spelled = "".join(self.inner.byte_encoder[byte] for byte in word.encode("utf-8"))
-            self._words[word] = tuple(self.inner.encoder[part] for part in self.inner.bpe(spelled).split(" "))
-        return self._words[word]
+            ids = tuple(self.inner.encoder[part] for part in self.inner.bpe(spelled).split(" "))
+            self._words[word] = ids
+        return ids
 
     def _is_special(self, token: str) -> bool:
         return self.inner.encoder.get(token) in self.inner.all_special_ids
