@@ -277,3 +277,7 @@ def doctor() -> Any:
     from curate.doctor import run
 
     return run()
+
+
+if __name__ == "__main__":
+    main(prog_name="curate")

@@ -1,0 +1,35 @@
+"""Write the options of every command into docs/commands/<name>.md; what stands outside the markers is kept."""
+
+import sys
+from pathlib import Path
+
+import click
+
+from curate.cli import main
+
+FOLDER = Path(__file__).parent / "commands"
+START, END = "<!-- help: written by `make docs` -->", "<!-- end of help -->"
+
+
+def help_of(name: str, command: click.Command) -> str:
+    context = click.Context(command, info_name=f"curate {name}", max_content_width=100, terminal_width=100)
+    return f"{START}\n```text\n{command.get_help(context)}\n```\n{END}"
+
+
+def page(name: str, command: click.Command) -> str:
+    """The page as it should be: the hand-written text, with the help as it is now."""
+    path = FOLDER / f"{name}.md"
+    text = path.read_text() if path.is_file() else f"# curate {name}\n\n{START}{END}\n"
+    before, _, rest = text.partition(START)
+    return before + help_of(name, command) + rest.partition(END)[2]
+
+
+def pages() -> dict[Path, str]:
+    return {FOLDER / f"{name}.md": page(name, command) for name, command in sorted(main.commands.items())}
+
+
+if __name__ == "__main__":
+    FOLDER.mkdir(exist_ok=True)
+    for path, text in pages().items():
+        path.write_text(text)
+    sys.stdout.write(f"{len(main.commands)} pages in docs/commands\n")
