@@ -1,7 +1,11 @@
 """Three small drawn shards and the tools to make more: real tars, real parquet, no network."""
 
 import io
+import os
 import random
+import signal
+import subprocess
+import time
 
 import numpy as np
 import pyarrow as pa
@@ -81,3 +85,13 @@ def make_dataset(tmp_path):
 def dataset(make_dataset) -> Dataset:
     """60 distinct drawn pairs in 3 shards."""
     return make_dataset([pair(index) for index in range(60)])
+
+
+def kill_when(command: list[str], happened) -> None:
+    """Start a command in a process group of its own and kill the whole group once something has happened."""
+    process = subprocess.Popen(command, start_new_session=True, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    deadline = time.monotonic() + 60
+    while not happened() and process.poll() is None and time.monotonic() < deadline:
+        time.sleep(0.02)
+    os.killpg(process.pid, signal.SIGKILL)
+    process.wait()
