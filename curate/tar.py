@@ -95,6 +95,41 @@ def samples(tar: memoryview, name: str = "tar") -> list[Sample]:
     return [Sample(key, found) for key, found in groups.items()]
 
 
+def header(name: str, size: int) -> bytes:
+    """The 512-byte ustar header of a read-only file without owner or time, so that equal files are equal bytes.
+
+    Raises BadShard for a name of more than 100 bytes or a size of 8 GiB and more, which ustar cannot hold.
+    """
+    encoded = name.encode()
+    if len(encoded) > 100 or size >= 8**11:
+        raise BadShard(f"{name}, {size:,} bytes: too long for a tar header")
+    block = bytearray(_BLANK)
+    block[: len(encoded)] = encoded
+    block[124:135] = b"%011o" % size
+    block[148:156] = b"%06o\0 " % sum(block)
+    return bytes(block)
+
+
+def padding(size: int) -> bytes:
+    """The zeros that fill a member's last block."""
+    return b"\0" * (-size % BLOCK)
+
+
+def _blank() -> bytes:
+    block = bytearray(BLOCK)
+    block[100:108] = b"0000444\0"  # mode
+    block[108:116] = block[116:124] = b"0000000\0"  # user, group
+    block[124:136] = block[136:148] = b"00000000000\0"  # size, time
+    block[148:156] = b" " * 8  # the checksum counts itself as spaces
+    block[156:157] = b"0"  # a regular file
+    block[257:265] = b"ustar\x0000"
+    block[329:337] = block[337:345] = b"0000000\0"  # device numbers
+    return bytes(block)
+
+
+_BLANK = _blank()
+
+
 def _size(header: bytes, at: int, name: str) -> int:
     stored = sum(header) - sum(header[148:156]) + 8 * 32
     try:

@@ -1,0 +1,241 @@
+"""What a selection keeps, as a fresh dataset of plain img2dataset shards.
+
+Every payload is copied byte for byte out of the source tar, never decoded and encoded again; only the headers are new:
+names that sort, no owner, no time. Which pair goes where is planned from the tables before the first byte is copied, so
+an export that was cut short goes on where it was, and the result is the same for any worker count.
+"""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+from typing import Any, BinaryIO
+
+import numpy as np
+import pyarrow as pa
+import xxhash
+
+from curate import tar
+from curate.dataset import MANIFEST, Dataset, fingerprint
+from curate.errors import BadShard, CurateError
+from curate.files import Folder
+from curate.filter.select import for_tasks, kept_rows, schema_of
+from curate.shard import SUCCESS, Shard, uid_of
+from curate.work import Engine, Outcome, Report, run_all
+
+PLAN = "export.json"  # what this export is of; written before its first shard
+KEY_DIGITS = 4  # digits of the position in a key, at least: img2dataset's 000120042 is shard 12, pair 42
+TAR_RECORD = 20 * tar.BLOCK  # a tar is padded to whole records
+
+
+@dataclass(frozen=True)
+class Source:
+    """One shard of a source dataset, with the selection that is exported of it."""
+
+    dataset: Dataset
+    shard: Shard
+    selection: str | None
+    signals: bool  # the columns that signals measured come along in the parquet
+
+    def __str__(self) -> str:
+        return f"{self.dataset.url}/{self.shard}"
+
+    def read(self) -> tuple[pa.Table, np.ndarray]:
+        """The kept rows, sorted by uid, and their weights. Raises BadShard."""
+        signals = list(self.dataset.signals) if self.signals else []
+        return kept_rows(self.dataset, self.shard, self.selection, signals)
+
+
+@dataclass(frozen=True)
+class Target:
+    """One shard to write: its name, and of each source the copies [start, stop) that go into it, in order."""
+
+    name: str
+    parts: tuple[tuple[Source, int, int], ...]
+
+    def __str__(self) -> str:
+        return f"shards/{self.name}"
+
+
+def run(datasets: Sequence[Dataset], out: Dataset, selection: str | None = None, shard_size: int = 10_000,
+        signals: bool = True, engine: str | Engine = "local") -> Dataset:  # fmt: skip
+    """Write what `selection` (the current one of each dataset by default) keeps of the datasets, one after another, as
+    shards of `shard_size` pairs in the dataset `out`. A pair of weight n is written n times under n keys and uids.
+
+    Raises CurateError where nothing is kept, or where `out` holds anything but this very export.
+    """
+    if shard_size < 1:
+        raise CurateError(f"--shard-size {shard_size}: a shard holds at least one pair")
+    sources = _sources(datasets, selection, signals)
+    counted = run_all(Count(), sources, engine, "plan export")
+    usable = [source for source in sources if str(source) not in counted.failures]
+    plan = _plan(usable, counted, shard_size, signals)
+    if not plan["pairs"]:
+        reason = next(iter(counted.failures.values()), "the selection keeps nothing")
+        raise CurateError(f"nothing to export to {out.url}: {reason}")
+    _claim(out, plan)
+    targets = _targets(list(zip(usable, (report.rows for report in counted.reports), strict=True)), shard_size)
+    task = Copy(out.folder, fingerprint(plan), _schema(datasets, signals), _digits(shard_size))
+    outcome = run_all(task, targets, engine, "export")
+    failures = {**counted.failures, **outcome.failures}
+    for dataset in datasets:
+        failures |= dataset.failures
+    counts = {"pairs": outcome.rows, "planned": plan["pairs"], "shards": len(outcome.reports),
+              "skipped": sum(report.skipped for report in outcome.reports)}  # fmt: skip
+    shards = f"{len(outcome.reports):,} shard{'s' * (len(outcome.reports) != 1)}"
+    summary = f"export: {outcome.rows:,} pairs in {shards} at {out.url}"
+    options = {"datasets": [dataset.url for dataset in datasets], "selection": selection, "shard_size": shard_size,
+               "signals": signals}  # fmt: skip
+    return _with_history(out, datasets).after("export", options, summary, counts, failures).save()
+
+
+@dataclass(frozen=True)
+class Count:
+    """How many copies a source shard gives, and a hash of which ones."""
+
+    def __call__(self, source: Source) -> Report:
+        table, weights = source.read()
+        digest = xxhash.xxh3_64("\n".join(table["uid"].to_pylist()).encode())
+        digest.update(weights.astype("<i4").tobytes())
+        return Report(str(source), int(weights.sum()), {"digest": digest.intdigest()})
+
+
+@dataclass(frozen=True)
+class Copy:
+    """Write one shard: tar, parquet, and last the stats that say it is done. A shard of the same plan is left alone."""
+
+    folder: Folder
+    plan: str
+    schema: pa.Schema
+    digits: int
+
+    def __call__(self, target: Target) -> Report:
+        shard, made_by = Shard(self.folder, target.name), {"export": self.plan}
+        pairs = sum(stop - start for _, start, stop in target.parts)
+        stats = f"shards/{target.name}_stats.json"
+        if (
+            self.folder.exists(stats)
+            and self.folder.exists(shard.tar)
+            and self.folder.made_by(shard.parquet) == made_by
+        ):
+            return Report(str(target), pairs, skipped=True)
+        keys = (f"{target.name}{position:0{self.digits}d}" for position in range(pairs))
+        with self.folder.writing(shard.tar) as path, open(path, "wb") as file:
+            tables = [copy_pairs(source, start, stop, keys, file) for source, start, stop in target.parts]
+            size = file.tell() + 2 * tar.BLOCK  # two empty blocks end a tar
+            file.write(b"\0" * (2 * tar.BLOCK + -size % TAR_RECORD))
+        self.folder.write_table(shard.parquet, _conformed(tables, self.schema), made_by)
+        self.folder.write_json(stats, {"count": pairs, "successes": pairs, "failed_to_download": 0,
+                                       "failed_to_resize": 0, "status_dict": {SUCCESS: pairs}})  # fmt: skip
+        return Report(str(target), pairs)
+
+
+def copy_pairs(source: Source, start: int, stop: int, keys: Iterator[str], file: BinaryIO) -> pa.Table:
+    """Append the copies [start, stop) of a source to an open tar under the next keys; their rows come back."""
+    table, weights = source.read()
+    row = np.repeat(np.arange(len(table)), weights)[start:stop]
+    copy = np.arange(start, stop) - (np.cumsum(weights) - weights)[row]  # 0 for the first copy of a pair
+    table = table.take(pa.array(row))
+    old, new = table["key"].to_pylist(), []
+    with source.dataset.folder.local(source.shard.tar) as path, tar.opened(path) as view:
+        members = {sample.key: sample.members for sample in tar.samples(view, f"{source}.tar")}
+        for key in old:
+            if key not in members:
+                raise BadShard(f"{source}: its tar lacks {key}, which its parquet lists")
+            new.append(next(keys))
+            for extension, member in members[key].items():
+                file.write(tar.header(f"{new[-1]}.{extension}", member.size))
+                file.write(view[member.data : member.data + member.size])
+                file.write(tar.padding(member.size))
+    uids = [uid if not number else uid_of(uid, str(number))
+            for uid, number in zip(table["uid"].to_pylist(), copy, strict=True)]  # fmt: skip
+    columns = {"uid": pa.array(uids, pa.string()), "key": pa.array(new, pa.string()),
+               "status": pa.array([SUCCESS] * len(new), pa.string())}  # fmt: skip
+    others = {name: table[name] for name in table.column_names if name not in columns}
+    return pa.table({**columns, **others})
+
+
+def _sources(datasets: Sequence[Dataset], selection: str | None, signals: bool) -> list[Source]:
+    sources = []
+    for dataset in datasets:
+        chosen = selection or dataset.selection
+        dataset.check_selection(chosen)
+        slim = for_tasks(dataset)
+        sources += [Source(slim, shard, chosen, signals) for shard in dataset.shards]
+    return sources
+
+
+def _plan(sources: list[Source], counted: Outcome, shard_size: int, signals: bool) -> dict[str, Any]:
+    """What decides every byte of the export, whatever its sources are called."""
+    return {
+        "pairs": counted.rows,
+        "shard_size": shard_size,
+        "signals": [sorted(source.dataset.signals.items()) for source in sources] if signals else None,
+        "sources": [[source.shard.name, report.rows, f"{report.counts['digest']:016x}"]
+                    for source, report in zip(sources, counted.reports, strict=True)],
+    }  # fmt: skip
+
+
+def _claim(out: Dataset, plan: dict[str, Any]) -> None:
+    """Write the plan into `out`, unless it is there. Raises CurateError where `out` holds something else."""
+    before = out.folder.read_json(PLAN) if out.folder.exists(PLAN) else None
+    if before == plan:
+        out.folder.sweep()
+        return
+    if before is not None:
+        raise CurateError(f"{out.url} holds another export; choose another --out or delete it")
+    if out.folder.exists(MANIFEST) or out.shards:
+        raise CurateError(f"{out.url} holds a dataset that is no export; choose another --out")
+    out.folder.write_json(PLAN, plan)
+
+
+def _targets(sources: list[tuple[Source, int]], shard_size: int) -> list[Target]:
+    """Cut the sources, laid end to end, into shards of `shard_size`."""
+    parts: list[list[tuple[Source, int, int]]] = [[]]
+    room = shard_size
+    for source, copies in sources:
+        start = 0
+        while start < copies:
+            if not room:
+                parts.append([])
+                room = shard_size
+            stop = min(copies, start + room)
+            parts[-1].append((source, start, stop))
+            room -= stop - start
+            start = stop
+    return [Target(f"{index:05d}", tuple(part)) for index, part in enumerate(parts)]
+
+
+def _digits(shard_size: int) -> int:
+    return max(KEY_DIGITS, len(str(shard_size - 1)))
+
+
+def _schema(datasets: Sequence[Dataset], signals: bool) -> pa.Schema:
+    """The columns of every source, so that all shards of the export have the same."""
+    schemas = []
+    for dataset in datasets:
+        schema, owner = schema_of(dataset)
+        schemas.append(pa.schema([field for field in schema if signals or field.name not in owner]))
+    try:
+        return pa.unify_schemas(schemas, promote_options="permissive")
+    except (pa.ArrowInvalid, pa.ArrowTypeError) as error:
+        names = ", ".join(dataset.url for dataset in datasets)
+        reason = " ".join(str(error).split())
+        raise CurateError(f"the tables of {names} do not fit together ({reason}); export them one by one") from error
+
+
+def _conformed(tables: list[pa.Table], schema: pa.Schema) -> pa.Table:
+    """The tables one after another, in the columns of `schema`; null where one has no such column."""
+    table = pa.concat_tables(tables, promote_options="permissive")
+    first = [name for name in ("uid", "key", "status") if name in table.column_names]
+    fields = [table.schema.field(name) for name in first] + [field for field in schema if field.name not in first]
+    columns = [table[field.name].cast(field.type) if field.name in table.column_names
+               else pa.nulls(len(table), field.type) for field in fields]  # fmt: skip
+    return pa.table(columns, names=[field.name for field in fields])
+
+
+def _with_history(out: Dataset, datasets: Sequence[Dataset]) -> Dataset:
+    """`out` with the history of its sources in front, each step with the dataset it belongs to where there are many."""
+    if out.history:
+        return out
+    history = [step if len(datasets) == 1 else {"dataset": dataset.url, **step}
+               for dataset in datasets for step in dataset.history]  # fmt: skip
+    return replace(out, manifest={**out.manifest, "history": history})

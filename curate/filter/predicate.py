@@ -1,0 +1,200 @@
+"""SQL conditions on single rows, in a DuckDB that can reach no file, no network and no setting.
+
+An expression passes three gates before it meets a row: it must parse as one expression (no second statement, no
+subquery, no window), it may use only columns of the dataset and functions that give the same answer every day, and
+DuckDB must accept it as a condition on one row (no aggregate). The database itself is locked besides.
+"""
+
+import contextlib
+import difflib
+import functools
+import json
+from collections.abc import Iterator
+from typing import Any
+
+import duckdb
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from curate import named
+from curate.errors import CurateError
+
+LOCKED = {  # in this order: without external access the place for temporary files cannot be taken away
+    "threads": "1",  # the engine runs many; and rows keep their order
+    "memory_limit": "'4GB'",
+    "temp_directory": "''",
+    "enable_external_access": "false",
+    "autoinstall_known_extensions": "false",
+    "autoload_known_extensions": "false",
+    "allow_community_extensions": "false",
+    "python_enable_replacements": "false",
+    "lock_configuration": "true",
+}
+FORBIDDEN = {
+    "SUBQUERY": "a subquery",
+    "WINDOW": "a window function",
+    "STAR": "a star",
+    "PARAMETER": "a parameter",
+    "POSITIONAL_REFERENCE": "a column number",
+    "DEFAULT": "DEFAULT",
+}
+
+
+class Expression:
+    """One SQL expression that passed the gates that need no table: its text, where it came from, its column names."""
+
+    def __init__(self, sql: str, where: str):
+        self.sql, self.where = sql, where
+        self.columns = _checked_columns(sql, where)
+
+    def bind(self, table: pa.Table, dataset: str) -> str:
+        """Its DuckDB type on `table`. Raises CurateError, naming the nearest column where one is unknown."""
+        known = {name.lower() for name in table.column_names}
+        for path in self.columns:
+            if not {part.lower() for part in path[:2]} & known:
+                raise CurateError(f"{self.where}: {unknown_column(path[-1], table.column_names, dataset)}")
+        with database(table.slice(0, 0)) as connection:
+            _run(connection, f"SELECT 1 FROM rows WHERE (\n{self.sql}\n) IS NOT NULL", self.where)
+            return str(_run(connection, f"DESCRIBE SELECT (\n{self.sql}\n) AS value FROM rows", self.where)[0][1])
+
+    def used(self, names: list[str]) -> list[str]:
+        """Those of the columns `names` that it reads."""
+        parts = {part.lower() for path in self.columns for part in path}
+        return [name for name in names if name.lower() in parts]
+
+
+def conditions(table: pa.Table, expressions: list[Expression]) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+    """For each expression, in order: bool [rows] where it holds, bool [rows] where it is null."""
+    with database(table) as connection:
+        for expression in expressions:
+            values = _column(connection, f"(\n{expression.sql}\n)::BOOLEAN", expression, len(table))
+            yield (pc.fill_null(values, False).to_numpy(zero_copy_only=False),
+                   pc.is_null(values).to_numpy(zero_copy_only=False))  # fmt: skip
+
+
+def numbers(table: pa.Table, expression: Expression) -> np.ndarray:
+    """float64 [rows], NaN where it is null."""
+    with database(table) as connection:
+        values = _column(connection, f"(\n{expression.sql}\n)::DOUBLE", expression, len(table))
+    return values.to_numpy(zero_copy_only=False)
+
+
+@contextlib.contextmanager
+def database(table: pa.Table) -> Iterator[duckdb.DuckDBPyConnection]:
+    """The locked database with one table, `rows`: the Arrow table given."""
+    with locked().cursor() as connection:
+        connection.register("rows", plain(table))
+        yield connection
+
+
+def plain(table: pa.Table) -> pa.Table:
+    """The table in types that DuckDB compares as one expects: NaN is null, half floats are floats, untyped is text."""
+    for index, field in enumerate(table.schema):
+        column = table.column(index)
+        if pa.types.is_float16(field.type):
+            column = column.cast(pa.float32())
+        elif pa.types.is_null(field.type):
+            column = column.cast(pa.string())
+        if pa.types.is_floating(column.type):  # DuckDB orders NaN above every number: NaN > 0.3 would hold
+            column = pc.if_else(pc.is_nan(column), pa.scalar(None, column.type), column)
+        table = table.set_column(index, field.name, column)
+    return table
+
+
+def unknown_column(name: str, known: list[str], dataset: str) -> str:
+    """One line that says what to do about a column that is not there."""
+    signals = [signal for signal in named.available("signals") if name == signal or name.startswith(f"{signal}_")]
+    if signals:
+        return f"no column '{name}' yet; run: curate measure {dataset} {signals[-1]}"
+    near = difflib.get_close_matches(name, [*known, *named.available("signals")], 1, 0.5)
+    hint = f"did you mean '{near[0]}'? " if near else ""
+    return f"no column '{name}'; {hint}the columns are: {', '.join(known)}"
+
+
+def _checked_columns(sql: str, where: str) -> list[tuple[str, ...]]:
+    """The column references of an expression, as dotted paths. Raises CurateError for what a step must not do."""
+    tree = _parsed(sql, where)
+    columns, bound = [], set()
+    for node in _nodes(tree):
+        kind, label = node.get("class"), node.get("type")
+        if what := FORBIDDEN.get(str(kind)) or FORBIDDEN.get(str(label)):
+            raise CurateError(f"{where}: {what} is not allowed in '{_short(sql)}'; a step is a condition on one row")
+        if kind == "FUNCTION" and str(node["function_name"]).lower() in _changing_functions():
+            raise CurateError(f"{where}: {node['function_name']}() changes from run to run or reaches beyond the row; "
+                              f"a selection must not depend on it")  # fmt: skip
+        if kind == "LAMBDA":
+            bound |= {name for part in _nodes(node["lhs"]) for name in part.get("column_names", ())}
+        if kind == "COLUMN_REF":
+            columns.append(tuple(node["column_names"]))
+    return [path for path in columns if path[0] not in bound]
+
+
+def _parsed(sql: str, where: str) -> dict[str, Any]:
+    """DuckDB's own syntax tree of one expression."""
+    try:
+        # the parentheses stand on lines of their own, so that a comment at the end cannot swallow them
+        with locked().cursor() as connection:
+            found = connection.execute("SELECT json_serialize_sql(?)", [f"SELECT (\n{sql}\n)"]).fetchall()
+        tree = json.loads(found[0][0])
+    except (duckdb.Error, RecursionError) as error:
+        raise CurateError(f"{where}: cannot read '{_short(sql)}': {_short(str(error))}") from error
+    if tree.get("error"):
+        raise CurateError(f"{where}: cannot read '{_short(sql)}': {tree['error_message']}")
+    node = tree["statements"][0]["node"] if len(tree["statements"]) == 1 else {}
+    clauses = ("where_clause", "having", "qualify", "sample")
+    bare = (node.get("type") == "SELECT_NODE" and node["from_table"]["type"] == "EMPTY" and not node["modifiers"]
+            and not node["cte_map"]["map"] and not node["group_expressions"]
+            and not any(node.get(clause) for clause in clauses))  # fmt: skip
+    if not bare or len(node["select_list"]) != 1:
+        raise CurateError(f"{where}: '{_short(sql)}' is not one condition")
+    return node["select_list"][0]
+
+
+@functools.lru_cache(maxsize=1)  # opening one takes longer than a query over a shard
+def locked() -> duckdb.DuckDBPyConnection:
+    """An empty database in memory that reaches nothing outside itself and whose settings are final."""
+    connection = duckdb.connect(":memory:")
+    for setting, value in LOCKED.items():
+        connection.execute(f"SET {setting} = {value}")
+    return connection
+
+
+def _nodes(tree: Any) -> Iterator[dict[str, Any]]:
+    waiting = [tree]
+    while waiting:
+        value = waiting.pop()
+        if isinstance(value, dict):
+            yield value
+            waiting.extend(value.values())
+        elif isinstance(value, list):
+            waiting.extend(value)
+
+
+@functools.lru_cache(maxsize=1)
+def _changing_functions() -> frozenset[str]:
+    query = "SELECT DISTINCT function_name FROM duckdb_functions() WHERE stability <> 'CONSISTENT'"
+    with locked().cursor() as connection:
+        return frozenset(str(name).lower() for (name,) in connection.execute(query).fetchall())
+
+
+def _column(connection: duckdb.DuckDBPyConnection, sql: str, expression: Expression, rows: int) -> pa.Array:
+    try:
+        table = connection.sql(f"SELECT {sql} AS value FROM rows").to_arrow_table()
+    except duckdb.Error as error:
+        raise CurateError(f"{expression.where}: {_short(str(error))}") from error
+    if len(table) != rows:
+        raise CurateError(f"{expression.where}: '{_short(expression.sql)}' does not give one value for each row")
+    return table["value"].combine_chunks()
+
+
+def _run(connection: duckdb.DuckDBPyConnection, sql: str, where: str) -> list[Any]:
+    try:
+        return connection.execute(sql).fetchall()
+    except duckdb.Error as error:
+        raise CurateError(f"{where}: {_short(str(error))}") from error
+
+
+def _short(text: str) -> str:
+    line = " ".join(text.split("\n\n")[0].split())
+    return line if len(line) <= 160 else f"{line[:157]}..."
