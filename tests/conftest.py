@@ -5,10 +5,13 @@ import os
 import random
 import signal
 import subprocess
+import threading
 import time
+from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 from PIL import Image, ImageDraw
 
@@ -85,6 +88,26 @@ def make_dataset(tmp_path):
 def dataset(make_dataset) -> Dataset:
     """60 distinct drawn pairs in 3 shards."""
     return make_dataset([pair(index) for index in range(60)])
+
+
+class Quiet(SimpleHTTPRequestHandler):
+    def log_message(self, *_):
+        pass
+
+
+@pytest.fixture
+def web(tmp_path):
+    """A web of 40 drawn images on loopback, with the parquet pool and the query list that go with it."""
+    pairs = [pair(index) for index in range(40)]
+    for row in pairs:
+        (tmp_path / f"{row['key']}.jpg").write_bytes(row["image"])
+    server = ThreadingHTTPServer(("127.0.0.1", 0), lambda *a: Quiet(*a, directory=str(tmp_path)))
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    urls = [f"http://127.0.0.1:{server.server_port}/{row['key']}.jpg" for row in pairs]
+    pq.write_table(pa.table({"url": urls, "text": [row["caption"] for row in pairs]}), tmp_path / "pool.parquet")
+    (tmp_path / "queries.txt").write_text("red circle\nsquare\nblue\n")
+    yield tmp_path
+    server.shutdown()
 
 
 def kill_when(command: list[str], happened) -> None:
