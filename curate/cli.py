@@ -209,7 +209,10 @@ def export(datasets: tuple[str, ...], out: str, **options: Any) -> Any:
 @main.command("train-clip")
 @click.argument("data", nargs=-1, required=True, metavar="DATASET|TARS...")
 @click.option("--out", default=None, metavar="RUN", help="Folder of the run; runs/<dataset> by default.")
-@click.option("--model", default="ViT-B-32", show_default=True, help="An open_clip model name, or a JSON config file.")
+@click.option(
+    "--model", default=None, metavar="NAME|FILE",
+    help="An open_clip model name, one of ours (ViT-Ti-64) or a JSON config file; by default what --init is, or ViT-B-32.",
+)  # fmt: skip
 @click.option(
     "--init", default=None, metavar="CHECKPOINT", help="Start from these weights: a run, a file, an open_clip tag."
 )

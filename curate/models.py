@@ -71,19 +71,14 @@ def load(model: str | None, pretrained: str | None, device: str = "auto", precis
     if not pretrained:
         raise CurateError(f"{model} needs weights: pretrained=TAG, a checkpoint file or the folder of a run")
     where = torch_device(device)
-    weights = weights_file(pretrained)
-    if weights is None:
-        if not model:
-            raise CurateError(f"no such run or checkpoint: {pretrained}; a pretrained tag also needs model=NAME")
-        built, tokenizer = _from_tag(model, pretrained)
-        return ClipModel(model, built, tokenizer, made_by(model, pretrained), where, _precision(precision, where))
-    folder, name = weights
-    title, config = _config_of(model, folder, pretrained)
-    built = build(config)
-    with folder.local(name) as path:
-        load_weights(built, path, pretrained, title)
+    name, config = config_of(model, pretrained)
+    network = build(config)
+    load_weights(network, name, pretrained)
+    if weights_file(pretrained) is None:
+        tag = open_clip.get_pretrained_cfg(name, pretrained)
+        network.visual.preprocess_cfg = {key: tag[key] for key in ("mean", "std", "resize_mode") if key in tag}
     return ClipModel(
-        title, built, tokenizer_of(config), made_by(model, pretrained), where, _precision(precision, where)
+        name, network, tokenizer_of(config), made_by(model, pretrained), where, precision_on(precision, where)
     )
 
 
@@ -94,7 +89,29 @@ def made_by(model: str | None, pretrained: str) -> dict[str, Any]:
     if weights is None:
         return {"model": model, "weights": pretrained}
     folder, name = weights
-    return {"model": _config_of(model, folder, pretrained)[0], "weights": _sha256(folder, name, folder.size(name))}
+    return {
+        "model": config_of(model, pretrained)[0],
+        "weights": _sha256(folder, name, folder.fs.ukey(folder.path(name))),
+    }
+
+
+def config_of(model: str | None, pretrained: str | None) -> tuple[str, dict[str, Any]]:
+    """(name, open_clip config) of a model with certain weights; `model` may be None where they say which it is."""
+    weights = weights_file(pretrained) if pretrained else None
+    if model and (weights or not pretrained):
+        return find_config(model)
+    if weights:
+        return _config_beside(weights[0], str(pretrained))
+    if not model:
+        raise CurateError(f"no such run or checkpoint: {pretrained}; a pretrained tag also needs a model name")
+    name, config = find_config(model)
+    tags = open_clip.list_pretrained_tags_by_model(name)
+    if pretrained not in tags:
+        known = f"its tags: {', '.join(tags)}" if tags else f"{name} has no pretrained tag"
+        raise CurateError(f"no file, run or tag '{pretrained}' for {name}; {known}")
+    if open_clip.get_pretrained_cfg(name, pretrained).get("quick_gelu"):
+        config = {**config, "quick_gelu": True}  # open_clip only warns, and its features would be wrong
+    return name, config
 
 
 def weights_file(pretrained: str) -> tuple[Folder, str] | None:
@@ -124,7 +141,7 @@ def find_config(model: str) -> tuple[str, dict[str, Any]]:
     return model, config
 
 
-def build(config: dict[str, Any]) -> torch.nn.Module:
+def build(config: dict[str, Any]) -> Any:
     """A model with fresh weights, drawn from torch's random state, that open_clip would build of this config."""
     config = copy.deepcopy(config)
     custom = config.pop("custom_text", False) or bool(config["text_cfg"].get("hf_model_name"))
@@ -139,15 +156,15 @@ def build(config: dict[str, Any]) -> torch.nn.Module:
         raise CurateError(f"open_clip cannot build this model config: {_one_line(error)}") from error
 
 
-def load_weights(model: Any, path: str, shown: str, name: str) -> None:
-    """Load a checkpoint file into `model`. Raises CurateError where it is no checkpoint or another model's."""
-    try:
-        open_clip.load_checkpoint(model, path, strict=True, weights_only=True)
-    except (pickle.UnpicklingError, EOFError, OSError, KeyError, StopIteration, AttributeError, TypeError) as error:
-        raise CurateError(f"{shown} is not an open_clip checkpoint: {_one_line(error)}") from error
-    except RuntimeError as error:
-        reason = next((line.strip() for line in str(error).split("\n")[1:] if line.strip()), _one_line(error))
-        raise CurateError(f"the weights of {shown} do not fit {name}: {reason[:160]}") from error
+def load_weights(network: Any, name: str, pretrained: str) -> None:
+    """Load a tag, checkpoint file or run into a network. Raises CurateError where the weights are not there, are no
+    checkpoint, or are another model's."""
+    weights = weights_file(pretrained)
+    if weights is None:
+        _load_file(network, name, _downloaded(name, pretrained), pretrained)
+        return
+    with weights[0].local(weights[1]) as path:
+        _load_file(network, name, path, pretrained)
 
 
 def tokenizer_of(config: dict[str, Any]) -> Callable[..., torch.Tensor]:
@@ -179,30 +196,27 @@ def torch_device(device: str) -> torch.device:
     return where
 
 
-def _precision(precision: str, device: torch.device) -> str:
+def precision_on(precision: str, device: torch.device) -> str:
+    """fp32 or bf16; "auto" is bf16 on a GPU that has it."""
     if precision != "auto":
         return precision
     return "bf16" if device.type == "cuda" and torch.cuda.is_bf16_supported() else "fp32"
 
 
-def _config_of(model: str | None, folder: Folder, shown: str) -> tuple[str, dict[str, Any]]:
-    if model:
-        return find_config(model)
-    if not folder.exists("config.json"):
-        raise CurateError(f"{shown} does not say which model it is; name it, for example model=ViT-B-32")
-    name = folder.read_json("run.json")["options"]["model"] if folder.exists("run.json") else "config.json"
-    return name, folder.read_json("config.json")
+def _load_file(network: Any, name: str, path: str, shown: str) -> None:
+    try:
+        open_clip.load_checkpoint(network, path, strict=True, weights_only=True)
+    except (pickle.UnpicklingError, EOFError, OSError, KeyError, StopIteration, AttributeError, TypeError) as error:
+        raise CurateError(f"{shown} is not an open_clip checkpoint: {_one_line(error)}") from error
+    except RuntimeError as error:
+        reason = next((line.strip() for line in str(error).split("\n")[1:] if line.strip()), _one_line(error))
+        raise CurateError(f"the weights of {shown} do not fit {name}: {reason[:160]}") from error
 
 
-def _from_tag(model: str, tag: str) -> tuple[torch.nn.Module, Callable[..., torch.Tensor]]:
-    name, config = find_config(model)
-    tags = open_clip.list_pretrained_tags_by_model(name)
-    if tag not in tags:
-        known = f"its tags: {', '.join(tags)}" if tags else f"{name} has no pretrained tag"
-        raise CurateError(f"no file, run or tag '{tag}' for {name}; {known}")
+def _downloaded(name: str, tag: str) -> str:
     logging.disable(logging.CRITICAL)  # the hub logs every retry; its last word is in our one line
     try:
-        return open_clip.create_model(name, pretrained=tag), tokenizer_of(config)
+        return open_clip.download_pretrained(open_clip.get_pretrained_cfg(name, tag))
     except (RuntimeError, OSError) as error:
         raise CurateError(
             f"{name} {tag} cannot be downloaded ({_one_line(error)[:120]}); "
@@ -210,6 +224,13 @@ def _from_tag(model: str, tag: str) -> tuple[torch.nn.Module, Callable[..., torc
         ) from error
     finally:
         logging.disable(logging.NOTSET)
+
+
+def _config_beside(folder: Folder, shown: str) -> tuple[str, dict[str, Any]]:
+    if not folder.exists("config.json"):
+        raise CurateError(f"{shown} does not say which model it is; name it, for example ViT-B-32")
+    name = folder.read_json("run.json")["options"]["model"] if folder.exists("run.json") else "config.json"
+    return name, folder.read_json("config.json")
 
 
 def _read_config(path: Path) -> dict[str, Any]:
@@ -227,7 +248,7 @@ def _read_config(path: Path) -> dict[str, Any]:
 
 
 @functools.lru_cache(maxsize=32)
-def _sha256(folder: Folder, name: str, size: int) -> str:
+def _sha256(folder: Folder, name: str, version: str) -> str:
     with folder.fs.open(folder.path(name), "rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
