@@ -174,21 +174,52 @@ def dedup(dataset: str, **options: Any) -> Any:
 
 @main.command("filter")
 @click.argument("dataset")
-@click.option("--recipe", default=None, metavar="FILE|NAME", help="A YAML recipe, or a built-in one.")
+@click.option(
+    "--recipe",
+    default=None,
+    metavar="FILE|NAME",
+    help="A YAML recipe, or a built-in one: basic (the default), datacomp-basic, laion400m, clip-top30.",
+)
+@click.option("--show", is_flag=True, help="Only print the recipe.")
 @click.option("--where", multiple=True, metavar="SQL", help="Keep the rows for which this holds; may be repeated.")
-@click.option("--top", default=None, metavar="30%", help="Keep the best share (30%) or number (1000) by --by.")
-@click.option("--by", default=None, metavar="COLUMN", help="The column that --top ranks by, largest first.")
+@click.option("--top", default=None, metavar="30%|1000", help="Keep the best share or number by --by; ties all stay.")
+@click.option(
+    "--by", default=None, metavar="COLUMN", help="The column or SQL number that --top ranks by, best largest."
+)
+@click.option(
+    "--of",
+    type=click.Choice(["pool", "survivors"]),
+    default="pool",
+    show_default=True,
+    help="--top of all rows considered, or of those that the steps before kept.",
+)
 @click.option("--signal", "signals", multiple=True, metavar="SIGNAL", help="Measure this first where it is missing.")
 @click.option("--name", default=None, help="Name of the selection made; told by its content by default.")
 @click.option("--out", default=None, metavar="DATASET2", help="Also export what is kept as a new dataset.")
 @engine_option
 @common
-def filter_(dataset: str, **options: Any) -> Any:
-    """Keep the pairs of DATASET that a recipe or --where wants; measured once, selected many times."""
-    from curate.dataset import Dataset
-    from curate.filter import run
+def filter_(dataset: str, show: bool, **options: Any) -> Any:
+    """Keep the pairs of DATASET that a recipe or --where wants; measured once, selected many times.
 
-    return last_step(run(Dataset.open(dataset), **options))
+    A recipe is a list of named steps, each an SQL condition on the columns of the shards and the measured signals, or
+    the top share by a column. Rows without a value for a step are dropped and counted. Thresholds are exact.
+
+    \b
+      curate filter DATASET --signal language --where "language = 'en'"
+      curate filter DATASET --top 30% --by clip --out CLEAN
+    """
+    from curate.dataset import Dataset
+    from curate.filter import run, text_of
+
+    if show:
+        text = text_of(options["recipe"])
+        return text.rstrip(), {"recipe": text}, {}
+    result = run(Dataset.open(dataset), **options)
+    if options["out"] is None:
+        return last_step(result)
+    _, numbers, failures = last_step(result)
+    filtered, exported = result.history[-2:]
+    return f"{filtered['summary']}\n{exported['summary']}", {**filtered["counts"], **numbers}, failures
 
 
 @main.command()
@@ -196,10 +227,16 @@ def filter_(dataset: str, **options: Any) -> Any:
 @click.option("--out", required=True, metavar="DATASET2", help="The new dataset.")
 @click.option("--selection", default=None, metavar="NAME", help="What to export; the current selection by default.")
 @click.option("--shard-size", default=10_000, show_default=True, help="Pairs in a shard.")
+@click.option(
+    "--signals/--no-signals", default=True, show_default=True, help="Measured columns come along in the parquet."
+)
 @engine_option
 @common
 def export(datasets: tuple[str, ...], out: str, **options: Any) -> Any:
-    """Write what is selected of DATASETs as a fresh dataset of plain img2dataset shards."""
+    """Write what is selected of DATASETs as a fresh dataset of plain img2dataset shards.
+
+    Images and texts are copied byte for byte. Several DATASETs follow one another. Cut short, run it again.
+    """
     from curate.dataset import Dataset
     from curate.filter.export import run
 

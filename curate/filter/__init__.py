@@ -49,6 +49,11 @@ def run(dataset: Dataset, recipe: str | None = None, where: tuple[str, ...] = ()
     return export.run([selected], Dataset.create(out), selection=name, engine=engine) if out else selected
 
 
+def text_of(recipe: str | None) -> str:
+    """A recipe as it was written; the default one where none is named. Raises CurateError."""
+    return load(recipe or DEFAULT).text
+
+
 def _measured(dataset: Dataset, signals: tuple[str, ...], engine: str | Engine) -> Dataset:
     """The dataset with these signals on every shard; where they all are there already, nothing is done."""
     todo = [spec for spec in dict.fromkeys(signals) if not _complete(dataset, named.parse(spec))]
