@@ -4,8 +4,8 @@ Method: C. Zauner, "Implementation and Benchmarking of Perceptual Image Hash Fun
 grey, Lanczos to 4 * size, type-2 cosine transform over both axes, the size x size lowest frequencies.
 """
 
-import PIL
 import numpy as np
+import PIL
 import pyarrow as pa
 from PIL import Image
 from scipy.fft import dct

@@ -1,0 +1,115 @@
+"""Find duplicates inside a pool and against benchmarks: one image of each group is kept, with all of its texts.
+
+Signals say which images are alike (equal, near in bits, near in angle); `groups` turns that into stars around the best
+image; `overlap` streams the pool past each benchmark. Nothing is deleted: a selection says which rows stay, and why
+the others go. Pairs with one image and different texts are duplicates: one pair is kept, and every text of the group
+stands beside it in reports/duplicates-<selection>.parquet.
+"""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+
+from curate.benchmark import Benchmark, open_benchmark
+from curate.dataset import Dataset, fingerprint
+from curate.dedup import overlap
+from curate.dedup.codes import check_images_only, comparisons
+from curate.dedup.decide import counts, decide, groups_table, selection_table
+from curate.dedup.faiss_install import faiss_conflict, load_search
+from curate.dedup.pool import Pool, collect
+from curate.errors import CurateError
+from curate.measure import measure
+from curate.work import Engine
+
+__all__ = ["faiss_conflict", "run"]
+
+
+def run(dataset: Dataset, signals: Sequence[str] = ("exact", "phash"), thresholds: Mapping[str, float] | None = None,
+        against: Sequence[str] = (), name: str | None = None, engine: str | Engine = "local",
+        device: str = "auto") -> Dataset:  # fmt: skip
+    """Write the selection `name` (told by its content by default), its groups, and a report for each benchmark.
+
+    Raises CurateError for a signal that tells no duplicates, a folder that is no benchmark, two FAISS packages.
+    """
+    compared = comparisons(signals, thresholds or {})
+    benchmarks = _opened(against, dataset)
+    if benchmarks:
+        check_images_only(compared)
+    if benchmarks or any(comparison.kind == "cosine" for comparison in compared):
+        load_search()
+    parent = dataset.parent_for("dedup")
+    dataset = measure(dataset, signals, engine)
+    pool = collect(dataset, compared, parent)
+    measured = [overlap.prepare(benchmark, dataset.folder, compared, engine) for benchmark in benchmarks]
+    found = {m.name: overlap.find(dataset, pool.shards, m, compared, engine, device) for m in measured}
+    options = {
+        "signals": [comparison.spec for comparison in compared],
+        "thresholds": {c.signal: c.threshold for c in compared if c.kind != "equal"},
+        "against": {m.name: m.digest for m in measured},
+    }
+    made_by = {"stage": "dedup", "parent": parent, **options}
+    name = name or f"dedup-{fingerprint([made_by, dataset.shards_fingerprint(), [s.name for s in pool.shards]])}"
+    _refuse_other_options(dataset, name, made_by)
+    decision = decide(pool, found)
+    for at, shard in enumerate(pool.shards):
+        table = selection_table(pool, decision, at)
+        dataset.folder.write_table(f"selections/{name}/{shard.name}.parquet", table, made_by)
+    groups = groups_table(dataset, pool, decision)
+    dataset.folder.write_table(f"reports/duplicates-{name}.parquet", groups, made_by)
+    numbers = counts(pool, decision, [comparison.signal for comparison in compared])
+    numbers["overlap"] = {m.name: _report(dataset, pool, m, found[m.name], made_by) for m in measured}
+    changes = dataset.with_selection(name, "dedup", parent, **options)
+    return dataset.after("dedup", options, _summary(numbers), numbers, pool.failures, **changes).save()
+
+
+def _opened(against: Sequence[str], dataset: Dataset) -> list[Benchmark]:
+    """The benchmarks, checked before any work starts."""
+    benchmarks = [open_benchmark(path) for path in against]
+    names = [benchmark.name for benchmark in benchmarks]
+    for path, name in zip(against, names, strict=True):
+        if path.rstrip("/") == dataset.url.rstrip("/"):
+            raise CurateError(f"--against {path}: a dataset is no benchmark for itself")
+        if names.count(name) > 1:
+            raise CurateError(f"two benchmarks are called '{name}'; rename a folder, their reports carry its name")
+    return benchmarks
+
+
+def _refuse_other_options(dataset: Dataset, name: str, made_by: dict[str, Any]) -> None:
+    for shard in dataset.shards:
+        before = dataset.folder.made_by(f"selections/{name}/{shard.name}.parquet")
+        if before is not None and before != made_by:
+            changed = ", ".join(sorted(key for key in {*made_by, *before} if before.get(key) != made_by.get(key)))
+            raise CurateError(f"selection '{name}' was made with another {changed}; choose another --name")
+
+
+def _report(
+    dataset: Dataset, pool: Pool, measured: overlap.Measured, matches: pa.Table, made_by: dict[str, Any]
+) -> dict[str, int]:
+    """Write reports/overlap-<benchmark>.parquet of the rows in the pool; the numbers for the history come back."""
+    rows = pool.find(matches["shard"], matches["uid"])
+    matches = matches.filter(pa.array(rows >= 0))
+    name = f"reports/overlap-{measured.name}.parquet"
+    dataset.folder.write_table(name, matches, {**made_by, "benchmark": measured.digest})
+    return {
+        "images": measured.images,
+        "compared": measured.compared,
+        "overlapping": len(matches["benchmark_key"].unique()),
+        "pool_rows": len(np.unique(rows[rows >= 0])),
+    }
+
+
+def _summary(numbers: dict[str, Any]) -> str:
+    duplicates = ", ".join(f"{count:,} {signal}" for signal, count in numbers["duplicates"].items())
+    parts = [
+        f"dedup: {numbers['kept']:,} of {numbers['of']:,} pairs kept",
+        f"{duplicates} duplicates in {numbers['groups']:,} groups",
+    ]
+    for name, found in numbers["overlap"].items():
+        share = 100 * found["overlapping"] / max(found["images"], 1)
+        parts.append(
+            f"benchmark {name}: {found['overlapping']:,} of {found['images']:,} images ({share:.1f} %) "
+            f"found in the pool, {found['pool_rows']:,} pairs dropped"
+        )
+    return "; ".join(parts)

@@ -1,0 +1,145 @@
+"""Which rows stay: what a benchmark holds goes first, then every row that matches a better one."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import pyarrow as pa
+
+from curate.dataset import Dataset
+from curate.dedup.codes import Codes, classes
+from curate.dedup.faiss_install import load_search
+from curate.dedup.groups import Alike, stars
+from curate.dedup.hamming import hamming_pairs
+from curate.dedup.pool import Pool, ranked
+from curate.errors import BadShard
+
+GROUPS = pa.schema(
+    [("keeper", pa.string()), ("shard", pa.string()), ("size", pa.int32()), ("texts", pa.list_(pa.string())),
+     ("uids", pa.list_(pa.string())), ("shards", pa.list_(pa.string())), ("signals", pa.list_(pa.string())),
+     ("distances", pa.list_(pa.float64()))]
+)  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Decision:
+    """For each row of the pool: reason and signal (None where it is kept), its keeper's row (-1 where it is kept or a
+    benchmark holds it) and their distance (NaN where it is kept)."""
+
+    reason: np.ndarray
+    signal: np.ndarray
+    keeper: np.ndarray
+    distance: np.ndarray
+
+    @property
+    def kept(self) -> np.ndarray:
+        return self.reason == None  # noqa: E711 - elementwise on an object array
+
+
+def decide(pool: Pool, overlaps: Mapping[str, pa.Table]) -> Decision:
+    """overlaps: benchmark -> matches (shard, uid, signal, distance); the first benchmark that holds a row names it."""
+    reason, signal = np.full(len(pool), None, object), np.full(len(pool), None, object)
+    distance = np.full(len(pool), np.nan)
+    for benchmark, matches in overlaps.items():
+        rows = pool.find(matches["shard"], matches["uid"])
+        for row, name, gap in zip(rows.tolist(), matches["signal"].to_pylist(), matches["distance"].to_pylist()):
+            if row >= 0 and reason[row] is None:
+                reason[row], signal[row], distance[row] = f"benchmark:{benchmark}", name, gap
+    outside = np.array([found is not None for found in reason], bool)
+    star = stars(ranked(pool.rows), [_alike(codes, outside) for codes in pool.codes])
+    names = np.array([codes.comparison.signal for codes in pool.codes], object)
+    dropped = star.keeper >= 0
+    reason[dropped] = signal[dropped] = names[star.matched_by[dropped]]
+    distance[dropped] = star.distance[dropped]
+    return Decision(reason, signal, star.keeper, distance)
+
+
+def selection_table(pool: Pool, decision: Decision, at: int) -> pa.Table:
+    """The rows of one shard as a selection holds them: uid, weight (0 = dropped), reason, keeper, signal, distance."""
+    part = slice(int(pool.bounds[at]), int(pool.bounds[at + 1]))
+    weight = np.where(decision.kept[part], pool.rows["weight"].to_numpy()[part], 0).astype(np.int32)
+    keeper = decision.keeper[part]
+    distance = decision.distance[part]
+    columns = {
+        "uid": pool.rows["uid"].slice(part.start, part.stop - part.start),
+        "weight": pa.array(weight),
+        "reason": pa.array(decision.reason[part], pa.string()),
+        "keeper": pool.rows["uid"].take(pa.array(keeper, mask=keeper < 0)),
+        "signal": pa.array(decision.signal[part], pa.string()),
+        "distance": pa.array(distance, pa.float64(), mask=np.isnan(distance)),
+    }
+    return pa.table(columns).combine_chunks()
+
+
+def groups_table(dataset: Dataset, pool: Pool, decision: Decision) -> pa.Table:
+    """One row for each keeper that others were dropped for, sorted by keeper: its uid and shard, all distinct texts of
+    the group (its own first), and the uid, shard, signal and distance of each dropped row, by uid. Raises BadShard."""
+    dropped = np.flatnonzero(decision.keeper >= 0)
+    uids, shards = _strings(pool.rows, "uid", dropped), _strings(pool.rows, "shard", dropped)
+    members: dict[int, list[tuple[str, str, int]]] = {}
+    for row, uid, shard in zip(dropped.tolist(), uids, shards, strict=True):
+        members.setdefault(int(decision.keeper[row]), []).append((uid, shard, row))
+    keepers = np.array(sorted(members), np.int64)
+    texts = _texts(dataset, pool, np.concatenate([keepers, dropped]).astype(np.int64))
+    names = zip(_strings(pool.rows, "uid", keepers), _strings(pool.rows, "shard", keepers), keepers.tolist())
+    groups = []
+    for uid, shard, keeper in sorted(names):
+        group = sorted(members[keeper])
+        rows = [row for _, _, row in group]
+        others = sorted({texts[row] for row in rows} - {texts[keeper]})
+        groups.append(
+            {
+                "keeper": uid,
+                "shard": shard,
+                "size": len(group) + 1,
+                "texts": [texts[keeper], *others],
+                "uids": [member for member, _, _ in group],
+                "shards": [where for _, where, _ in group],
+                "signals": decision.signal[rows].tolist(),
+                "distances": decision.distance[rows].tolist(),
+            }
+        )
+    return pa.Table.from_pylist(groups, GROUPS)
+
+
+def _alike(codes: Codes, outside: np.ndarray) -> Alike:
+    """What one column of codes says of the rows that are not `outside`."""
+    comparison = codes.comparison
+    ids, first = classes(codes.without(outside))
+    if comparison.kind == "hamming":
+        pairs = hamming_pairs(codes.values[first], int(comparison.threshold))
+    elif comparison.kind == "cosine":
+        pairs = load_search().cosine_pairs(codes.values[first], comparison.threshold)
+    else:
+        pairs = (np.zeros(0, np.int64), np.zeros(0, np.int64), np.zeros(0))
+    return Alike(comparison.signal, ids, *pairs)
+
+
+def _texts(dataset: Dataset, pool: Pool, rows: np.ndarray) -> dict[int, str]:
+    """The captions of some rows; only the shards that hold them are read."""
+    found: dict[int, str] = {}
+    for at, shard in enumerate(pool.shards):
+        own = np.unique(rows[(rows >= pool.bounds[at]) & (rows < pool.bounds[at + 1])])
+        if len(own):
+            table = shard.rows().select(["uid", "caption"])
+            captions = dict(zip(table["uid"].to_pylist(), table["caption"].to_pylist(), strict=True))
+            uids = _strings(pool.rows, "uid", own)
+            if any(uid not in captions for uid in uids):
+                raise BadShard(f"{shard}: its rows changed while dedup ran; run it again")
+            found |= {row: captions[uid] for row, uid in zip(own.tolist(), uids, strict=True)}
+    return found
+
+
+def _strings(rows: pa.Table, column: str, at: np.ndarray) -> list[str]:
+    return rows[column].take(pa.array(at, pa.int64())).to_pylist()
+
+
+def counts(pool: Pool, decision: Decision, signals: Sequence[str]) -> dict[str, object]:
+    """The numbers of the history: kept, of, groups, and duplicates by signal."""
+    inside = decision.signal[decision.keeper >= 0]
+    return {
+        "of": len(pool),
+        "kept": int(decision.kept.sum()),
+        "duplicates": {name: int((inside == name).sum()) for name in signals},
+        "groups": len(np.unique(decision.keeper[decision.keeper >= 0])),
+    }

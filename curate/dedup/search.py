@@ -1,0 +1,146 @@
+"""Nearest images by FAISS: pairs of near vectors inside a pool, and what of a pool lies near a benchmark.
+
+Candidates come from FAISS with a small margin; their similarity is then summed again in float64 and rounded, so that
+neither threads nor batch sizes decide what lies on the threshold.
+"""
+
+from typing import Any
+
+import faiss
+import numpy as np
+
+EXACT = 50_000  # vectors that are all compared with each other; more go through clusters
+QUERIES = 4096  # vectors searched at a time
+MARGIN = 1e-3  # of cosine similarity: more than float32 sums can differ
+DIGITS = 5  # similarities are rounded: fp16 vectors carry no more
+CLUSTERS_OF = 2  # nearest clusters that each vector joins: with one, 3 to 11 % of the pairs are lost
+SEED = 0
+Matches = tuple[np.ndarray, np.ndarray, np.ndarray]
+
+
+def cosine_pairs(vectors: np.ndarray, threshold: float) -> Matches:
+    """(i, j, distance) of all pairs i < j of float32 unit vectors [n, d] with cosine similarity >= threshold.
+
+    distance is 1 - similarity. Exact up to EXACT vectors. Beyond, vectors are compared inside k-means clusters, each
+    vector in its two nearest; recall measured at 1e6 vectors of 512 dimensions: 1.000 (with one cluster each: 0.974).
+    """
+    search = _all_near if len(vectors) <= EXACT else _near_in_clusters
+    i, j = search(vectors, threshold - MARGIN)
+    order = np.lexsort((j, i))
+    return _checked(vectors, vectors, i[order], j[order], threshold)
+
+
+class CosineIndex:
+    """Unit vectors float32 [n, d] to search near; on the GPU where device is "auto" or "cuda" and FAISS has one."""
+
+    def __init__(self, vectors: np.ndarray, device: str = "auto"):
+        self.vectors = np.ascontiguousarray(vectors, np.float32)
+        self.index = faiss.IndexFlatIP(vectors.shape[1])
+        self.index.add(self.vectors)
+        self.gpu = _on_gpu(self.index, device)
+
+    def near(self, queries: np.ndarray, threshold: float) -> Matches:
+        """(query, vector, distance) of every pair with similarity >= threshold, sorted."""
+        parts = [(np.zeros(0, np.int64), np.zeros(0, np.int64))]
+        for start in range(0, len(queries), QUERIES):
+            block = np.ascontiguousarray(queries[start : start + QUERIES], np.float32)
+            query, found = self._range(block, threshold - MARGIN)
+            parts.append((query + start, found))
+        query, found = (np.concatenate(column) for column in zip(*parts, strict=True))
+        order = np.lexsort((found, query))
+        return _checked(queries, self.vectors, query[order], found[order], threshold)
+
+    def _range(self, queries: np.ndarray, least: float) -> tuple[np.ndarray, np.ndarray]:
+        if self.gpu is None:
+            return _ranges(*self.index.range_search(queries, least)[::2])
+        # FAISS has no range search on the GPU: take the nearest few, and ask the CPU where they are not enough
+        k = min(len(self.vectors), 64)
+        similarity, found = self.gpu.search(queries, k)
+        full = similarity[:, -1] >= least if k < len(self.vectors) else np.zeros(len(queries), bool)
+        query, at = np.nonzero((similarity >= least) & ~full[:, None])
+        more, many = _ranges(*self.index.range_search(queries[full], least)[::2])
+        return (
+            np.concatenate([query, np.flatnonzero(full)[more]]),
+            np.concatenate([found[query, at].astype(np.int64), many]),
+        )
+
+
+class HammingIndex:
+    """Bit codes uint8 [n, bytes] to search near."""
+
+    def __init__(self, codes: np.ndarray):
+        self.index = faiss.IndexBinaryFlat(codes.shape[1] * 8)
+        self.index.add(np.ascontiguousarray(codes))
+
+    def near(self, queries: np.ndarray, threshold: float) -> Matches:
+        """(query, code, distance) of every pair that differs in at most `threshold` bits, sorted."""
+        # FAISS's radius is exclusive
+        limits, gaps, found = self.index.range_search(np.ascontiguousarray(queries), int(threshold) + 1)
+        query, found = _ranges(limits, found)
+        order = np.lexsort((found, query))
+        return query[order], found[order], gaps[order].astype(np.float64)
+
+
+def _ranges(limits: np.ndarray, found: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    query = np.repeat(np.arange(len(limits) - 1), np.diff(np.asarray(limits, np.int64)).tolist())
+    return query, found.astype(np.int64)
+
+
+def _checked(a: np.ndarray, b: np.ndarray, i: np.ndarray, j: np.ndarray, threshold: float) -> Matches:
+    """The pairs whose similarity, summed in float64 and rounded, reaches the threshold."""
+    similarity = np.zeros(len(i))
+    for start in range(0, len(i), QUERIES):
+        part = slice(start, start + QUERIES)
+        similarity[part] = np.einsum("nd,nd->n", a[i[part]].astype(np.float64), b[j[part]].astype(np.float64))
+    similarity = np.round(similarity, DIGITS)
+    near = similarity >= threshold
+    return i[near], j[near], np.round(np.maximum(1 - similarity[near], 0), DIGITS)
+
+
+def _all_near(vectors: np.ndarray, least: float) -> tuple[np.ndarray, np.ndarray]:
+    if not len(vectors):
+        return np.zeros(0, np.int64), np.zeros(0, np.int64)
+    index = faiss.IndexFlatIP(vectors.shape[1])
+    index.add(vectors)
+    parts = []
+    for start in range(0, len(vectors), QUERIES):
+        query, found = _ranges(*index.range_search(vectors[start : start + QUERIES], least)[::2])
+        query += start
+        parts.append((query[query < found], found[query < found]))
+    i, j = (np.concatenate(column) for column in zip(*parts, strict=True))
+    return i, j
+
+
+def _near_in_clusters(vectors: np.ndarray, least: float) -> tuple[np.ndarray, np.ndarray]:
+    clusters = int(4 * np.sqrt(len(vectors)))
+    means = faiss.Kmeans(vectors.shape[1], clusters, niter=10, seed=SEED, spherical=True, max_points_per_centroid=64)
+    means.train(vectors)
+    _, nearest = means.index.search(vectors, CLUSTERS_OF)
+    member = np.repeat(np.arange(len(vectors)), CLUSTERS_OF)
+    order = np.argsort(nearest.ravel(), kind="stable")
+    bounds = np.searchsorted(nearest.ravel()[order], np.arange(clusters + 1))
+    pairs = [np.zeros(0, np.int64)]
+    for cluster in range(clusters):
+        rows = np.sort(member[order[bounds[cluster] : bounds[cluster + 1]]])
+        pairs.append(_near_among(vectors, rows, least))
+    i, j = np.divmod(np.unique(np.concatenate(pairs)), len(vectors))
+    return i, j
+
+
+def _near_among(vectors: np.ndarray, rows: np.ndarray, least: float) -> np.ndarray:
+    """i * n + j of the near pairs i < j of some rows, a block of the matrix at a time."""
+    own = vectors[rows]
+    parts = [np.zeros(0, np.int64)]
+    for start in range(0, len(rows), QUERIES):
+        i, j = np.nonzero(np.triu(own[start : start + QUERIES] @ own[start:].T >= least, 1))
+        parts.append(rows[i + start] * len(vectors) + rows[j + start])
+    return np.concatenate(parts)
+
+
+def _on_gpu(index: Any, device: str) -> Any:
+    """The index on the first GPU, or None where there is none to use."""
+    wanted = device == "auto" or device.startswith("cuda")
+    if not wanted or not hasattr(faiss, "StandardGpuResources") or not faiss.get_num_gpus():
+        return None
+    number = int(device.partition(":")[2] or 0)
+    return faiss.index_cpu_to_gpu(faiss.StandardGpuResources(), number, index)
