@@ -2,72 +2,166 @@
 
 import json
 import os
-import re
-import unicodedata
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 import numpy as np
 import pyarrow as pa
 
 from curate.errors import CurateError
+from curate.harvest.match_index import Trie
+from curate.harvest.match_rules import Default, Metaclip, encoded
+from curate.harvest.match_tokens import Tokens, buffers
 
 MODES = ("default", "metaclip")
+BLOCK_TEXTS, BLOCK_BYTES = 1 << 13, 1 << 20  # what is worked on at once stays near the core's cache
+FORMAT = "curate match 1"
+OPTIONS = ("mode", "casefold", "nfc", "_longest")
+NONE = np.zeros(0, np.int32)
 
 
 class Matcher:
-    """First plain version: windows of tokens looked up in a dict."""
+    """An index of queries: built in a second or two for 500,000, loaded in milliseconds.
+
+    `queries` are numbered by their place; equal queries all match. `never_matching` lists those that no text can match:
+    metaclip: a tab, a newline, or one of its eight marks beside anything but blanks ("U.S.", "St. Louis");
+    default: nothing but punctuation and blanks. Raises CurateError for an unknown mode.
+    """
 
     def __init__(self, queries: Sequence[str], mode: str = "default", casefold: bool = False, nfc: bool = True):
         if mode not in MODES:
             raise CurateError(f"no match mode called '{mode}'; choose from: {', '.join(MODES)}")
-        self.queries, self.mode, self.casefold, self.nfc = list(queries), mode, casefold, nfc
-        self._windows: dict[tuple[str, ...], list[int]] = {}
-        self.never_matching: list[int] = []
-        for query, text in enumerate(self.queries):
-            tokens = tuple(text.split(" ")) if mode == "metaclip" else self._tokens(text)
-            if self._dead(tokens):
-                self.never_matching.append(query)
-            else:
-                self._windows.setdefault(tokens, []).append(query)
-        self._longest = max(map(len, self._windows), default=0)
+        self.mode, self.casefold, self.nfc = mode, casefold, nfc
+        tokens, dead = self._rule().queries(encoded(queries))
+        self.never_matching: list[int] = np.flatnonzero(dead).tolist()
+        counts = np.diff(tokens.bounds)
+        self._longest = tokens.longest
+        self._trie = Trie.build(tokens, np.flatnonzero(~dead & (counts > 0)))
+        self._blanks = self._needed_blanks(tokens, ~dead) if mode == "metaclip" else {}
 
     def match(self, texts: pa.Array | pa.ChunkedArray) -> tuple[np.ndarray, np.ndarray]:
-        """Offsets int64 [n + 1] and ids int32: the queries in text i are ids[offsets[i]:offsets[i + 1]], ascending."""
-        found = [self._match(text) for text in texts.cast(pa.large_binary()).to_pylist()]
-        offsets = np.zeros(len(found) + 1, np.int64)
-        np.cumsum([len(ids) for ids in found], out=offsets[1:])
-        return offsets, np.array([query for ids in found for query in ids], np.int32)
+        """The queries in text i are ids[offsets[i]:offsets[i + 1]], ascending; none in a null.
+
+        Returns offsets, int64 [n + 1], and ids, int32. Any string, binary or dictionary type; need not be UTF-8.
+        """
+        counts, ids = [np.zeros(1, np.int64)], [NONE]
+        for block in _blocks(texts):
+            found = self._match(block)
+            counts.append(np.bincount(found >> 32, minlength=len(block)))
+            ids.append(found.astype(np.int32))  # the low half
+        return np.cumsum(np.concatenate(counts)), np.concatenate(ids)
 
     def save(self, path: str) -> None:
-        """Write the index whole: a temporary file, then a rename."""
-        with open(f"{path}.{os.getpid()}.tmp", "w", encoding="ascii") as file:
-            json.dump([self.queries, self.mode, self.casefold, self.nfc], file)
-        os.replace(f"{path}.{os.getpid()}.tmp", path)
+        """Write the index to a local file, whole or not at all."""
+        arrays = {**self._trie.arrays(), **self._blanks, "never": np.array(self.never_matching, np.int32)}
+        head = {
+            "format": FORMAT,
+            "mode": self.mode,
+            "casefold": self.casefold,
+            "nfc": self.nfc,
+            "longest": self._longest,
+        }
+        head["arrays"] = [[name, array.dtype.str, len(array)] for name, array in arrays.items()]
+        temporary = f"{path}.{os.getpid()}.tmp"
+        with open(temporary, "wb") as file:
+            file.write(_padded(json.dumps(head).encode() + b"\n"))
+            for array in arrays.values():
+                file.write(_padded(array.tobytes()))
+        os.replace(temporary, path)
 
     @classmethod
     def load(cls, path: str) -> "Matcher":
-        """The matcher that `save` wrote."""
-        with open(path, encoding="ascii") as file:
-            return cls(*json.load(file))
+        """The matcher that `save` wrote; processes share its memory. Raises CurateError for another file."""
+        content = np.memmap(path, np.uint8, "r").view(np.ndarray)
+        line = bytes(content[:4096]).partition(b"\n")[0]
+        if FORMAT.encode() not in line:
+            raise CurateError(f"{path} is not a match index of this version: delete it, it is made again")
+        head = json.loads(line)
+        at, arrays = len(_padded(line + b"\n")), {}
+        for name, dtype, length in head["arrays"]:
+            size = length * np.dtype(dtype).itemsize
+            arrays[name] = content[at : at + size].view(dtype)
+            at += size + -size % 64
+        self = cls.__new__(cls)
+        for name in OPTIONS:
+            setattr(self, name, head[name])
+        self.never_matching = arrays.pop("never").tolist()
+        self._trie = Trie(*(arrays.pop(name) for name in ("keys", "nodes", "twins")))
+        self._blanks = arrays
+        return self
 
-    def _match(self, text: bytes | None) -> list[int]:
-        if text is None:
-            return []
-        tokens = self._tokens(text.decode("utf-8", "replace"))
-        found: set[int] = set()
-        for start in range(len(tokens)):
-            for stop in range(start + 1, min(start + self._longest, len(tokens)) + 1):
-                found.update(self._windows.get(tokens[start:stop], ()))
-        return sorted(found)
+    def _rule(self) -> Metaclip | Default:
+        return Metaclip() if self.mode == "metaclip" else Default(self.casefold, self.nfc)
 
-    def _tokens(self, text: str) -> tuple[str, ...]:
-        if self.mode == "metaclip":
-            return tuple(re.sub(r"([,.;:?!`])", r" \1 ", re.sub(r"[\t\n\r]", " ", text)).split(" "))
-        text = unicodedata.normalize("NFC", text) if self.nfc else text
-        text = text.casefold() if self.casefold else text
-        return tuple(re.findall(r"\w+(?:['&@#*-]\w+)*|[^\w\s]", text))
+    def _match(self, block: pa.Array) -> np.ndarray:
+        """Row << 32 | query of each match in a block, ascending, each once."""
+        valid = block.is_valid().to_numpy(zero_copy_only=False)
+        block = block.fill_null(b"") if block.null_count else block
+        parts = []
+        for rows, tokens in self._rule().texts(block, self._longest):
+            text, query = self._found(tokens)
+            parts.append((text if rows is None else rows[text]) << 32 | query)
+        found = np.sort(np.concatenate(parts), kind="stable")  # several ascending runs: a merge
+        once = np.ones(len(found), bool)
+        np.not_equal(found[1:], found[:-1], out=once[1:])
+        return found[once & valid[found >> 32]]
 
-    def _dead(self, tokens: tuple[str, ...]) -> bool:
-        if self.mode == "metaclip":
-            return any(re.search(r"[\t\n\r]|.[,.;:?!`]|[,.;:?!`].", token, re.DOTALL) for token in tokens)
-        return not any(re.search(r"\w", token) for token in tokens)
+    def _found(self, tokens: Tokens) -> tuple[np.ndarray, np.ndarray]:
+        first, last, query = self._trie.find(tokens)
+        first, last, query = self._with_twins(first, last, query)
+        text = np.repeat(np.arange(len(tokens.bounds) - 1), np.diff(tokens.bounds))[first]
+        return self._with_blanks(tokens, text, first, last, query) if self._blanks else (text, query)
+
+    def _with_twins(self, first: np.ndarray, last: np.ndarray, query: np.ndarray) -> tuple[np.ndarray, ...]:
+        """Add the other queries that have the same tokens."""
+        found, twins = [(first, last, query)], self._trie.twins
+        while len(twins) and len(query):
+            query = twins[query].astype(np.int64)
+            more = query >= 0
+            first, last, query = first[more], last[more], query[more]
+            found.append((first, last, query))
+        return tuple(np.concatenate(parts) for parts in zip(*found)) if len(found) > 1 else found[0]
+
+    def _needed_blanks(self, tokens: Tokens, live: np.ndarray) -> dict[str, np.ndarray]:
+        """Blanks that MetaCLIP's rule wants before and after each query, where any wants more than one."""
+        assert tokens.before is not None
+        assert tokens.after is not None
+        filled = np.diff(tokens.bounds) > 0
+        lead, trail, only = np.zeros((3, len(filled)), np.int32)
+        lead[filled] = tokens.before[tokens.bounds[:-1][filled]]
+        trail[filled] = tokens.after[filled]
+        only[~filled] = tokens.after[~filled]
+        if not np.any(live & ((lead > 1) | (trail > 1) | (only > 0))):
+            return {}
+        return {"lead": lead, "trail": trail, "blank": np.flatnonzero(only).astype(np.int32), "run": only[only > 0]}
+
+    def _with_blanks(self, tokens: Tokens, text: np.ndarray, first: np.ndarray, last: np.ndarray, query: np.ndarray):
+        """Drop queries whose outer blanks are missing; add queries of nothing but blanks."""
+        assert tokens.before is not None
+        assert tokens.after is not None
+        final = last + 1 == tokens.bounds[text + 1]
+        behind = np.where(final, tokens.after[text], np.append(tokens.before, 0)[last + 1])
+        fits = (tokens.before[first] >= self._blanks["lead"][query]) & (behind >= self._blanks["trail"][query])
+        widest = tokens.after.copy()
+        np.maximum.at(widest, np.repeat(np.arange(len(widest)), np.diff(tokens.bounds)), tokens.before)
+        rows, which = np.nonzero(widest[:, None] >= self._blanks["run"])
+        return np.concatenate((text[fits], rows)), np.concatenate((query[fits], self._blanks["blank"][which]))
+
+
+def _blocks(texts: pa.Array | pa.ChunkedArray) -> Iterator[pa.Array]:
+    """Runs of rows, as large binary: a few thousand texts, or one very long one."""
+    for chunk in texts.chunks if isinstance(texts, pa.ChunkedArray) else [texts]:
+        if not pa.types.is_binary(chunk.type) and not pa.types.is_large_binary(chunk.type):
+            chunk = chunk.cast(pa.large_string())
+        chunk = chunk.cast(pa.large_binary())
+        _, offsets = buffers(chunk)
+        start = 0
+        while start < len(chunk):
+            full = int(np.searchsorted(offsets, offsets[start] + BLOCK_BYTES, "right")) - 1
+            stop = min(max(full, start + 1), start + BLOCK_TEXTS)
+            yield chunk.slice(start, stop - start)
+            start = stop
+
+
+def _padded(data: bytes) -> bytes:
+    """So that each array starts at a multiple of 64 bytes."""
+    return data + bytes(-len(data) % 64)

@@ -1,0 +1,92 @@
+"""Cut texts into tokens, many at once: character classes, then borders, then one 64-bit hash a token."""
+
+from dataclasses import dataclass
+
+import numpy as np
+import pyarrow as pa
+
+from curate.harvest.match_characters import JOINER, MARK, WORD
+
+LENGTH = np.uint64(0x9E3779B97F4A7C15)
+
+
+@dataclass
+class Tokens:
+    """The k tokens of n texts; those of text i are bounds[i]:bounds[i + 1]."""
+
+    hashes: np.ndarray  # uint64 [k]
+    bounds: np.ndarray  # int64 [n + 1]
+    longest: int  # bytes in the longest one
+    before: np.ndarray | None = None  # int64 [k], how each touches the one before it; None: 1, a plain border
+    after: np.ndarray | None = None  # int64 [n], metaclip: trailing blanks, or all of them in a text without tokens
+
+
+def mixed(values: np.ndarray) -> np.ndarray:
+    """A bijection of uint64 whose every output bit depends on every input bit (splitmix64's finaliser)."""
+    values = values ^ (values >> np.uint64(30))
+    values *= np.uint64(0xBF58476D1CE4E5B9)
+    values ^= values >> np.uint64(27)
+    values *= np.uint64(0x94D049BB133111EB)
+    values ^= values >> np.uint64(31)
+    return values
+
+
+def buffers(texts: pa.Array) -> tuple[np.ndarray, np.ndarray]:
+    """Bytes and offsets (from 0) of a string or binary array, without a copy."""
+    width = np.int64 if pa.types.is_large_string(texts.type) or pa.types.is_large_binary(texts.type) else np.int32
+    _, offsets, data = texts.buffers()
+    if not len(texts) or offsets is None:
+        return np.zeros(0, np.uint8), np.zeros(len(texts) + 1, np.int64)
+    bounds = np.frombuffer(offsets, width)[texts.offset : texts.offset + len(texts) + 1].astype(np.int64)
+    content = np.frombuffer(data or b"", np.uint8)[bounds[0] : bounds[-1]]
+    return content, bounds - bounds[0]
+
+
+def spans(classes: np.ndarray, offsets: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Start and end of each token, and the tokens of each text."""
+    word = classes == WORD
+    joiner = classes == JOINER
+    if joiner.any():
+        left, right = _neighbours(word, offsets)
+        word |= joiner & left & right
+    alone = classes >= MARK
+    alone &= ~word
+    left, right = _neighbours(word, offsets)
+    starts = np.flatnonzero((word > left) | alone)
+    ends = np.flatnonzero((word > right) | alone) + 1
+    return starts, ends, np.searchsorted(starts, offsets)
+
+
+def _neighbours(word: np.ndarray, offsets: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Whether the place to the left and to the right of each place, in the same text, belongs to a word."""
+    padded = np.zeros(len(word) + 2, bool)
+    padded[1:-1] = word
+    left, right = padded[:-2].copy(), padded[2:].copy()
+    edges = offsets[(offsets > 0) & (offsets < len(word))]
+    left[edges] = False
+    right[edges - 1] = False
+    return left, right
+
+
+def hashes_of(data: np.ndarray, starts: np.ndarray, length: np.ndarray, longest: int) -> np.ndarray:
+    """A 64-bit hash of each span, from its length and its bytes, eight at a time, up to `longest` bytes.
+
+    Spans of different length or content share a hash with probability 2^-64; those longer than every query's
+    need no more than their length to differ from all of them.
+    """
+    padded = np.zeros(len(data) + 8, np.uint8)
+    padded[: len(data)] = data
+    eights = np.lib.stride_tricks.as_strided(padded[:8].view("<u8"), (len(data) + 1,), (1,))
+    hashes = mixed(_first_bytes(np.take(eights, starts), length) + length.astype(np.uint64) * LENGTH)
+    done = 8
+    (longer,) = np.nonzero(length > done) if done < longest else (length[:0],)
+    while len(longer) and done < longest:
+        words = _first_bytes(np.take(eights, starts[longer] + done), length[longer] - done)
+        hashes[longer] = mixed(hashes[longer] ^ words)
+        done += 8
+        longer = longer[length[longer] > done]
+    return hashes
+
+
+def _first_bytes(words: np.ndarray, count: np.ndarray) -> np.ndarray:
+    return words << (64 - 8 * np.minimum(count, 8)).astype(np.uint64)
