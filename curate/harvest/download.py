@@ -1,0 +1,148 @@
+"""Download the kept pairs: each url belongs to one shard by its hash, each shard is one task."""
+
+import collections
+import tempfile
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import lru_cache
+from typing import Any
+
+import pyarrow as pa
+
+from curate import named, shard, tar
+from curate.dataset import fingerprint
+from curate.errors import CurateError
+from curate.files import Folder
+from curate.harvest import ranges
+from curate.named import Spec
+from curate.work import Report
+
+ORDER = {"jpg": 0, "txt": 1, "json": 2}
+LOST = "lost by the downloader"
+
+
+@dataclass(frozen=True)
+class Place:
+    """One shard: the pairs whose url hash lies in one of `of` equal ranges."""
+
+    number: int
+    of: int
+
+    def __str__(self) -> str:
+        return f"shards/{self.name}"
+
+    @property
+    def name(self) -> str:
+        # one width for all shards of a dataset: keys, the name and a number, are then unique whatever their length
+        return f"{self.number:0{max(5, len(str(self.of - 1)))}d}"
+
+
+@dataclass(frozen=True)
+class Download:
+    """Write one shard, unless it is there: made of the same pairs with the same options, and not without any image."""
+
+    folder: Folder
+    kept: tuple[str, ...]  # the files that hold the kept pairs, sorted by place
+    downloader: Spec
+
+    def __call__(self, place: Place) -> Report:
+        rows = _rows(self.folder, self.kept, place)
+        worker = _downloader(self.downloader)
+        made_by = {"pairs": fingerprint(rows["key"].to_pylist() + rows["uid"].to_pylist()), "of": place.of,
+                   **worker.made_by}  # fmt: skip
+        stats = _done(self.folder, place, made_by)
+        if stats:
+            return Report(str(place), len(rows), stats["status_dict"], skipped=True)
+        start = time.time()
+        with tempfile.TemporaryDirectory(prefix="curate-") as scratch:
+            if len(rows):
+                path, results = worker.download(place.name, rows, scratch)
+            else:
+                path, results = _nothing(scratch)
+            table = _joined(rows, results)
+            stats = _stats(table, start)
+            with tar.opened(path) as view:
+                shard.write(self.folder, place.name, _members(view, str(place)), table, stats, made_by)
+        return Report(str(place), len(rows), stats["status_dict"])
+
+
+def places(selected: int, shard_size: int) -> list[Place]:
+    """The shards of a dataset."""
+    of = max(1, -(-selected // shard_size))
+    return [Place(number, of) for number in range(of)]
+
+
+def _rows(folder: Folder, kept: tuple[str, ...], place: Place) -> pa.Table:
+    """The pairs of a shard in the order of (url, uid), with their keys."""
+    table = ranges.between(folder, list(kept), "place", *ranges.bounds(place.number, place.of))
+    table = table.drop_columns(["place"]).sort_by([("url", "ascending"), ("uid", "ascending")]).combine_chunks()
+    digits = max(4, len(str(len(table) - 1)))
+    keys = pa.array([f"{place.name}{number:0{digits}d}" for number in range(len(table))], pa.string())
+    return table.add_column(0, "key", keys).rename_columns({"text": "caption"})
+
+
+def _done(folder: Folder, place: Place, made_by: dict[str, Any]) -> dict[str, Any] | None:
+    """The stats of a finished shard. Raises CurateError where it is another one under the same name."""
+    if not folder.exists(f"{place}_stats.json"):
+        return None
+    stats = folder.read_json(f"{place}_stats.json")
+    before = folder.made_by(f"{place}.parquet") or {}
+    if before == made_by or not stats.get("successes"):
+        return stats if stats.get("successes") or not stats.get("count") else None
+    changed = ", ".join(key for key in made_by if before.get(key) != made_by[key])
+    raise CurateError(
+        f"{folder.url}/{place} is there already, made with other options ({changed}); "
+        "harvest into a new dataset, or delete the folder shards of this one"
+    )
+
+
+def _joined(rows: pa.Table, results: pa.Table) -> pa.Table:
+    """Every pair in the order of the keys, the ones without an image too, with what became of it."""
+    found = {row["key"]: row for row in results.to_pylist()}
+    lost = {"status": "failed_to_download", "error_message": LOST}
+    table = pa.Table.from_pylist([found.get(key, lost) for key in rows["key"].to_pylist()], RESULTS)
+    for name in RESULTS.names:
+        rows = rows.append_column(name, table[name])
+    uid = rows.column_names.index("uid")
+    return rows.select([uid, *(i for i in range(rows.num_columns) if i != uid)])
+
+
+RESULTS = pa.schema(
+    [("status", pa.string()), ("error_message", pa.string()), ("width", pa.int32()), ("height", pa.int32()),
+     ("original_width", pa.int32()), ("original_height", pa.int32()), ("sha256", pa.string())]
+)  # fmt: skip
+
+
+def _members(view: memoryview, name: str) -> Iterator[tuple[str, bytes]]:
+    for sample in sorted(tar.samples(view, name), key=lambda sample: sample.key):
+        for member in (sample.members[kind] for kind in sorted(sample.members, key=ORDER.__getitem__)):
+            yield member.name, bytes(view[member.data : member.data + member.size])
+
+
+def _stats(table: pa.Table, start: float) -> dict[str, Any]:
+    """The numbers of a shard under img2dataset's keys."""
+    status = collections.Counter(table["status"].to_pylist())
+    reasons = collections.Counter(error or shard.SUCCESS for error in table["error_message"].to_pylist())
+    end = time.time()
+    return {
+        "count": len(table),
+        "successes": status[shard.SUCCESS],
+        "failed_to_download": status["failed_to_download"],
+        "failed_to_resize": status["failed_to_resize"],
+        "duration": end - start,
+        "start_time": start,
+        "end_time": end,
+        "status_dict": dict(reasons),
+    }
+
+
+def _nothing(scratch: str) -> tuple[str, pa.Table]:
+    with open(f"{scratch}/empty.tar", "wb") as file:
+        file.write(shard.tar_bytes([]))
+    return f"{scratch}/empty.tar", RESULTS.append(pa.field("key", pa.string())).empty_table()
+
+
+@lru_cache(maxsize=2)
+def _downloader(spec: Spec) -> Any:
+    return named.load("harvest.downloaders", spec)

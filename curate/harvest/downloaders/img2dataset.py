@@ -1,0 +1,147 @@
+"""img2dataset's own downloader, resizer and tar writer, driven for one shard, with our safe fetch injected.
+
+Only this file knows img2dataset. Its process pool and reader stay out: a killed worker's shard would never finish.
+"""
+
+import contextlib
+import importlib
+import io
+import os
+import types
+import warnings
+from collections.abc import Iterator
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+from PIL import Image, UnidentifiedImageError
+
+from curate import images
+from curate.errors import CurateError
+from curate.harvest.fetch import AGENT, Fetcher, FetchError
+from curate.harvest.once import Once
+
+os.environ.setdefault("NO_ALBUMENTATIONS_UPDATE", "1")  # else every import asks the package index for a newer one
+with warnings.catch_warnings():
+    warnings.simplefilter("ignore")
+    cv2 = importlib.import_module("cv2")
+    downloader = importlib.import_module("img2dataset.downloader")
+    resizer = importlib.import_module("img2dataset.resizer")
+    writer = importlib.import_module("img2dataset.writer")
+
+EXIF_ORIENTATION = 0x0112
+MAX_PIXELS = images.MAX_PIXELS // 2  # 270 MB once decoded
+
+
+class Downloader:
+    """Images with a short side of at most `image_size` pixels as JPEG of `quality`, smaller ones as they are.
+
+    `min_image_size`: the shortest side taken. `timeout` seconds for each wait, `deadline` for one url. `retries` for
+    what may pass. `threads` fetch at a time. `allow_private`: also dial loopback and private addresses.
+    """
+
+    def __init__(self, image_size: int = 256, quality: int = 95, min_image_size: int = 32, threads: int = 32,
+                 timeout: float = 10, deadline: float = 30, retries: int = 0, max_bytes: int = 32 << 20,
+                 allow_private: bool = False, user_agent: str = AGENT):  # fmt: skip
+        for name, value in (("image_size", image_size), ("threads", threads), ("timeout", timeout),
+                            ("deadline", deadline), ("max_bytes", max_bytes)):  # fmt: skip
+            if not isinstance(value, int | float) or value <= 0:
+                raise CurateError(f"img2dataset({name}={value}): {name} is a number above 0")
+        self.threads = threads
+        self.fetcher = Fetcher(timeout, deadline, retries, max_bytes, allow_private, user_agent)
+        # what decides the bytes of an image; how it is fetched does not
+        self.made_by = {"downloader": "img2dataset", "image_size": image_size, "quality": quality,
+                        "min_image_size": min_image_size}  # fmt: skip
+
+    def download(self, name: str, rows: pa.Table, scratch: str) -> tuple[str, pa.Table]:
+        """The tar that img2dataset writes into `scratch`, and its rows: key, status, error_message, sizes, sha256.
+
+        `rows` holds key (the shard's `name` and a number that counts up from 0), url, caption and what else each
+        sample's json shall say. Both come back in the order of completion.
+        """
+        with pa.OSFile(f"{scratch}/rows", "wb") as file, pa.ipc.new_file(file, rows.schema.remove(0)) as stored:
+            stored.write_table(rows.drop_columns(["key"]))
+        width = len(rows["key"][0].as_py()) - len(name)
+        driven = downloader.Downloader(
+            sample_writer_class=writer.WebDatasetSampleWriter,
+            resizer=_Resizer(self.made_by["image_size"], "keep_ratio", True, encode_quality=self.made_by["quality"],
+                             min_image_size=self.made_by["min_image_size"]),
+            thread_count=min(self.threads, len(rows)), save_caption=True, extract_exif=False, output_folder=scratch,
+            column_list=rows.column_names[1:], timeout=None, number_sample_per_shard=10**width,
+            oom_shard_count=len(name), compute_hash="sha256", verify_hash_type=None, encode_format="jpg", retries=0,
+            user_agent_token=None, disallowed_header_directives=None,
+        )  # fmt: skip
+        with self._safe_names(rows["url"].to_pylist()) as names:
+            _with_names(downloader.Downloader.download_shard, names)(driven, (int(name), f"{scratch}/rows"))
+        return f"{scratch}/{name}.tar", pq.read_table(f"{scratch}/{name}.parquet", columns=RESULTS)
+
+    @contextlib.contextmanager
+    def _safe_names(self, urls: list[str]) -> Iterator[dict[str, Any]]:
+        """What stands in for three names that `download_shard` looks up: our fetch, and a pool that can be stopped."""
+        once = Once(self.fetcher.fetch, urls)
+        gates = []
+
+        def fetch(row: tuple[int, str], **_: Any) -> tuple[int, io.BytesIO | None, str | None]:
+            try:
+                return row[0], io.BytesIO(once(row[1])), None
+            except FetchError as error:
+                return row[0], None, error.reason
+
+        def semaphore(count: int) -> Any:
+            gates.append(downloader.Semaphore(count))
+            return gates[-1]
+
+        class Pool(downloader.ThreadPool):  # type: ignore[name-defined, misc]
+            def terminate(self) -> None:
+                # its feeder waits at the semaphore and would be waited for: an interrupted shard would hang
+                for gate in gates:
+                    gate.release(len(urls) + 1)
+                super().terminate()
+
+        yield {"download_image_with_retry": fetch, "Semaphore": semaphore, "ThreadPool": Pool}
+
+
+RESULTS = ["key", "status", "error_message", "width", "height", "original_width", "original_height", "sha256"]
+
+
+class _Resizer(resizer.Resizer):  # type: ignore[name-defined, misc]
+    """img2dataset's resizer behind a look at the header: no bombs, and pixels that OpenCV alone would get wrong."""
+
+    def __call__(self, img_stream: io.BytesIO, blurring_bbox_list: Any = None) -> tuple[Any, ...]:
+        try:
+            encoded = _peeked(img_stream.getvalue())
+        except images.UndecodableImage as error:
+            return None, None, None, None, None, str(error)
+        *found, reason = super().__call__(io.BytesIO(encoded), blurring_bbox_list)
+        return *found, "not decodable" if reason and reason not in SAID else reason
+
+
+SAID = {"image too small", "aspect ratio too large"}
+
+
+def _peeked(encoded: bytes) -> bytes:
+    """The image, as PNG where it is turned by EXIF or has 16 bits a channel. Raises UndecodableImage."""
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", Image.DecompressionBombWarning)
+            image = Image.open(io.BytesIO(encoded))
+        turned = image.getexif().get(EXIF_ORIENTATION, 1) not in (0, 1)
+    except (UnidentifiedImageError, OSError, ValueError, SyntaxError) as error:
+        raise images.UndecodableImage("not an image") from error
+    except Image.DecompressionBombError as error:
+        raise images.UndecodableImage("too many pixels") from error
+    if image.width * image.height > MAX_PIXELS:
+        raise images.UndecodableImage("too many pixels")
+    deep = image.mode.startswith("I") or (encoded[:4] == b"\x89PNG" and encoded[24] == 16)
+    if not (turned or deep):
+        return encoded
+    try:
+        pixels = images.decode(encoded)
+    except images.UndecodableImage as error:
+        raise images.UndecodableImage("not decodable") from error
+    return cv2.imencode(".png", pixels[:, :, ::-1])[1].tobytes()
+
+
+def _with_names(function: types.FunctionType, names: dict[str, Any]) -> types.FunctionType:
+    """The same function, looking these global names up elsewhere; img2dataset itself stays as it is."""
+    return types.FunctionType(function.__code__, {**function.__globals__, **names}, function.__name__)
