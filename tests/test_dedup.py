@@ -2,9 +2,9 @@
 
 import io
 import random
+import re
 
 import pyarrow as pa
-import pyarrow.parquet as pq
 import pytest
 from click.testing import CliRunner
 from conftest import COLOURS, SHAPES, draw, encoded, pair, write_shard
@@ -13,9 +13,14 @@ from PIL import Image
 from curate import shard as shards
 from curate.cli import main
 from curate.dataset import Dataset
-from curate.dedup import run
+from curate.dedup import run as dedup
 from curate.errors import CurateError
 from curate.files import Folder
+
+
+def run(dataset: Dataset, *args, engine: str = "local(workers=1)", **options) -> Dataset:
+    """In this very process, for speed."""
+    return dedup(dataset, *args, engine=engine, **options)
 
 
 def copy_of(original: dict, key: str, **changes) -> dict:
@@ -96,12 +101,92 @@ def test_near_blank_images_match_by_pixels_only(make_dataset):
     assert counts["duplicates"] == {"exact": 1, "phash": 0}
 
 
-def test_row_order_shard_content_and_workers_change_nothing(tmp_path, make_dataset):
+@pytest.mark.slow
+def test_workers_change_nothing(tmp_path, make_dataset):
+    first, second = (make_dataset(planted(), per_shard=5, url=str(tmp_path / name)) for name in "ab")
+    assert written(run(first)) == written(run(second, engine="local(workers=2)"))
+
+
+def test_row_order_inside_a_shard_changes_nothing(tmp_path, make_dataset):
     pairs = planted()
     first = run(make_dataset(pairs, per_shard=5, url=str(tmp_path / "a")))
     for number, start in enumerate(range(0, len(pairs), 5)):
         part = pairs[start : start + 5]
         random.Random(number).shuffle(part)
         write_shard(Folder(str(tmp_path / "b")), f"{number:05d}", part)
-    second = run(Dataset.open(str(tmp_path / "b")), name=first.selection)  # the tars differ in size: another default name
+    second = run(Dataset.open(str(tmp_path / "b")), name=first.selection)  # tars of other sizes: another default name
     assert written(first) == written(second)
+
+
+def test_dedup_again_replaces_its_own_choice(make_dataset):
+    dataset = run(make_dataset(planted()))
+    again = run(dataset)
+    assert again.selection == dataset.selection
+    assert again.history[-1]["counts"] == dataset.history[-1]["counts"]
+
+
+def test_rows_that_an_earlier_selection_dropped_are_no_keepers(make_dataset):
+    pairs = planted()
+    dataset = make_dataset(pairs)
+    rows = dataset.shards[0].rows()
+    weight = [0 if key == uid(pairs[2]) else 3 for key in rows["uid"].to_pylist()]
+    table = pa.table({"uid": rows["uid"], "weight": pa.array(weight, pa.int32())})
+    dataset.folder.write_table("selections/mine/00000.parquet", table)
+    dataset = dataset.after("filter", {}, "", **dataset.with_selection("mine", "filter", None)).save()
+    found = rows_of(run(dataset))
+    assert uid(pairs[2]) not in found
+    assert found[uid(pairs[12])]["weight"] == 3  # what it copies was not there, and the weight is handed on
+
+
+def test_a_loose_threshold_drops_more_and_does_not_chain(dataset):
+    loose = run(dataset, ["phash"], {"phash": 24})
+    found = rows_of(loose)
+    dropped = [row for row in found.values() if row["weight"] == 0]
+    assert len(dropped) > 5
+    assert all(row["distance"] <= 24 and found[row["keeper"]]["weight"] == 1 for row in dropped)
+
+
+def test_a_truncated_tar_costs_its_shard_only(make_dataset):
+    dataset = make_dataset(planted(), per_shard=5)
+    broken = dataset.shards[1]
+    dataset.folder.write_bytes(broken.tar, dataset.folder.read_bytes(broken.tar)[:3000])
+    result = CliRunner().invoke(main, ["dedup", dataset.url, "--engine", "local(workers=1)"])
+    assert result.exit_code == 1
+    assert "00001.tar" in result.output
+    assert "5 of 8 pairs kept; 1 exact, 2 phash duplicates in 3 groups" in result.output
+
+
+def test_an_empty_dataset_has_no_duplicates(tmp_path):
+    dataset = Dataset.create(str(tmp_path / "empty")).save()
+    assert run(dataset).history[-1]["counts"]["of"] == 0
+
+
+def test_dedup_works_in_memory(make_dataset):
+    dataset = run(make_dataset(planted(), url="memory://dedup/dataset"))
+    assert dataset.history[-1]["counts"]["kept"] == 10
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (["--signal", "size"], "size.*no distance"),
+        (["--signal", "phsh"], "no signals called 'phsh'"),
+        (["--threshold", "embedding=0.9"], "no such signal here.*exact, phash"),
+        (["--threshold", "phash=-1"], "phash=-1"),
+        (["--threshold", "phash=few"], "not NAME=NUMBER"),
+        (["--signal", "phash(size=7)"], "multiple of 4"),
+        (["--against", "nowhere"], "no such benchmark: nowhere"),
+    ],
+)
+def test_bad_options_are_one_clear_line(dataset, options, message):
+    result = CliRunner().invoke(main, ["dedup", dataset.url, *options])
+    assert result.exit_code != 0
+    assert re.search(message, result.output)
+    assert "Traceback" not in result.output
+    assert not dataset.folder.exists("signals")
+
+
+def test_a_named_selection_is_not_remade_with_other_options(make_dataset):
+    dataset = run(make_dataset(planted()), name="clean")
+    with pytest.raises(CurateError, match="'clean' was made with another thresholds; choose another --name"):
+        run(dataset, thresholds={"phash": 0}, name="clean")

@@ -46,7 +46,7 @@ def stars(ranked: np.ndarray, likenesses: Sequence[Alike]) -> Stars:
     near = [_neighbours(alike) for alike in likenesses]
     taken: list[dict[int, tuple[int, float]]] = [{} for _ in likenesses]  # class -> (keeper, distance)
     class_of = [alike.classes for alike in likenesses]
-    for row in ranked[_matching(likenesses)[ranked]].tolist():
+    for row in ranked[_matching(likenesses, len(ranked))[ranked]].tolist():
         own = [int(classes[row]) for classes in class_of]
         match = next((at for at, cls in enumerate(own) if cls in taken[at]), None)
         if match is not None:
@@ -61,9 +61,8 @@ def stars(ranked: np.ndarray, likenesses: Sequence[Alike]) -> Stars:
     return Stars(keeper, matched_by, distance)
 
 
-def _matching(likenesses: Sequence[Alike]) -> np.ndarray:
+def _matching(likenesses: Sequence[Alike], rows: int) -> np.ndarray:
     """Rows that share a class with another row, or whose class is near another."""
-    rows = len(likenesses[0].classes)
     found = np.zeros(rows, bool)
     for alike in likenesses:
         valid = alike.classes >= 0
