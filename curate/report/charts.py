@@ -1,0 +1,144 @@
+"""Charts as SVG text: colours come from the page's style, so that they follow light and dark."""
+
+import math
+from collections.abc import Callable, Sequence
+from html import escape
+from typing import Any
+
+WIDTH, HEIGHT = 640, 220
+LEFT, RIGHT, TOP, BOTTOM = 52, 12, 14, 30
+
+Scale = Callable[[float], float]
+
+
+def histogram(column: dict[str, Any]) -> str:
+    """Bars of the kept rows with the dropped ones on top, and a line at every cut."""
+    edges, kept, dropped = column["edges"], column["kept"], column["dropped"]
+    x = scale(edges[0], edges[-1], LEFT, WIDTH - RIGHT, column["logarithmic"])
+    highest = max((a + b for a, b in zip(kept, dropped, strict=True)), default=0)
+    y = scale(0, max(highest, 1), HEIGHT - BOTTOM, TOP)
+    bars = []
+    for start, end, below, above in zip(edges[:-1], edges[1:], kept, dropped, strict=True):
+        left, width = x(start), max(1.0, x(end) - x(start) - 1)
+        told = f"<title>{number(start)} to {number(end)}: {below:,} kept, {above:,} dropped</title>"
+        bars.append(f'<g>{told}{_bar("kept", left, y(below), width, y(0) - y(below))}'
+                    f'{_bar("dropped", left, y(below + above), width, y(below) - y(below + above))}</g>')  # fmt: skip
+    lines = [_cut(x(cut["value"]), f"{cut['sign']} {cut['value']:g}") for cut in column["cuts"]
+             if edges[0] <= cut["value"] <= edges[-1]]  # fmt: skip
+    axes = _bottom(x, ticks(edges[0], edges[-1], column["logarithmic"])) + _side(y, ticks(0, max(highest, 1)))
+    return _svg(f"Histogram of {column['column']}", [*axes, *bars, *lines])
+
+
+def long_tail(tail: dict[str, Any], cap: int | None) -> str:
+    """Pairs matched and drawn for each query, by rank, both axes logarithmic, with the line of the cap."""
+    points = tail["points"]
+    most = max(points[0][1], cap or 1, 2)
+    x = scale(1, max(points[-1][0], 2), LEFT, WIDTH - RIGHT, True)
+    y = scale(0.8, most * 1.3, HEIGHT - BOTTOM, TOP, True)
+    matched = _line("matched", [(x(rank), y(count)) for rank, count, _ in points])
+    drawn = "".join(
+        f'<circle class="drawn" cx="{x(rank):.1f}" cy="{y(kept):.1f}" r="1.8"/>' for rank, _, kept in points if kept
+    )
+    line = ""
+    if cap:
+        right, height = WIDTH - RIGHT, y(cap)
+        line = (
+            f'<line class="cut" x1="{LEFT}" x2="{right}" y1="{height:.1f}" y2="{height:.1f}"/>'
+            f'<text class="cut-label" x="{right}" y="{height - 5:.1f}" text-anchor="end">cap {cap:,}</text>'
+        )
+    axes = _bottom(x, ticks(1, max(points[-1][0], 2), True)) + _side(y, ticks(1, most, True))
+    label = f"Long tail of {tail['queries']:,} queries: the largest matches {points[0][1]:,} pairs"
+    return _svg(label, [*axes, matched, drawn, line])
+
+
+def curve(points: Sequence[Sequence[float]], label: str) -> str:
+    """A line through (step, value), with its running mean on top."""
+    steps, values = [point[0] for point in points], [point[1] for point in points]
+    low, high = min(values), max(values)
+    margin = (high - low or 1) * 0.06
+    x = scale(steps[0], max(steps[-1], steps[0] + 1), LEFT, WIDTH - RIGHT)
+    y = scale(max(0, low - margin), high + margin, HEIGHT - BOTTOM, TOP)
+    raw = _line("raw", [(x(step), y(value)) for step, value in zip(steps, values, strict=True)])
+    smooth = _line("smooth", [(x(step), y(value)) for step, value in zip(steps, smoothed(values), strict=True)])
+    axes = _bottom(x, ticks(steps[0], steps[-1])) + _side(y, ticks(max(0, low - margin), high + margin))
+    return _svg(f"{label}: from {values[0]:.3g} to {values[-1]:.3g}", [*axes, raw, smooth])
+
+
+def smoothed(values: Sequence[float]) -> list[float]:
+    """The mean of the last twentieth of the values up to each point."""
+    reach = max(1, len(values) // 20)
+    return [sum(values[max(0, i + 1 - reach) : i + 1]) / min(i + 1, reach) for i in range(len(values))]
+
+
+def scale(low: float, high: float, start: float, end: float, logarithmic: bool = False) -> Scale:
+    """Where a value lies between `start` and `end` of the drawing; values outside are held at its border."""
+    change = math.log if logarithmic else float
+    first, last = change(low), change(high)
+    span = (last - first) or 1.0
+
+    def at(value: float) -> float:
+        held = min(max(value, low), high)
+        return start + (change(held) - first) / span * (end - start)
+
+    return at
+
+
+def ticks(low: float, high: float, logarithmic: bool = False) -> list[float]:
+    """Round numbers between two values."""
+    if logarithmic and high / low >= 10:
+        powers = range(math.ceil(math.log10(low) - 1e-9), math.floor(math.log10(high) + 1e-9) + 1)
+        return [10.0**power for power in powers]
+    if high <= low:
+        return [low]
+    rough = (high - low) / 5
+    unit = 10.0 ** math.floor(math.log10(rough))
+    step = next(unit * factor for factor in (1, 2, 5, 10) if unit * factor >= rough * 0.999)
+    first = math.ceil(low / step - 1e-9)
+    return [round(index * step, 10) for index in range(first, math.floor(high / step + 1e-9) + 1)]
+
+
+def number(value: float) -> str:
+    """A number short enough for an axis."""
+    if value and (abs(value) >= 10_000 or abs(value) < 0.001):
+        power = math.floor(math.log10(abs(value)))
+        if abs(value) >= 10_000:
+            for size, letter in ((1e12, "T"), (1e9, "G"), (1e6, "M"), (1e3, "k")):
+                if abs(value) >= size:
+                    return f"{value / size:.3g}{letter}"
+        return f"{value / 10**power:.3g}e{power}"
+    return f"{value:.4g}"
+
+
+def _svg(label: str, parts: Sequence[str]) -> str:
+    said = escape(label, quote=True)
+    return f'<svg class="chart" viewBox="0 0 {WIDTH} {HEIGHT}" role="img" aria-label="{said}">{"".join(parts)}</svg>'
+
+
+def _bar(kind: str, left: float, top: float, width: float, height: float) -> str:
+    if height <= 0:
+        return ""
+    return f'<rect class="{kind}" x="{left:.1f}" y="{top:.1f}" width="{width:.1f}" height="{height:.1f}"/>'
+
+
+def _line(kind: str, points: Sequence[tuple[float, float]]) -> str:
+    return f'<polyline class="{kind}" points="{" ".join(f"{x:.1f},{y:.1f}" for x, y in points)}"/>'
+
+
+def _cut(x: float, label: str) -> str:
+    anchor, move = ("end", -5) if x > WIDTH * 0.8 else ("start", 5)
+    line = f'<line class="cut" x1="{x:.1f}" x2="{x:.1f}" y1="{TOP - 8}" y2="{HEIGHT - BOTTOM}"/>'
+    said = f'<text class="cut-label" x="{x + move:.1f}" y="{TOP}" text-anchor="{anchor}">{escape(label)}</text>'
+    return line + said
+
+
+def _bottom(x: Scale, values: Sequence[float]) -> list[str]:
+    base = HEIGHT - BOTTOM
+    line = f'<line class="axis" x1="{LEFT}" x2="{WIDTH - RIGHT}" y1="{base}" y2="{base}"/>'
+    return [line, *(f'<text class="tick" x="{x(v):.1f}" y="{base + 17}" text-anchor="middle">{number(v)}</text>'
+                    for v in values)]  # fmt: skip
+
+
+def _side(y: Scale, values: Sequence[float]) -> list[str]:
+    return [f'<line class="grid" x1="{LEFT}" x2="{WIDTH - RIGHT}" y1="{y(v):.1f}" y2="{y(v):.1f}"/>'
+            f'<text class="tick" x="{LEFT - 7}" y="{y(v) + 4:.1f}" text-anchor="end">{number(v)}</text>'
+            for v in values]  # fmt: skip

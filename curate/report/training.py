@@ -1,0 +1,33 @@
+"""What a training run left in its folder: options, the loss, and its evaluation beside chance."""
+
+import json
+from typing import Any
+
+from curate.errors import CurateError
+from curate.files import Folder
+
+POINTS = 300
+
+
+def read(url: str) -> dict[str, Any]:
+    """Facts, loss curve and evaluations of one run. Raises CurateError where the folder is none."""
+    folder = Folder(url.rstrip("/"))
+    if not folder.exists("run.json"):
+        raise CurateError(
+            f"{url} is not a training run: it has no run.json; --run wants the folder given to train-clip"
+        )
+    lines = folder.read_bytes("log.jsonl").decode().splitlines() if folder.exists("log.jsonl") else []
+    steps = [json.loads(line) for line in lines if line.strip()]
+    return {
+        "name": folder.url.rstrip("/").rsplit("/", 1)[-1],
+        "url": folder.url,
+        "about": folder.read_json("run.json"),
+        "curve": _thinned([[step["step"], step["loss"]] for step in steps if "step" in step and "loss" in step]),
+        "evaluations": [folder.read_json(name) for name in folder.names("eval/*.json")],
+    }
+
+
+def _thinned(points: list[list[float]]) -> list[list[float]]:
+    every = max(1, len(points) // POINTS)
+    kept = points[::every]
+    return kept if not points or kept[-1] == points[-1] else [*kept, points[-1]]
