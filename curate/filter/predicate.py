@@ -132,6 +132,8 @@ def _checked_columns(sql: str, where: str) -> list[tuple[str, ...]]:
 
 def _parsed(sql: str, where: str) -> dict[str, Any]:
     """DuckDB's own syntax tree of one expression."""
+    if not sql.strip():
+        raise CurateError(f"{where}: it is empty; write a condition such as clip > 0.28")
     try:
         # the parentheses stand on lines of their own, so that a comment at the end cannot swallow them
         with locked().cursor() as connection:
@@ -140,7 +142,7 @@ def _parsed(sql: str, where: str) -> dict[str, Any]:
     except (duckdb.Error, RecursionError) as error:
         raise CurateError(f"{where}: cannot read '{_short(sql)}': {_short(str(error))}") from error
     if tree.get("error"):
-        raise CurateError(f"{where}: cannot read '{_short(sql)}': {tree['error_message']}")
+        raise CurateError(f"{where}: cannot read '{_short(sql)}': {_short(tree['error_message'])}")
     node = tree["statements"][0]["node"] if len(tree["statements"]) == 1 else {}
     clauses = ("where_clause", "having", "qualify", "sample")
     bare = (node.get("type") == "SELECT_NODE" and node["from_table"]["type"] == "EMPTY" and not node["modifiers"]

@@ -103,7 +103,8 @@ def combined(recipe: Recipe | None, steps: tuple[Step, ...]) -> Recipe:
     names = [step.name for step in every]
     twice = sorted({name for name in names if names.count(name) > 1})
     if twice:
-        raise CurateError(f"two steps are called '{twice[0]}'; every step needs a name of its own")
+        of = f"{recipe.name}: " if recipe else ""
+        raise CurateError(f"{of}two steps are called '{twice[0]}'; every step needs a name of its own")
     return Recipe(recipe.name if recipe else "", every, recipe.signals if recipe else (), recipe.text if recipe else "")
 
 
@@ -114,8 +115,7 @@ def _recipe(name: str, content: Any, text: str) -> Recipe:
     if unknown:
         raise CurateError(f"{name} has an unknown key '{unknown[0]}'; a recipe has: about, signals, steps")
     steps = tuple(_step(name, number, step) for number, step in enumerate(content["steps"], 1))
-    recipe = Recipe(Path(name).stem, steps, _signals(name, content.get("signals") or []), text)
-    return combined(recipe, ())
+    return combined(Recipe(name, steps, _signals(name, content.get("signals") or []), text), ())
 
 
 def _signals(name: str, signals: Any) -> tuple[str, ...]:
