@@ -58,7 +58,7 @@ class Matcher:
             "mode": self.mode,
             "casefold": self.casefold,
             "nfc": self.nfc,
-            "longest": self._longest,
+            "_longest": self._longest,
         }
         head["arrays"] = [[name, array.dtype.str, len(array)] for name, array in arrays.items()]
         temporary = f"{path}.{os.getpid()}.tmp"
