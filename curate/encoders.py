@@ -40,7 +40,7 @@ def resized(image: np.ndarray, size: int, squash: bool = False) -> torch.Tensor:
         side = ELONGATED * min(height, width)
         top, left = max(0, height - side) // 2, max(0, width - side) // 2
         image = image[top : top + side, left : left + side]
-    pixels = torch.from_numpy(np.ascontiguousarray(image)).permute(2, 0, 1)
+    pixels = torch.from_numpy(image.copy()).permute(2, 0, 1)
     shape = [size, size] if squash else [size]
     pixels = TF.resize(pixels, shape, TF.InterpolationMode.BICUBIC, antialias=True)
     return TF.center_crop(pixels, [size, size])

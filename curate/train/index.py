@@ -44,7 +44,7 @@ class Index:
         return len(self.rows)
 
     def uids(self, rows: Sequence[int] | np.ndarray) -> list[str]:
-        return self.table["uid"].take(pa.array(rows)).to_pylist()
+        return self.table["uid"].take(pa.array(rows, pa.int64())).to_pylist()
 
     @property
     def fingerprint(self) -> str:

@@ -115,7 +115,7 @@ def cropped(image: np.ndarray, size: int, side: float, top: float, left: float) 
     height, width = image.shape[:2]
     edge = max(1, round(min(height, width) * (SMALLEST_CROP + (1 - SMALLEST_CROP) * side) ** 0.5))
     y, x = int(top * (height - edge + 1)), int(left * (width - edge + 1))
-    square = torch.from_numpy(np.ascontiguousarray(image[y : y + edge, x : x + edge])).permute(2, 0, 1)
+    square = torch.from_numpy(image[y : y + edge, x : x + edge].copy()).permute(2, 0, 1)
     return TF.resize(square, [size, size], TF.InterpolationMode.BICUBIC, antialias=True)
 
 
