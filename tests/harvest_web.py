@@ -1,0 +1,131 @@
+"""A small web on 127.0.0.1: drawn images, and every way in which a server can disappoint."""
+
+import contextlib
+import gzip
+import threading
+import time
+from collections import Counter
+from collections.abc import Iterator
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+
+from conftest import draw, encoded
+
+COLOURS = ("red", "green", "blue", "orange", "purple", "black")
+SHAPES = ("circle", "square", "triangle")
+
+
+class Web:
+    """`url` of the server, `hits` of each path; `delay` seconds before each answer."""
+
+    def __init__(self, url: str):
+        self.url, self.hits, self.agents, self.delay = url, Counter(), set(), 0.0
+
+    def pair(self, index: int) -> tuple[str, str]:
+        return f"{self.url}/{index}.jpg", f"a {COLOURS[index % 6]} {SHAPES[index % 3]} number {index}"
+
+
+def picture(index: int, side: int = 80) -> bytes:
+    return encoded(draw(COLOURS[index % 6], SHAPES[index % 3], index, side))
+
+
+class Handler(BaseHTTPRequestHandler):
+    web: Web
+
+    def do_GET(self):
+        path, _, query = self.path.partition("?")
+        self.web.hits[path] += 1
+        self.web.agents.add(self.headers["User-Agent"])
+        time.sleep(self.web.delay)
+        answer = getattr(self, path.strip("/").split(".")[0].replace("-", "_"), None)
+        with contextlib.suppress(OSError):  # the other side hung up
+            if answer:
+                answer(query)
+            elif path.strip("/").split(".")[0].isdigit():
+                self._send(picture(int(path.strip("/").split(".")[0])))
+            else:
+                self.send_error(404)
+
+    def _send(self, body: bytes, status: int = 200, **headers: str) -> None:
+        self.send_response(status)
+        self.send_header("Content-Length", str(len(body)))
+        for name, value in headers.items():
+            self.send_header(name.replace("_", "-"), value)
+        self.end_headers()
+        self.wfile.write(body)
+
+    def html(self, query):
+        self._send(b"<html>not found, but 200</html>")
+
+    def cut(self, query):
+        self._send(picture(1, 300)[:2000])
+
+    def short(self, query):
+        self.send_response(200)
+        self.send_header("Content-Length", "100000")
+        self.end_headers()
+        self.wfile.write(picture(2))
+
+    def drip(self, query):
+        self.send_response(200)
+        self.end_headers()
+        for _ in range(100):
+            self.wfile.write(b"\xff")
+            time.sleep(0.1)
+
+    def drip_header(self, query):
+        for letter in b"HTTP/1.0 200 OK\r\nX-Slow: " + b"a" * 200:
+            self.wfile.write(bytes([letter]))
+            time.sleep(0.1)
+
+    def endless(self, query):
+        self.send_response(200)
+        self.end_headers()
+        while True:
+            self.wfile.write(b"\0" * 65536)
+
+    def huge(self, query):
+        self.send_response(200)
+        self.send_header("Content-Length", str(5 << 30))
+        self.end_headers()
+
+    def bomb(self, query):
+        self._send(gzip.compress(b"\0" * (8 << 20)), Content_Encoding="gzip")
+
+    def gzipped(self, query):
+        self._send(gzip.compress(picture(3)), Content_Encoding="gzip")
+
+    def to(self, query):
+        self._send(b"", 302, Location=query)
+
+    def loop(self, query):
+        self._send(b"", 302, Location="/loop")
+
+    def optout(self, query):
+        self._send(picture(4), X_Robots_Tag=query.replace("_", " "))
+
+    def empty(self, query):
+        self._send(b"")
+
+    def flaky(self, query):
+        if self.web.hits["/flaky.jpg"] == 1:
+            self._send(b"", 503)
+        else:
+            self._send(picture(5))
+
+    def log_message(self, *args):
+        pass
+
+
+@contextlib.contextmanager
+def serving() -> Iterator[Web]:
+    """A web on a free port; each call has its own counters."""
+    handler = type("Bound", (Handler,), {})
+    with ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
+        server.daemon_threads = True
+        server.block_on_close = False
+        handler.web = Web(f"http://127.0.0.1:{server.server_port}")
+        threading.Thread(target=server.serve_forever, args=(0.05,), daemon=True).start()
+        try:
+            yield handler.web
+        finally:
+            server.shutdown()
