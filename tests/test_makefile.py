@@ -24,8 +24,7 @@ def make(target: str, run: Path) -> list[str]:
     command = ["make", "-C", str(ROOT), target, f"RUN={run}", f"CURATE={sys.executable} -m curate.cli"]
     done = subprocess.run(command, capture_output=True, text=True, timeout=240, env={**os.environ, "MAKEFLAGS": ""})
     assert done.returncode == 0, done.stdout + done.stderr
-    ran = [line.split("curate.cli ")[1].split()[0] for line in done.stdout.splitlines() if "curate.cli " in line]
-    return ran
+    return [line.split("curate.cli ")[1].split()[0] for line in done.stdout.splitlines() if "curate.cli " in line]
 
 
 @pytest.mark.slow

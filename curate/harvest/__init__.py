@@ -5,6 +5,8 @@ DATASET/shards. Both are tasks over small pieces whose result does not depend on
 """
 
 import collections
+import importlib.util
+import sys
 from collections.abc import Sequence
 from typing import Any
 
@@ -33,7 +35,7 @@ HINTS = {
 
 
 def run(dataset: Dataset, pools: Sequence[str], queries: str, cap: int = 20_000, match: str = "default",
-        download: bool = True, downloader: str = "img2dataset", allow_private: bool = False, shard_size: int = 10_000,
+        download: bool = True, downloader: str = "auto", allow_private: bool = False, shard_size: int = 10_000,
         seed: int = 0, engine: str | Engine = "local") -> Dataset:  # fmt: skip
     """Harvest pools of urls and texts into a dataset; run again, it continues where it was stopped.
 
@@ -84,6 +86,9 @@ def _parts(pools: Sequence[str]) -> list[Part]:
 
 
 def _downloader(text: str, allow_private: bool) -> Spec:
+    if text == "auto":
+        usable = sys.version_info < (3, 13) and importlib.util.find_spec("img2dataset")  # imports imghdr, gone in 3.13
+        text = "img2dataset" if usable else "native"
     spec = named.parse(text)
     if allow_private:
         options = {**dict(spec.options), "allow_private": True}

@@ -14,23 +14,19 @@ from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
-from PIL import Image, UnidentifiedImageError
 
-from curate import images
 from curate.errors import CurateError
 from curate.harvest.fetch import AGENT, Fetcher, FetchError
 from curate.harvest.once import Once
+from curate.harvest.resize import checked
+from curate.images import UndecodableImage
 
 os.environ.setdefault("NO_ALBUMENTATIONS_UPDATE", "1")  # else every import asks the package index for a newer one
 with warnings.catch_warnings():
     warnings.simplefilter("ignore")
-    cv2 = importlib.import_module("cv2")
     downloader = importlib.import_module("img2dataset.downloader")
     resizer = importlib.import_module("img2dataset.resizer")
     writer = importlib.import_module("img2dataset.writer")
-
-EXIF_ORIENTATION = 0x0112
-MAX_PIXELS = images.MAX_PIXELS // 2  # 270 MB once decoded
 
 
 class Downloader:
@@ -109,37 +105,14 @@ class _Resizer(resizer.Resizer):  # type: ignore[name-defined, misc]
 
     def __call__(self, img_stream: io.BytesIO, blurring_bbox_list: Any = None) -> tuple[Any, ...]:
         try:
-            encoded = _peeked(img_stream.getvalue())
-        except images.UndecodableImage as error:
+            encoded = checked(img_stream.getvalue())
+        except UndecodableImage as error:
             return None, None, None, None, None, str(error)
         *found, reason = super().__call__(io.BytesIO(encoded), blurring_bbox_list)
         return *found, "not decodable" if reason and reason not in SAID else reason
 
 
 SAID = {"image too small", "aspect ratio too large"}
-
-
-def _peeked(encoded: bytes) -> bytes:
-    """The image, as PNG where it is turned by EXIF or has 16 bits a channel. Raises UndecodableImage."""
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore", Image.DecompressionBombWarning)
-            image = Image.open(io.BytesIO(encoded))
-        turned = image.getexif().get(EXIF_ORIENTATION, 1) not in (0, 1)
-    except (UnidentifiedImageError, OSError, ValueError, SyntaxError) as error:
-        raise images.UndecodableImage("not an image") from error
-    except Image.DecompressionBombError as error:
-        raise images.UndecodableImage("too many pixels") from error
-    if image.width * image.height > MAX_PIXELS:
-        raise images.UndecodableImage("too many pixels")
-    deep = image.mode.startswith("I") or (encoded[:4] == b"\x89PNG" and encoded[24] == 16)
-    if not (turned or deep):
-        return encoded
-    try:
-        pixels = images.decode(encoded)
-    except images.UndecodableImage as error:
-        raise images.UndecodableImage("not decodable") from error
-    return cv2.imencode(".png", pixels[:, :, ::-1])[1].tobytes()
 
 
 def _with_names(function: types.FunctionType, names: dict[str, Any]) -> types.FunctionType:

@@ -1,0 +1,94 @@
+"""curate's own downloader: threads that fetch safely, one that shrinks and writes; runs wherever curate does."""
+
+import hashlib
+import io
+import json
+import tarfile
+from collections.abc import Iterator
+from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
+from typing import Any
+
+import pyarrow as pa
+
+from curate.errors import CurateError
+from curate.harvest.fetch import AGENT, Fetcher, FetchError
+from curate.harvest.once import Once
+from curate.harvest.resize import Resizer
+from curate.images import UndecodableImage
+from curate.shard import SUCCESS
+
+WAITING = 2  # fetched images held for each thread: bounds the memory
+
+
+class Downloader:
+    """Images with a short side of at most `image_size` pixels as JPEG of `quality`, smaller ones as they are.
+
+    The options and the pixels are those of the img2dataset downloader.
+    """
+
+    def __init__(self, image_size: int = 256, quality: int = 95, min_image_size: int = 32, threads: int = 32,
+                 timeout: float = 10, deadline: float = 30, retries: int = 0, max_bytes: int = 32 << 20,
+                 allow_private: bool = False, user_agent: str = AGENT):  # fmt: skip
+        for name, value in (("image_size", image_size), ("threads", threads), ("timeout", timeout),
+                            ("deadline", deadline), ("max_bytes", max_bytes)):  # fmt: skip
+            if not isinstance(value, int | float) or value <= 0:
+                raise CurateError(f"native({name}={value}): {name} is a number above 0")
+        self.threads = threads
+        self.fetcher = Fetcher(timeout, deadline, retries, max_bytes, allow_private, user_agent)
+        self.resizer = Resizer(image_size, quality, min_image_size)
+        self.made_by = {"downloader": "native", "image_size": image_size, "quality": quality,
+                        "min_image_size": min_image_size}  # fmt: skip
+
+    def download(self, name: str, rows: pa.Table, scratch: str) -> tuple[str, pa.Table]:
+        """A tar in `scratch`, and its rows: key, status, error_message, sizes, sha256; in the order of completion."""
+        pairs = rows.to_pylist()
+        done = []
+        path = f"{scratch}/{name}.tar"
+        with tarfile.open(path, "w", format=tarfile.PAX_FORMAT) as archive:
+            for pair, fetched in self._fetched(pairs):
+                result, jpeg = self._result(fetched)
+                done.append({"key": pair["key"], **result})
+                if jpeg is not None:
+                    _add(archive, pair, result, jpeg)
+        return path, pa.Table.from_pylist(done, RESULTS)
+
+    def _fetched(self, pairs: list[dict[str, Any]]) -> Iterator[tuple[dict[str, Any], Future[bytes]]]:
+        once = Once(self.fetcher.fetch, [pair["url"] for pair in pairs])
+        queue = iter(pairs)
+        running: dict[Future[bytes], dict[str, Any]] = {}
+        pool = ThreadPoolExecutor(min(self.threads, len(pairs)))
+        try:
+            while True:
+                while len(running) < WAITING * self.threads and (pair := next(queue, None)):
+                    running[pool.submit(once, pair["url"])] = pair
+                if not running:
+                    return
+                for future in wait(running, return_when=FIRST_COMPLETED).done:
+                    yield running.pop(future), future
+        finally:
+            pool.shutdown(wait=False, cancel_futures=True)
+
+    def _result(self, fetched: Future[bytes]) -> tuple[dict[str, Any], bytes | None]:
+        try:
+            image = self.resizer(fetched.result())
+        except FetchError as error:
+            return {"status": "failed_to_download", "error_message": error.reason}, None
+        except UndecodableImage as error:
+            return {"status": "failed_to_resize", "error_message": str(error)}, None
+        sizes = {"width": image.width, "height": image.height,
+                 "original_width": image.original_width, "original_height": image.original_height}  # fmt: skip
+        return {"status": SUCCESS, **sizes, "sha256": hashlib.sha256(image.jpeg).hexdigest()}, image.jpeg
+
+
+RESULTS = pa.schema(
+    [("key", pa.string()), ("status", pa.string()), ("error_message", pa.string()), ("width", pa.int32()),
+     ("height", pa.int32()), ("original_width", pa.int32()), ("original_height", pa.int32()), ("sha256", pa.string())]
+)  # fmt: skip
+
+
+def _add(archive: tarfile.TarFile, pair: dict[str, Any], result: dict[str, Any], jpeg: bytes) -> None:
+    about = json.dumps({**pair, **result, "error_message": None}, indent=4).encode()
+    for suffix, content in (("jpg", jpeg), ("txt", pair["caption"].encode()), ("json", about)):
+        info = tarfile.TarInfo(f"{pair['key']}.{suffix}")
+        info.size = len(content)
+        archive.addfile(info, io.BytesIO(content))
