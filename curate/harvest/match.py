@@ -3,6 +3,7 @@
 import json
 import os
 from collections.abc import Iterator, Sequence
+from dataclasses import fields
 
 import numpy as np
 import pyarrow as pa
@@ -13,7 +14,7 @@ from curate.harvest.match_rules import Default, Metaclip, encoded
 from curate.harvest.match_tokens import Tokens, buffers
 
 MODES = ("default", "metaclip")
-BLOCK_TEXTS, BLOCK_BYTES = 1 << 13, 1 << 20  # what is worked on at once stays near the core's cache
+BLOCK_TEXTS, BLOCK_BYTES = 1 << 14, 1 << 21  # what is worked on at once stays near the core's cache
 FORMAT = "curate match 1"
 OPTIONS = ("mode", "casefold", "nfc", "_longest")
 NONE = np.zeros(0, np.int32)
@@ -85,7 +86,7 @@ class Matcher:
         for name in OPTIONS:
             setattr(self, name, head[name])
         self.never_matching = arrays.pop("never").tolist()
-        self._trie = Trie(*(arrays.pop(name) for name in ("keys", "nodes", "twins")))
+        self._trie = Trie(*(arrays.pop(field.name) for field in fields(Trie)))
         self._blanks = arrays
         return self
 

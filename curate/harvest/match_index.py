@@ -1,17 +1,21 @@
-"""All queries as one trie of token hashes in an open-addressing table: a whole block of texts descends it at once.
+"""All queries as one trie of token hashes in a hash table: a whole block of texts descends it at once.
 
-The key of a node is the hash of its token mixed with the number of its parent and with how the two tokens touch. Keys
-are 64 bits and compared whole, so what is no query is taken for one with probability nodes / 2^64 a look-up: for 500,000
-queries (600,000 nodes) and 14 look-ups a caption one wrong match expected in 2 x 10^12 captions. None is ever missed.
+A node's key is a polynomial in the hashes of the tokens on its path and in how they touch; 64 bits, compared whole. So
+what is no query is taken for one with probability nodes / 2^64 a look-up: for 500,000 queries (600,000 nodes) and 14
+look-ups a caption, one wrong match expected in 2 x 10^12 captions. No match is missed.
+
+The table is a cuckoo table (Pagh and Rodler, 2004): a key is at one of two places, and at the second only if the first is
+taken, so that a look-up is one gather for most tokens and two for the rest.
 """
 
 from dataclasses import dataclass, fields
 
 import numpy as np
 
-from curate.harvest.match_tokens import Tokens, mixed
+from curate.harvest.match_tokens import Tokens
 
 PARENT, TOUCH = np.uint64(0xD6E8FEB86659FD93), np.uint64(0xA0761D6478BD642F)
+LONGER, NO_TWINS = np.uint32(1), np.zeros(0, np.int32)
 
 
 @dataclass
@@ -21,95 +25,115 @@ class Trie:
     keys: np.ndarray  # uint64 [2^b], 0 = free
     nodes: np.ndarray  # uint32 [2^b], 2 * (query + 1, or 0 where no query ends) + (1 where longer queries go on)
     twins: np.ndarray  # int32 [queries], the next query of the same tokens, -1 = none; empty where no query has one
+    plain: np.ndarray  # bool [1], whether in every query all tokens touch in the usual way
 
     @classmethod
     def build(cls, tokens: Tokens, live: np.ndarray) -> "Trie":
-        """The trie of the queries in `live` (ascending ids); each has at least one token."""
+        """The trie of the queries `live` (ascending numbers), each of one token or more."""
         first, count = tokens.bounds[live], np.diff(tokens.bounds)[live]
-        size = 1 << max(4, int(2 * count.sum()).bit_length())
-        trie = cls(np.zeros(size, np.uint64), np.zeros(size, np.uint32), np.zeros(0, np.int32))
-        at = np.zeros(len(live), np.int64)  # where each query's last token so far is
+        follows, after = _continuations(tokens, plain=False)
+        plain = tokens.before is None or bool(np.all(tokens.before[follows[:-1]] == 1))
+        path = np.zeros(len(live), np.uint64)  # each query's key so far
+        parents, levels = [np.zeros(0, np.uint64)], [np.zeros(0, np.uint64)]
         for depth in range(int(count.max(initial=0))):
             (going,) = np.nonzero(count > depth)
+            token = first[going] + depth
             if depth:
-                trie.nodes[at[going]] |= np.uint32(1)
-            at[going] = trie._insert(_keys(tokens, first[going] + depth, at[going] if depth else None))
-        trie.twins = trie._end(at, live, len(tokens.bounds) - 1)
+                parents.append(path[going])
+            path[going] = path[going] * PARENT + after[token] if depth else tokens.hashes[token]
+            levels.append(path[going])
+        keys = _cuckoo(np.unique(np.concatenate(levels)))
+        trie = cls(keys, np.zeros(len(keys), np.uint32), NO_TWINS, np.array([plain]))
+        trie.nodes[trie._places(np.unique(np.concatenate(parents)))[1]] = LONGER
+        trie.twins = trie._end(trie._places(path)[1], live, len(tokens.bounds) - 1)
         return trie
 
     def find(self, tokens: Tokens) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         """Every window of tokens that is a query: its first token, its last token, the lowest such query."""
-        follows = np.ones(len(tokens.hashes) + 1, bool)
-        follows[tokens.bounds] = False
-        token, node = self._look_up(_keys(tokens, np.arange(len(tokens.hashes)), None))
-        start, found = token, []
-        while len(token):
-            value = self.nodes[node]
-            (ends,) = np.nonzero(value > 1)
-            found.append((start[ends], token[ends], (value[ends] >> np.uint32(1)).astype(np.int64) - 1))
-            (going,) = np.nonzero((value & np.uint32(1)).astype(bool) & follows[token + 1])
-            start, token, node = start[going], token[going] + 1, node[going]
-            hits, node = self._look_up(_keys(tokens, token, node))
-            start, token = start[hits], token[hits]
-        if not found:
-            return (np.zeros(0, np.int64),) * 3
-        return tuple(np.concatenate(parts) for parts in zip(*found))  # type: ignore[return-value]
+        follows, after = _continuations(tokens, bool(self.plain[0]))
+        token, place = self._places(tokens.hashes)
+        path, depth, found = tokens.hashes[token], 0, []
+        while True:
+            node = np.take(self.nodes, place)
+            ends = np.flatnonzero(node > LONGER)
+            last = token[ends]
+            found.append((last - depth, last, (node[ends] >> np.uint32(1)).astype(np.int64) - 1))
+            token = token + 1
+            going = np.flatnonzero((node & LONGER).astype(bool) & np.take(follows, token))
+            if not len(going):
+                first, last, query = (np.concatenate(parts) for parts in zip(*found))
+                return first, last, query
+            token = token[going]
+            path = path[going] * PARENT + np.take(after, token)
+            hits, place = self._places(path)
+            token, path, depth = token[hits], path[hits], depth + 1
 
     def arrays(self) -> dict[str, np.ndarray]:
+        """The parts by name, for a file."""
         return {field.name: getattr(self, field.name) for field in fields(self)}
 
-    def _look_up(self, keys: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """Which keys are there, and their places."""
-        place = self._home(keys)
-        held = self.keys[place]
+    def _places(self, keys: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Which of the keys are there, ascending, and their places."""
+        place = _first_places(keys, len(self.keys))
+        held = np.take(self.keys, place)
         hit = held == keys
-        (pending,) = np.nonzero((held != 0) & ~hit)
-        while len(pending):
-            place[pending] = (place[pending] + 1) & (len(self.keys) - 1)
-            held = self.keys[place[pending]]
-            hit[pending] = same = held == keys[pending]
-            pending = pending[(held != 0) & ~same]
-        (hits,) = np.nonzero(hit)
+        second = np.flatnonzero(hit < (held != 0))
+        rest = keys[second]
+        other = _second_places(rest, len(self.keys))
+        there = np.flatnonzero(np.take(self.keys, other) == rest)
+        hit[second[there]] = True
+        place[second[there]] = other[there]
+        hits = np.flatnonzero(hit)
         return hits, place[hits]
 
-    def _insert(self, keys: np.ndarray) -> np.ndarray:
-        """The place of each key, new keys put into the next free place."""
-        unique, inverse = np.unique(keys, return_inverse=True)
-        place = self._home(unique)
-        pending = np.arange(len(unique))
-        while len(pending):
-            here = place[pending]
-            free = self.keys[here] == 0
-            self.keys[here[free]] = unique[pending[free]]
-            pending = pending[self.keys[here] != unique[pending]]
-            place[pending] = (place[pending] + 1) & (len(self.keys) - 1)
-        return place[inverse]
-
-    def _home(self, keys: np.ndarray) -> np.ndarray:
-        return (keys >> np.uint64(65 - len(self.keys).bit_length())).astype(np.int64)
-
-    def _end(self, at: np.ndarray, live: np.ndarray, queries: int) -> np.ndarray:
+    def _end(self, place: np.ndarray, live: np.ndarray, queries: int) -> np.ndarray:
         """Write each query at its node, the lowest where several share it; returns the chain of the others."""
-        order = np.argsort(at, kind="stable")
-        at, live = at[order], live[order]
-        again = np.zeros(len(at), bool)
-        again[1:] = at[1:] == at[:-1]
-        self.nodes[at[~again]] |= ((live[~again] + 1) << 1).astype(np.uint32)
+        order = np.argsort(place, kind="stable")
+        place, live = place[order], live[order]
+        again = np.zeros(len(place), bool)
+        again[1:] = place[1:] == place[:-1]
+        self.nodes[place[~again]] |= ((live[~again] + 1) << 1).astype(np.uint32)
         if not again.any():
-            return np.zeros(0, np.int32)
+            return NO_TWINS
         twins = np.full(queries, -1, np.int32)
         twins[live[:-1][again[1:]]] = live[1:][again[1:]]
         return twins
 
 
-def _keys(tokens: Tokens, which: np.ndarray, parent: np.ndarray | None) -> np.ndarray:
-    """Keys of the nodes that tokens `which` lead to from the nodes `parent` (None: the root)."""
-    keys = tokens.hashes[which]
-    if parent is not None:
-        keys = keys + parent.astype(np.uint64) * PARENT
-        if tokens.before is not None:
-            keys += tokens.before[which].astype(np.uint64) * TOUCH
-        else:
-            keys += TOUCH
-        keys = mixed(keys)
-    return np.maximum(keys, np.uint64(1))
+def _continuations(tokens: Tokens, plain: bool) -> tuple[np.ndarray, np.ndarray]:
+    """Whether a window may go on with each token (and none behind the last), and what it then adds to the key."""
+    follows = np.ones(len(tokens.hashes) + 1, bool)
+    follows[tokens.bounds] = False
+    if tokens.before is None:
+        return follows, tokens.hashes
+    if plain:
+        follows[:-1] &= tokens.before == 1
+        return follows, tokens.hashes
+    return follows, tokens.hashes + (tokens.before - 1).astype(np.uint64) * TOUCH
+
+
+def _first_places(keys: np.ndarray, size: int) -> np.ndarray:
+    return (keys >> np.uint64(65 - size.bit_length())).view(np.int64)
+
+
+def _second_places(keys: np.ndarray, size: int) -> np.ndarray:
+    return (keys & np.uint64(size - 1)).view(np.int64)
+
+
+def _cuckoo(keys: np.ndarray) -> np.ndarray:
+    """A table of the distinct keys, less than half full, twice as large where they do not fit."""
+    size = 1 << max(4, (len(keys) * 9 // 4).bit_length())
+    while True:
+        table, homeless, place = np.zeros(size, np.uint64), keys, _first_places(keys, size)
+        for _ in range(100):
+            driven_out = table[place]
+            table[place] = homeless
+            settled = table[place] == homeless  # of several keys for one place the last one
+            gone = settled & (driven_out != 0)
+            homeless = np.concatenate((homeless[~settled], driven_out[gone]))
+            if not len(homeless):
+                return table
+            left = np.concatenate((place[~settled], place[gone]))
+            first, second = _first_places(homeless, size), _second_places(homeless, size)
+            place = np.where(left == first, second, first)
+        size *= 2

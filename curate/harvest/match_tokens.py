@@ -7,7 +7,9 @@ import pyarrow as pa
 
 from curate.harvest.match_characters import JOINER, MARK, WORD
 
-LENGTH = np.uint64(0x9E3779B97F4A7C15)
+# by the bytes of a token in an eight-byte word: the shift that drops the bytes behind it, and what tells "a" from "\0a"
+SHIFTS = np.array([0, 56, 48, 40, 32, 24, 16, 8, 0], np.uint64)
+SALTS = np.arange(9, dtype=np.uint64) * np.uint64(0x9E3779B97F4A7C15)
 
 
 @dataclass
@@ -19,16 +21,6 @@ class Tokens:
     longest: int  # bytes in the longest one
     before: np.ndarray | None = None  # int64 [k], how each touches the one before it; None: 1, a plain border
     after: np.ndarray | None = None  # int64 [n], metaclip: trailing blanks, or all of them in a text without tokens
-
-
-def mixed(values: np.ndarray) -> np.ndarray:
-    """A bijection of uint64 whose every output bit depends on every input bit (splitmix64's finaliser)."""
-    values = values ^ (values >> np.uint64(30))
-    values *= np.uint64(0xBF58476D1CE4E5B9)
-    values ^= values >> np.uint64(27)
-    values *= np.uint64(0x94D049BB133111EB)
-    values ^= values >> np.uint64(31)
-    return values
 
 
 def buffers(texts: pa.Array) -> tuple[np.ndarray, np.ndarray]:
@@ -69,24 +61,34 @@ def _neighbours(word: np.ndarray, offsets: np.ndarray) -> tuple[np.ndarray, np.n
 
 
 def hashes_of(data: np.ndarray, starts: np.ndarray, length: np.ndarray, longest: int) -> np.ndarray:
-    """A 64-bit hash of each span, from its length and its bytes, eight at a time, up to `longest` bytes.
-
-    Spans of different length or content share a hash with probability 2^-64; those longer than every query's
-    need no more than their length to differ from all of them.
-    """
+    """A 64-bit hash of each span, from its bytes, eight at a time, as far as a span of `longest` bytes can agree."""
     padded = np.zeros(len(data) + 8, np.uint8)
     padded[: len(data)] = data
     eights = np.lib.stride_tricks.as_strided(padded[:8].view("<u8"), (len(data) + 1,), (1,))
-    hashes = mixed(_first_bytes(np.take(eights, starts), length) + length.astype(np.uint64) * LENGTH)
+    hashes = _mixed(_words(eights, starts, length))
     done = 8
-    (longer,) = np.nonzero(length > done) if done < longest else (length[:0],)
-    while len(longer) and done < longest:
-        words = _first_bytes(np.take(eights, starts[longer] + done), length[longer] - done)
-        hashes[longer] = mixed(hashes[longer] ^ words)
+    longer = np.flatnonzero(length > done)
+    while len(longer) and done <= longest:
+        words = _words(eights, starts[longer] + done, length[longer] - done)
+        hashes[longer] = _mixed(hashes[longer] ^ words)
         done += 8
         longer = longer[length[longer] > done]
     return hashes
 
 
-def _first_bytes(words: np.ndarray, count: np.ndarray) -> np.ndarray:
-    return words << (64 - 8 * np.minimum(count, 8)).astype(np.uint64)
+def _words(eights: np.ndarray, starts: np.ndarray, length: np.ndarray) -> np.ndarray:
+    """The first eight bytes from each start, or fewer and their count; different for different bytes."""
+    count = np.minimum(length, 8)
+    words = np.take(eights, starts)
+    words <<= np.take(SHIFTS, count)
+    words += np.take(SALTS, count)
+    return words
+
+
+def _mixed(values: np.ndarray) -> np.ndarray:
+    """A bijection of uint64, in place, whose high bits depend on every bit."""
+    values *= np.uint64(0xBF58476D1CE4E5B9)
+    values ^= values >> np.uint64(32)
+    values *= np.uint64(0x94D049BB133111EB)
+    values ^= values >> np.uint64(29)
+    return values
