@@ -4,8 +4,8 @@ A node's key is a polynomial in the hashes of the tokens on its path and in how 
 what is no query is taken for one with probability nodes / 2^64 a look-up: for 500,000 queries (600,000 nodes) and 14
 look-ups a caption, one wrong match expected in 2 x 10^12 captions. No match is missed.
 
-The table is a cuckoo table (Pagh and Rodler, 2004): a key is at one of two places, and at the second only if the first is
-taken, so that a look-up is one gather for most tokens and two for the rest.
+The table is a cuckoo table (Pagh and Rodler, 2004): a key is at one of two places, and at the second only if the first
+is taken, so that a look-up is one gather for most tokens and two for the rest.
 """
 
 from dataclasses import dataclass, fields
