@@ -15,7 +15,7 @@ from curate.errors import CurateError
 from curate.harvest import match
 from curate.harvest.match import Matcher
 
-# pieces that have broken matchers: marks in a row, blanks at the edges, characters that look like blanks, scripts, emoji
+# what has broken matchers: marks in a row, blanks at the edges, characters that look like blanks, scripts, emoji
 PIECES = [
     *("a", "b", "dog", "hot", "é", "e\u0301", "ß", "SS", "日", "本", "ก", "🐶", "👍🏽", "™", "%", "+", "\ufffd"),
     *(" ", "  ", "\t", "\n", "\r", "\0", "\u00a0", "\u3000", "\u200b", "\u200d", "\ufe0f", "\u00ad"),
@@ -228,7 +228,7 @@ def test_a_very_long_text_is_quick_and_leaves_its_neighbours_alone(mode):
     assert len(texts[1]) > 1_000_000
     started = time.process_time()
     found = matches(matcher, texts)
-    assert time.process_time() - started < 2
+    assert time.process_time() - started < 1
     assert found[0] == [1, 2, 20_001]
     assert found[1] == list(range(39_999))
     assert found[2:] == [[], [3]]
