@@ -100,10 +100,10 @@ def main() -> None:
 @click.option("--download/--no-download", default=True, show_default=True, help="Stop after the candidates are chosen.")
 @click.option(
     "--downloader",
-    default="img2dataset",
+    default="auto",
     show_default=True,
     metavar="NAME",
-    help="img2dataset, img2dataset(image_size=512, threads=64, timeout=10, retries=1).",
+    help="auto (img2dataset where it can be imported, else native), or NAME(image_size=512, threads=64, retries=1).",
 )
 @click.option(
     "--allow-private", is_flag=True, help="Also fetch from loopback and private addresses (intranets, tests)."
@@ -145,7 +145,7 @@ def measure(dataset: str, signals: tuple[str, ...], engine: str) -> Any:
     default=("exact", "phash"),
     show_default=True,
     metavar="SIGNAL",
-    help='What tells duplicates: exact, phash, "embedding(model=...)". Measured first where it is missing.',
+    help='What tells duplicates: exact, phash, embedding, "embedding(pretrained=RUN)". Measured first where missing.',
 )
 @click.option(
     "--threshold",
@@ -153,7 +153,7 @@ def measure(dataset: str, signals: tuple[str, ...], engine: str) -> Any:
     multiple=True,
     callback=settings,
     metavar="SIGNAL=NUMBER",
-    help="Largest distance (hamming) or smallest similarity (cosine) that counts; inclusive.",
+    help="Most bits that differ (phash: 4) or least cosine similarity (embedding: 0.95) that counts; inclusive.",
 )
 @click.option(
     "--against",
@@ -162,10 +162,16 @@ def measure(dataset: str, signals: tuple[str, ...], engine: str) -> Any:
     help="Also drop what a benchmark holds: an image folder, CLIP_benchmark's layout or a dataset.",
 )
 @click.option("--name", default=None, help="Name of the selection made; told by its content by default.")
+@click.option("--device", default="auto", show_default=True, help="Where benchmarks are searched: auto, cpu, cuda.")
 @engine_option
 @common
 def dedup(dataset: str, **options: Any) -> Any:
-    """Find duplicates inside DATASET and against benchmarks; keep the best image of each group."""
+    """Find duplicates inside DATASET and against benchmarks; keep the best image of each group.
+
+    A row is dropped only where it matches its keeper itself: the image with most pixels, then with the best CLIP score
+    (where "clip" was measured), then the first uid. Nothing is deleted: the rows that stay, and why the others go, are
+    in DATASET/selections/, the texts of each group in DATASET/reports/duplicates-*.parquet.
+    """
     from curate.dataset import Dataset
     from curate.dedup import run
 

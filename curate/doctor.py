@@ -7,6 +7,8 @@ import platform
 import sys
 from typing import Any
 
+from curate.dedup.faiss_install import faiss_conflict
+
 PACKAGES = (
     "torch", "torchvision", "open_clip_torch", "img2dataset", "faiss-cpu", "faiss-gpu", "pyarrow", "duckdb",
     "imagehash", "pillow", "simplejpeg", "numpy", "click", "fsspec", "webdataset", "ray", "s3fs",
@@ -39,10 +41,10 @@ def version(package: str) -> str | None:
 
 
 def _faiss(versions: dict[str, str]) -> dict[str, str]:
-    if "faiss-cpu" in versions and "faiss-gpu" in versions:
-        return {"faiss": "faiss-cpu and faiss-gpu are both installed and overwrite each other's files: "
-                         "pip uninstall faiss-cpu faiss-gpu, then install one of them"}  # fmt: skip
-    if "faiss-cpu" not in versions and "faiss-gpu" not in versions:
+    conflict = faiss_conflict()
+    if conflict:
+        return {"faiss": conflict}
+    if not {"faiss-cpu", "faiss-gpu"} & set(versions):
         return {"faiss": "no faiss: pip install faiss-cpu (or faiss-gpu where there is a GPU)"}
     return {}
 

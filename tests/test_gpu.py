@@ -1,0 +1,68 @@
+"""What only a GPU can prove: the same answers as on the CPU. `make gpu-check` runs these."""
+
+import numpy as np
+import pytest
+import torch
+from conftest import pair
+
+from curate import models
+from curate.dedup.search import CosineIndex
+from curate.measure import measure
+from curate.train import run as train
+
+pytestmark = [
+    pytest.mark.gpu,
+    pytest.mark.slow,
+    pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device here"),
+]
+
+
+@pytest.fixture
+def trained(make_dataset, tmp_path):
+    """A small model trained on the GPU, and the dataset it was trained on."""
+    data = make_dataset([pair(index) for index in range(240)], per_shard=60)
+    options = {"model": "ViT-Ti-64", "batch_size": 48, "epochs": 12, "lr": 1e-3, "workers": 2, "save_every": 20}
+    _, numbers, failures = train((data.url,), str(tmp_path / "run"), device="cuda", **options)
+    return data, str(tmp_path / "run"), numbers, failures
+
+
+def test_the_loss_falls_on_the_gpu(trained):
+    _, run, _, failures = trained
+    assert not failures
+    log = [line for line in open(f"{run}/log.jsonl")]
+    first, last = (np.mean([float(line.split('"loss": ')[1].split(",")[0].rstrip("}\n")) for line in part])
+                   for part in (log[:3], log[-3:]))  # fmt: skip
+    assert last < 0.8 * first
+
+
+@pytest.mark.parametrize(("precision", "tolerance"), [("fp32", 2e-3), ("bf16", 3e-2)])
+def test_features_on_the_gpu_are_those_of_the_cpu(trained, precision, tolerance):
+    _, run, _, _ = trained
+    images = [np.random.default_rng(seed).integers(0, 255, (90, 70, 3), np.uint8) for seed in range(8)]
+    texts = ["a red circle", "a blue square", "nothing at all"]
+    on_cpu, on_gpu = models.load(None, run, "cpu"), models.load(None, run, "cuda", precision)
+    assert np.abs(on_cpu.encode_images(images) - on_gpu.encode_images(images)).max() < tolerance
+    assert np.abs(on_cpu.encode_texts(texts) - on_gpu.encode_texts(texts)).max() < tolerance
+
+
+def test_scores_on_the_gpu_are_those_of_the_cpu(trained):
+    data, run, _, _ = trained
+    both = measure(data, [f"clip(pretrained={run}, device=cpu, as=slow)", f"clip(pretrained={run}, device=cuda)"],
+                   "local(workers=0)")  # fmt: skip
+    table = both.joined(both.shards[0])
+    assert np.abs(table["clip"].to_numpy() - table["slow"].to_numpy()).max() < 2e-3
+
+
+def test_faiss_on_the_gpu_finds_what_it_finds_on_the_cpu():
+    faiss = pytest.importorskip("faiss")
+    if not hasattr(faiss, "StandardGpuResources"):
+        pytest.skip("faiss-cpu is installed, not faiss-gpu: pip uninstall faiss-cpu; pip install 'curate[gpu]'")
+    rng = np.random.default_rng(0)
+    benchmark = rng.normal(size=(3000, 128)).astype(np.float32)
+    near = benchmark[rng.integers(0, 3000, 5000)] + 0.2 * rng.normal(size=(5000, 128)).astype(np.float32)
+    vectors, queries = (array / np.linalg.norm(array, axis=1, keepdims=True) for array in (benchmark, near))
+    vectors[:200] = vectors[0]  # more equal neighbours than the GPU is asked for at once
+    on_gpu, on_cpu = (CosineIndex(vectors, device).near(queries, 0.9) for device in ("cuda", "cpu"))
+    assert len(on_cpu[0]) > 1000
+    for left, right in zip(on_gpu, on_cpu, strict=True):
+        assert np.array_equal(left, right)
