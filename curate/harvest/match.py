@@ -11,7 +11,7 @@ import pyarrow as pa
 from curate.errors import CurateError
 from curate.harvest.match_index import Trie
 from curate.harvest.match_rules import Default, Metaclip, encoded
-from curate.harvest.match_tokens import Tokens, buffers
+from curate.harvest.match_tokens import Tokens, buffers, joined
 
 MODES = ("default", "metaclip")
 BLOCK_TEXTS, BLOCK_BYTES = 1 << 14, 1 << 21  # what is worked on at once stays near the core's cache
@@ -32,7 +32,9 @@ class Matcher:
         if mode not in MODES:
             raise CurateError(f"no match mode called '{mode}'; choose from: {', '.join(MODES)}")
         self.mode, self.casefold, self.nfc = mode, casefold, nfc
-        tokens, dead = self._rule().queries(encoded(queries))
+        blocks = range(0, max(len(queries), 1), BLOCK_TEXTS)  # in blocks, to need little memory
+        parts = [self._rule().queries(encoded(queries[start : start + BLOCK_TEXTS])) for start in blocks]
+        tokens, dead = joined([part for part, _ in parts]), np.concatenate([never for _, never in parts])
         self.never_matching: list[int] = np.flatnonzero(dead).tolist()
         counts = np.diff(tokens.bounds)
         self._longest = tokens.longest

@@ -25,6 +25,7 @@ UNSPACED = ((0x0E00, 0x0EFF), (0x0F00, 0x109F), (0x1780, 0x17FF), (0x19E0, 0x19F
             (0x1F3FB, 0x1F3FF))  # fmt: skip
 DROPPED = ((0xAD, 0xAD), (0x200E, 0x200F), (0x202A, 0x202E), (0x2060, 0x2060), (0x2066, 0x2069), (0xFE00, 0xFE0F),
            (0xFEFF, 0xFEFF), (0xE0100, 0xE01EF))  # fmt: skip
+UNSTABLE = 0x80  # flag beside the class: a text with such a character may change when it is composed (NFC)
 CLASSES = {"Z": BLANK, "P": MARK, "Sm": MARK, "Sk": MARK, "So": SYMBOL, "Cc": BLANK}
 
 
@@ -38,13 +39,14 @@ def metaclip_classes(blanks: str = METACLIP_BLANKS, marks: str = METACLIP_MARKS)
 
 @cache
 def unicode_classes() -> np.ndarray:
-    """Class of each code point under the default rule, uint8 [0x110000]."""
+    """Class of each code point under the default rule, with the flag UNSTABLE, uint8 [0x110000]."""
     classes = np.full(0x110000, WORD, np.uint8)
     classes[:0x20000] = [_class_of(chr(code)) for code in range(0x20000)]  # beyond: Han, private use, selectors
     for ranges, kind in ((UNSPACED, SYMBOL), (DROPPED, REMOVED)):
         for first, last in ranges:
             classes[first : last + 1] = kind
     classes[[ord(char) for char in FOLDS]] = FOLDED
+    classes[_unstable()] |= UNSTABLE
     return classes
 
 
@@ -56,7 +58,7 @@ def ascii_classes() -> np.ndarray:
 
 def folded(codes: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Code points and their classes, without the removed ones and with typographic signs replaced by the ASCII ones."""
-    classes = unicode_classes()[codes]
+    classes = np.take(unicode_classes(), codes) & ~np.uint8(UNSTABLE)
     if np.any(classes == REMOVED):
         kept = classes != REMOVED
         codes, classes = codes[kept], classes[kept]
@@ -68,6 +70,20 @@ def folded(codes: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         codes[where] = targets[np.searchsorted(sources, codes[where])]
         classes[where] = ascii_classes()[codes[where]]
     return codes, classes
+
+
+def _unstable() -> list[int]:
+    """Code points that composing replaces, moves or joins to the one before; a text without them is composed."""
+    unstable = {*range(0x1161, 0x1176), *range(0x11A8, 0x11C3)}  # Korean vowels and final consonants
+    for code in (*range(0x20000), *range(0x2F800, 0x2FA20)):
+        char = chr(code)
+        parts = unicodedata.decomposition(char)
+        if parts and parts[0] != "<":
+            unstable.update(int(part, 16) for part in parts.split()[1:])
+            unstable.update([code] if unicodedata.normalize("NFC", char) != char else [])
+        if unicodedata.combining(char):
+            unstable.add(code)
+    return sorted(unstable)
 
 
 def _class_of(char: str) -> int:

@@ -14,7 +14,16 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from curate.harvest.match_characters import MARK, SYMBOL, WORD, ascii_classes, folded, metaclip_classes
+from curate.harvest.match_characters import (
+    MARK,
+    SYMBOL,
+    UNSTABLE,
+    WORD,
+    ascii_classes,
+    folded,
+    metaclip_classes,
+    unicode_classes,
+)
 from curate.harvest.match_tokens import Tokens, buffers, hashes_of, spans
 
 UNLIMITED = 1 << 62
@@ -109,12 +118,22 @@ class Default:
         ended = pc.binary_join_element_wise(pc.replace_substring(texts, b"\n", b" "), newline, nothing)
         text = self._composed(buffers(ended)[0].tobytes().decode("utf-8", "replace"))
         text = self._composed(text.casefold()) if self.casefold else text
-        return np.frombuffer(text.encode("utf-32-le"), "<u4")
+        return _code_points(text)
 
     def _composed(self, text: str) -> str:
-        if not self.nfc or unicodedata.is_normalized("NFC", text):
+        """NFC of each line; lines that it cannot change, nearly all, are not looked at one by one."""
+        if not self.nfc:
             return text
-        return unicodedata.normalize("NFC", text)
+        codes = _code_points(text)
+        unstable = np.flatnonzero(np.take(unicode_classes(), codes) >= UNSTABLE)
+        lines = text.split("\n")
+        for line in np.unique(np.searchsorted(np.flatnonzero(codes == ord("\n")), unstable)).tolist():
+            lines[line] = unicodedata.normalize("NFC", lines[line])
+        return "\n".join(lines)
+
+
+def _code_points(text: str) -> np.ndarray:
+    return np.frombuffer(text.encode("utf-32-le"), "<u4")
 
 
 def encoded(queries: Sequence[str]) -> pa.Array:

@@ -23,6 +23,17 @@ class Tokens:
     after: np.ndarray | None = None  # int64 [n], metaclip: trailing blanks, or all of them in a text without tokens
 
 
+def joined(parts: list[Tokens]) -> Tokens:
+    """The tokens of several runs of texts as those of one."""
+    counts = np.concatenate([np.zeros(1, np.int64), *(np.diff(part.bounds) for part in parts)])
+    touch = [
+        None if any(side is None for side in sides) else np.concatenate(sides)
+        for sides in zip(*((part.before, part.after) for part in parts))
+    ]
+    hashes = np.concatenate([part.hashes for part in parts])
+    return Tokens(hashes, np.cumsum(counts), max(part.longest for part in parts), *touch)
+
+
 def buffers(texts: pa.Array) -> tuple[np.ndarray, np.ndarray]:
     """Bytes and offsets (from 0) of a string or binary array, without a copy."""
     width = np.int64 if pa.types.is_large_string(texts.type) or pa.types.is_large_binary(texts.type) else np.int32
