@@ -1,5 +1,8 @@
 """What only a GPU can prove: the same answers as on the CPU. `make gpu-check` runs these."""
 
+import json
+from pathlib import Path
+
 import numpy as np
 import pytest
 import torch
@@ -29,9 +32,8 @@ def trained(make_dataset, tmp_path):
 def test_the_loss_falls_on_the_gpu(trained):
     _, run, _, failures = trained
     assert not failures
-    log = [line for line in open(f"{run}/log.jsonl")]
-    first, last = (np.mean([float(line.split('"loss": ')[1].split(",")[0].rstrip("}\n")) for line in part])
-                   for part in (log[:3], log[-3:]))  # fmt: skip
+    losses = [json.loads(line)["loss"] for line in Path(run, "log.jsonl").read_text().splitlines()]
+    first, last = np.mean(losses[:3]), np.mean(losses[-3:])
     assert last < 0.8 * first
 
 
