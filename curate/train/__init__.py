@@ -45,10 +45,9 @@ def run(data: Sequence[str], out: str | None = None, model: str | None = None, i
     if len(pairs) < batch_size:
         raise CurateError(f"{len(pairs):,} pairs are fewer than one batch of {batch_size:,}; --batch-size {len(pairs)}")
     precision = models.precision_on(precision, where)
-    options = {"model": name, "config": config, "init": init and models.made_by(name, init)["weights"],
-               "objective": objective, "batch_size": batch_size, "epochs": epochs, "lr": lr, "warmup": warmup,
-               "weight_decay": weight_decay, "precision": precision,
-               "seed": seed}  # fmt: skip
+    options = {"model": name, "init": init and models.made_by(name, init)["weights"], "objective": objective,
+               "batch_size": batch_size, "epochs": epochs, "lr": lr, "warmup": warmup, "weight_decay": weight_decay,
+               "precision": precision, "seed": seed, "config": config}  # fmt: skip
     about = {"sources": [{"url": source.url, "selection": source.selection} for source in found],
              "samples": len(pairs), "fingerprint": pairs.fingerprint}  # fmt: skip
     if not resume:

@@ -1,0 +1,301 @@
+"""Training: the paper's arithmetic, a run that goes on bit for bit, and what stops it."""
+
+import json
+import math
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import open_clip
+import pytest
+import torch
+from conftest import COLOURS, SHAPES, draw, encoded, pair
+from open_clip.loss import SigLipLoss
+from open_clip_train.scheduler import cosine_lr
+
+from curate import models
+from curate.errors import CurateError
+from curate.shard import tar_bytes
+from curate.train import run
+from curate.train.loader import Batch
+from curate.train.objectives import clip, siglip
+from curate.train.step import BadLoss, adamw, learning_rate, train_step
+
+TINY = "ViT-Test-32"
+OPTIONS = {"model": TINY, "batch_size": 16, "epochs": 2, "lr": 1e-3, "device": "cpu", "workers": 2, "save_every": 2}
+
+
+def tiny(seed=0):
+    torch.manual_seed(seed)
+    return models.build(models.find_config(TINY)[1])
+
+
+def batch(n=8, seed=0):
+    generator = torch.Generator().manual_seed(seed)
+    pixels = torch.randint(0, 256, (n, 3, 32, 32), generator=generator, dtype=torch.uint8)
+    tokens = models.tokenizer_of(models.find_config(TINY)[1])([f"a picture of number {i}" for i in range(n)])
+    return Batch(pixels, tokens, np.arange(n), [])
+
+
+def files(out, *names):
+    return [(Path(out) / name).read_bytes() for name in names]
+
+
+def features(n, d=16, seed=0):
+    generator = torch.Generator().manual_seed(seed)
+    drawn = torch.randn(2, n, d, generator=generator, dtype=torch.float64)
+    return torch.nn.functional.normalize(drawn, dim=-1)
+
+
+@pytest.mark.parametrize("scale", [1.0, 14.3, 100.0])
+def test_losses_equal_open_clips(scale):
+    image, text = features(33)
+    factor, bias = torch.tensor(scale, dtype=torch.float64), torch.tensor(-10.0, dtype=torch.float64)
+    theirs = open_clip.ClipLoss()(image, text, factor)
+    assert clip.contrastive_loss(image, text, factor).item() == pytest.approx(theirs.item(), rel=1e-12)
+    theirs = SigLipLoss()(image, text, factor, bias)
+    assert siglip.sigmoid_loss(image, text, factor, bias).item() == pytest.approx(theirs.item(), rel=1e-12)
+
+
+def test_the_loss_of_features_that_match_nothing_is_the_logarithm_of_the_batch():
+    same = torch.ones(64, 8) / 8**0.5
+    assert clip.contrastive_loss(same, same, torch.tensor(5.0)).item() == pytest.approx(math.log(64))
+
+
+@pytest.mark.parametrize(("steps", "warmup"), [(100, 10), (50, 0), (1, 0)])
+def test_the_learning_rate_is_open_clips_warmup_and_cosine(steps, warmup):
+    optimizer = torch.optim.SGD([torch.zeros(1, requires_grad=True)], lr=1.0)
+    theirs = cosine_lr(optimizer, 3e-4, warmup, steps)
+    for step in range(steps):
+        theirs(step)
+        assert learning_rate(step, steps, 3e-4, warmup) == pytest.approx(optimizer.param_groups[0]["lr"], rel=1e-12)
+
+
+def test_gains_biases_and_temperature_do_not_decay():
+    model = tiny()
+    decayed, kept = adamw(model, 1e-3, 0.2).param_groups
+    names = {id(parameter): name for name, parameter in model.named_parameters()}
+    assert decayed["weight_decay"] == 0.2
+    assert kept["weight_decay"] == 0
+    free = {names[id(parameter)] for parameter in kept["params"]}
+    assert "logit_scale" in free
+    assert {name for name in names.values() if name.endswith("bias") or ".ln_" in name or "ln_final" in name} <= free
+    assert {names[id(p)] for p in decayed["params"]} >= {"token_embedding.weight", "visual.conv1.weight"}
+
+
+@pytest.mark.parametrize(("start", "end"), [(9.0, math.log(100)), (-3.0, 0.0)])
+def test_the_temperature_stays_in_its_bounds(start, end):
+    model = tiny()
+    with torch.no_grad():
+        model.logit_scale.fill_(start)
+    train_step(model, clip.Objective(), adamw(model, 1e-3, 0.2), batch(), 1e-3, "fp32")
+    assert model.logit_scale.item() == pytest.approx(end)
+
+
+@pytest.mark.parametrize("precision", ["fp32", pytest.param("bf16", marks=pytest.mark.slow)])
+def test_steps_on_one_batch_learn_it(precision):
+    model = tiny()
+    optimizer = adamw(model, 3e-3, 0.2)
+    losses = [train_step(model, clip.Objective(), optimizer, batch(), 3e-3, precision) for _ in range(20)]
+    assert losses[0] == pytest.approx(math.log(8), abs=0.7)
+    assert losses[-1] < 0.7 * losses[0]
+
+
+def test_a_bad_loss_changes_no_weight():
+    model = tiny()
+    with torch.no_grad():
+        model.visual.proj[0, 0] = math.inf
+    before = {name: value.clone() for name, value in model.state_dict().items()}
+    with pytest.raises(BadLoss, match="the loss is nan"):
+        train_step(model, clip.Objective(), adamw(model, 1e-3, 0.2), batch(), 1e-3, "fp32")
+    assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())
+
+
+@pytest.fixture
+def finished(dataset, tmp_path):
+    out = str(tmp_path / "run")
+    run([dataset.url], out, **OPTIONS)
+    return out
+
+
+def test_a_run_says_what_it_did_and_leaves_an_open_clip_model(dataset, tmp_path):
+    out = str(tmp_path / "run")
+    summary, numbers, failures = run([dataset.url], out, **OPTIONS)
+    assert summary.startswith("train-clip: ViT-Test-32, 60 pairs x 2 epochs, loss ")
+    assert summary.endswith(f"{out}/model.pt")
+    assert (numbers["steps"], numbers["samples"], failures) == (8, 128, {})
+    log = [json.loads(line) for line in (tmp_path / "run/log.jsonl").read_text().splitlines()]
+    assert [line["step"] for line in log] == list(range(1, 9))
+    assert set(log[0]) == {"step", "loss", "lr", "scale", "samples"}
+    assert len(list((tmp_path / "run/checkpoints").iterdir())) == 2
+    shutil.copy(tmp_path / "run/config.json", tmp_path / "mine-32.json")
+    open_clip.add_model_config(tmp_path / "mine-32.json")
+    theirs = open_clip.create_model("mine-32", pretrained=f"{out}/model.pt")
+    ours = models.load(None, out, "cpu")
+    tokens = ours.tokenizer(["a red circle"])
+    np.testing.assert_allclose(
+        ours.encode_texts(["a red circle"]), theirs.encode_text(tokens, True).detach(), atol=1e-5
+    )
+
+
+def test_the_same_run_twice_is_equal_to_the_byte(dataset, tmp_path, finished):
+    run([dataset.url], str(tmp_path / "again"), **OPTIONS | {"workers": 1, "save_every": 3})
+    assert files(tmp_path / "again", "model.pt", "log.jsonl") == files(finished, "model.pt", "log.jsonl")
+
+
+def test_an_interrupted_run_goes_on_to_the_same_bytes(dataset, finished):
+    whole = files(finished, "model.pt", "log.jsonl")
+    for name in ("model.pt", "checkpoints/000000008.pt"):  # as if it had been killed in its seventh step
+        os.remove(f"{finished}/{name}")
+    log = whole[1].splitlines(keepends=True)
+    Path(finished, "log.jsonl").write_bytes(b"".join(log[:7]) + log[7][:20])
+    Path(finished, "checkpoints/.000000008.pt.gone-1.tmp").write_bytes(b"half a checkpoint")
+    run([dataset.url], finished, **OPTIONS)
+    assert files(finished, "model.pt", "log.jsonl") == whole
+
+
+def test_a_finished_run_is_left_alone_and_other_options_are_refused(dataset, finished):
+    before = files(finished, "model.pt", "log.jsonl", "run.json")
+    assert run([dataset.url], finished, **OPTIONS)[0].endswith("(done before)")
+    for name, value in (("lr", 2e-3), ("batch_size", 20), ("seed", 1), ("objective", "siglip"), ("model", "ViT-Ti-64")):
+        with pytest.raises(CurateError, match=rf"was started with {name} = .*, not {value}; choose another --out"):
+            run([dataset.url], finished, **OPTIONS | {name: value})
+    assert files(finished, "model.pt", "log.jsonl", "run.json") == before
+
+
+def test_other_data_is_refused_and_no_resume_starts_over(make_dataset, tmp_path, finished):
+    other = make_dataset([pair(i) for i in range(40)], url=str(tmp_path / "other"))
+    with pytest.raises(CurateError, match=r"on other data \(60 pairs, now 40 pairs\); choose another --out, or start"):
+        run([other.url], finished, **OPTIONS)
+    numbers = run([other.url], finished, **OPTIONS, resume=False)[1]
+    assert numbers["steps"] == 5
+
+
+def test_training_starts_from_given_weights(dataset, tmp_path, finished):
+    options = OPTIONS | {"model": None, "init": finished, "lr": 1e-9}
+    run([dataset.url], str(tmp_path / "more"), **options)
+    weights = [torch.load(f"{out}/model.pt", weights_only=True) for out in (finished, tmp_path / "more")]
+    torch.testing.assert_close(weights[0], weights[1], rtol=0, atol=1e-6)
+
+
+def test_siglip_trains_and_its_bias_is_saved(dataset, tmp_path):
+    run([dataset.url], str(tmp_path / "run"), **OPTIONS | {"objective": "siglip"})
+    assert -10.1 < models.load(None, str(tmp_path / "run"), "cpu").model.logit_bias.item() < -9.9
+    losses = [json.loads(line)["loss"] for line in (tmp_path / "run/log.jsonl").read_text().splitlines()]
+    assert losses[-1] < losses[0]
+
+
+def test_an_exploding_loss_names_the_pairs_of_its_batch(dataset, tmp_path):
+    with pytest.raises(CurateError, match=r"at step \d+; the uids of its pairs are in .*bad-batch.json"):
+        run([dataset.url], str(tmp_path / "run"), **OPTIONS | {"lr": 1e30})
+    bad = json.loads((tmp_path / "run/bad-batch.json").read_text())
+    uids = {uid for shard in dataset.shards for uid in shard.rows()["uid"].to_pylist()}
+    assert len(bad["uids"]) == 16
+    assert set(bad["uids"]) <= uids
+    assert not (tmp_path / "run/model.pt").exists()
+
+
+def test_undecodable_images_and_damaged_shards_are_reported(make_dataset, tmp_path):
+    pairs = [pair(i) for i in range(60)]
+    pairs[3]["image"] = b"<html>not found</html>"
+    dataset = make_dataset(pairs)
+    dataset.folder.write_bytes("shards/00002.tar", b"")
+    summary, numbers, failures = run([dataset.url], str(tmp_path / "run"), **OPTIONS)
+    assert "40 pairs" in summary
+    assert ", 1 images could not be decoded," in summary
+    assert numbers["undecodable"] == 1
+    assert list(failures) == [f"{dataset.url}/shards/00002"]
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"batch_size": 61}, "60 pairs are fewer than one batch of 61; --batch-size 60"),
+        ({"batch_size": 0}, "--batch-size 0 is not a positive number"),
+        ({"epochs": -1}, "--epochs -1 is not a positive number"),
+        ({"objective": "clop"}, "no objectives called 'clop'; choose from: clip, siglip"),
+        ({"model": "ViT-Teeny"}, "no model called 'ViT-Teeny'"),
+        ({"selection": "best"}, "has no selection 'best'"),
+        ({"device": "cuda:9"}, "no device 'cuda:9' here"),
+        ({"init": "nowhere"}, "no file, run or tag 'nowhere'"),
+        ({"out": "memory://run"}, "is not on this machine"),
+    ],
+)
+def test_options_that_cannot_work_are_one_line(dataset, tmp_path, options, message):
+    with pytest.raises(CurateError, match=message):
+        run([dataset.url], **{"out": str(tmp_path / "run"), **OPTIONS, **options})
+
+
+COMMAND = [sys.executable, "-m", "curate.cli", "train-clip", "-q", "--model", TINY, "--batch-size", "16", "--epochs",
+           "40", "--lr", "1e-3", "--save-every", "10", "--workers", "2"]  # fmt: skip
+
+
+def started(dataset, out):
+    environment = os.environ | {"OMP_NUM_THREADS": "1"}
+    return subprocess.Popen([*COMMAND, dataset.url, "--out", str(out)], env=environment, stderr=subprocess.PIPE)
+
+
+def wait_for_step(out, step, process):
+    log = Path(out, "log.jsonl")
+    while not (log.exists() and len(log.read_text().splitlines()) >= step):
+        assert process.poll() is None, "the run ended before it could be stopped"
+        time.sleep(0.005)
+
+
+@pytest.mark.slow
+def test_a_killed_run_goes_on_to_the_same_bytes(dataset, tmp_path):
+    assert started(dataset, tmp_path / "whole").wait() == 0
+    for step in (3, 37, 64):
+        process = started(dataset, tmp_path / "killed")
+        wait_for_step(tmp_path / "killed", step, process)
+        process.kill()
+        process.wait()
+    assert started(dataset, tmp_path / "killed").wait() == 0
+    whole, killed = (files(tmp_path / name, "model.pt", "log.jsonl") for name in ("whole", "killed"))
+    assert whole == killed
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_a_signal_saves_the_step_and_ends(dataset, tmp_path, number):
+    process = started(dataset, tmp_path / "run")
+    wait_for_step(tmp_path / "run", 12, process)
+    process.send_signal(number)
+    message = process.communicate()[1].decode()
+    assert process.returncode == 1
+    assert f"stopped by {number.name} after step" in message
+    saved = max(int(path.stem) for path in (tmp_path / "run/checkpoints").iterdir())
+    assert saved == len((tmp_path / "run/log.jsonl").read_text().splitlines())
+
+
+@pytest.mark.slow
+def test_a_small_model_learns_colours_and_shapes(make_dataset, tmp_path):
+    pairs = [pair(i) | {"caption": f"a {COLOURS[i % 6]} {SHAPES[i // 6 % 3]}"} for i in range(720)]
+    dataset = make_dataset(pairs, per_shard=240)
+    numbers = run([dataset.url], str(tmp_path / "run"), **OPTIONS | {"batch_size": 48, "epochs": 16, "lr": 3e-3})[1]
+    assert numbers["last_loss"] < numbers["first_loss"] - 1
+    clip_model = models.load(None, str(tmp_path / "run"), "cpu")
+    names = [f"a {colour} {shape}" for colour in COLOURS for shape in SHAPES]
+    images = [np.asarray(draw(colour, shape, 10_000 + i)) for colour in COLOURS for shape in SHAPES for i in range(3)]
+    guesses = (clip_model.encode_images(images) @ clip_model.encode_texts(names).T).argmax(axis=1)
+    assert (guesses == np.repeat(np.arange(18), 3)).mean() > 0.5  # chance is 0.06
+
+
+@pytest.mark.slow
+def test_the_command_trains_on_third_party_tars(tmp_path):
+    members = []
+    for i in range(32):
+        members += [(f"{i}.png", encoded(draw("red", "circle", i), "PNG")), (f"{i}.txt", f"circle {i}".encode())]
+    (tmp_path / "tars").mkdir()
+    (tmp_path / "tars/a.tar").write_bytes(tar_bytes(members))
+    done = subprocess.run(
+        [*COMMAND[:-6], "--epochs", "1", "--json", str(tmp_path / "tars/*.tar")],
+        capture_output=True, cwd=tmp_path, check=True,
+    )  # fmt: skip
+    assert json.loads(done.stdout)["samples"] == 32
+    assert (tmp_path / "runs/tars/model.pt").exists()
