@@ -9,7 +9,7 @@ import numpy as np
 import pyarrow as pa
 
 from curate.errors import CurateError
-from curate.harvest.match_index import Trie
+from curate.harvest.match_index import Paths, Trie
 from curate.harvest.match_rules import Default, Metaclip, encoded
 from curate.harvest.match_tokens import Tokens, buffers, joined
 
@@ -32,14 +32,7 @@ class Matcher:
         if mode not in MODES:
             raise CurateError(f"no match mode called '{mode}'; choose from: {', '.join(MODES)}")
         self.mode, self.casefold, self.nfc = mode, casefold, nfc
-        blocks = range(0, max(len(queries), 1), BLOCK_TEXTS)  # in blocks, to need little memory
-        parts = [self._rule().queries(encoded(queries[start : start + BLOCK_TEXTS])) for start in blocks]
-        tokens, dead = joined([part for part, _ in parts]), np.concatenate([never for _, never in parts])
-        self.never_matching: list[int] = np.flatnonzero(dead).tolist()
-        counts = np.diff(tokens.bounds)
-        self._longest = tokens.longest
-        self._trie = Trie.build(tokens, np.flatnonzero(~dead & (counts > 0)))
-        self._blanks = self._needed_blanks(tokens, ~dead) if mode == "metaclip" else {}
+        self._trie = Trie.build(self._paths(queries))
 
     def match(self, texts: pa.Array | pa.ChunkedArray) -> tuple[np.ndarray, np.ndarray]:
         """The queries in text i are ids[offsets[i]:offsets[i + 1]], ascending; none in a null.
@@ -91,6 +84,17 @@ class Matcher:
         self._trie = Trie(*(arrays.pop(field.name) for field in fields(Trie)))
         self._blanks = arrays
         return self
+
+    def _paths(self, queries: Sequence[str]) -> Paths:
+        """What the trie needs of the queries, read in blocks to take little memory; notes the rest."""
+        blocks = range(0, max(len(queries), 1), BLOCK_TEXTS)
+        parts = [self._rule().queries(encoded(queries[start : start + BLOCK_TEXTS])) for start in blocks]
+        tokens, dead = joined([part for part, _ in parts]), np.concatenate([never for _, never in parts])
+        del parts
+        self.never_matching: list[int] = np.flatnonzero(dead).tolist()
+        self._longest = tokens.longest
+        self._blanks = self._needed_blanks(tokens, ~dead) if self.mode == "metaclip" else {}
+        return Paths.of(tokens, np.flatnonzero(~dead & (np.diff(tokens.bounds) > 0)))
 
     def _rule(self) -> Metaclip | Default:
         return Metaclip() if self.mode == "metaclip" else Default(self.casefold, self.nfc)

@@ -19,6 +19,43 @@ LONGER, NO_TWINS = np.uint32(1), np.zeros(0, np.int32)
 
 
 @dataclass
+class Paths:
+    """The keys on the way to each of the queries `live` (ascending numbers), which have one token or more."""
+
+    live: np.ndarray  # int64 [m]
+    ends: np.ndarray  # uint64 [m], where each query ends
+    nodes: np.ndarray  # uint64, every node, ascending
+    parents: np.ndarray  # uint64, nodes that longer queries go on from, ascending
+    plain: bool  # whether in every query all tokens touch in the usual way
+    queries: int  # how many there are, with those that are not live
+
+    @classmethod
+    def of(cls, tokens: Tokens, live: np.ndarray) -> "Paths":
+        """Follow all queries together, token by token."""
+        follows, after = _continuations(tokens, plain=False)
+        plain = tokens.before is None or not np.any(follows[:-1] & (tokens.before != 1))
+        first, count = tokens.bounds[live], np.diff(tokens.bounds)[live]
+        ends = tokens.hashes[first]
+        nodes, parents = [_distinct(ends)], [ends[:0]]
+        going = np.flatnonzero(count > 1)
+        depth = 1
+        while len(going):
+            parents.append(_distinct(ends[going]))
+            ends[going] = ends[going] * PARENT + after[first[going] + depth]
+            nodes.append(_distinct(ends[going]))
+            depth += 1
+            going = going[count[going] > depth]
+        return cls(
+            live,
+            ends,
+            _distinct(np.concatenate(nodes)),
+            _distinct(np.concatenate(parents)),
+            plain,
+            len(tokens.bounds) - 1,
+        )
+
+
+@dataclass
 class Trie:
     """Read-only arrays, so that processes can share one memory-mapped copy."""
 
@@ -28,24 +65,12 @@ class Trie:
     plain: np.ndarray  # bool [1], whether in every query all tokens touch in the usual way
 
     @classmethod
-    def build(cls, tokens: Tokens, live: np.ndarray) -> "Trie":
-        """The trie of the queries `live` (ascending numbers), each of one token or more."""
-        first, count = tokens.bounds[live], np.diff(tokens.bounds)[live]
-        follows, after = _continuations(tokens, plain=False)
-        plain = tokens.before is None or bool(np.all(tokens.before[follows[:-1]] == 1))
-        path = np.zeros(len(live), np.uint64)  # each query's key so far
-        parents, levels = [np.zeros(0, np.uint64)], [np.zeros(0, np.uint64)]
-        for depth in range(int(count.max(initial=0))):
-            (going,) = np.nonzero(count > depth)
-            token = first[going] + depth
-            if depth:
-                parents.append(path[going])
-            path[going] = path[going] * PARENT + after[token] if depth else tokens.hashes[token]
-            levels.append(path[going])
-        keys = _cuckoo(np.unique(np.concatenate(levels)))
-        trie = cls(keys, np.zeros(len(keys), np.uint32), NO_TWINS, np.array([plain]))
-        trie.nodes[trie._places(np.unique(np.concatenate(parents)))[1]] = LONGER
-        trie.twins = trie._end(trie._places(path)[1], live, len(tokens.bounds) - 1)
+    def build(cls, paths: Paths) -> "Trie":
+        """The table of the nodes on these paths."""
+        keys = _cuckoo(paths.nodes)
+        trie = cls(keys, np.zeros(len(keys), np.uint32), NO_TWINS, np.array([paths.plain]))
+        trie.nodes[trie._places(paths.parents)[1]] = LONGER
+        trie.twins = trie._end(trie._places(paths.ends)[1], paths.live, paths.queries)
         return trie
 
     def find(self, tokens: Tokens) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
@@ -110,6 +135,11 @@ def _continuations(tokens: Tokens, plain: bool) -> tuple[np.ndarray, np.ndarray]
         follows[:-1] &= tokens.before == 1
         return follows, tokens.hashes
     return follows, tokens.hashes + (tokens.before - 1).astype(np.uint64) * TOUCH
+
+
+def _distinct(keys: np.ndarray) -> np.ndarray:
+    keys = np.sort(keys)
+    return keys[np.append(True, keys[1:] != keys[:-1])] if len(keys) else keys
 
 
 def _first_places(keys: np.ndarray, size: int) -> np.ndarray:
