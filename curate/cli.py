@@ -161,6 +161,14 @@ def measure(dataset: str, signals: tuple[str, ...], engine: str) -> Any:
     metavar="BENCHMARK",
     help="Also drop what a benchmark holds: an image folder, CLIP_benchmark's layout or a dataset.",
 )
+@click.option(
+    "--against-threshold",
+    "against_thresholds",
+    multiple=True,
+    callback=settings,
+    metavar="SIGNAL=NUMBER",
+    help="The same between the pool and the benchmarks, where it should be looser: embedding=0.9 finds 5 % crops.",
+)
 @click.option("--name", default=None, help="Name of the selection made; told by its content by default.")
 @click.option("--device", default="auto", show_default=True, help="Where benchmarks are searched: auto, cpu, cuda.")
 @engine_option

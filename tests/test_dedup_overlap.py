@@ -118,3 +118,11 @@ def test_a_folder_that_is_no_benchmark_is_one_clear_line(dataset, tmp_path, kind
 def test_benchmarks_of_one_name_are_refused(dataset, benchmark):
     with pytest.raises(CurateError, match="two benchmarks are called 'drawings'"):
         run(dataset, against=[benchmark, benchmark + "/"])
+
+
+def test_a_looser_threshold_against_benchmarks_leaves_the_pool_alone(make_dataset, benchmark):
+    dataset = make_dataset(pool())
+    counts = run(dataset, against=[benchmark]).history[-1]["counts"]
+    loose = run(dataset, against=[benchmark], against_thresholds={"phash": 22}).history[-1]["counts"]
+    assert loose["overlap"]["drawings"]["pool_rows"] > counts["overlap"]["drawings"]["pool_rows"]
+    assert loose["duplicates"] == counts["duplicates"]

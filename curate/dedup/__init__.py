@@ -15,8 +15,8 @@ import pyarrow as pa
 from curate.benchmark import Benchmark, open_benchmark
 from curate.dataset import Dataset, fingerprint
 from curate.dedup import overlap
-from curate.dedup.codes import check_images_only, comparisons
-from curate.dedup.decide import counts, decide, groups_table, selection_table
+from curate.dedup.codes import Comparison, check_images_only, comparisons
+from curate.dedup.decide import Decision, counts, decide, groups_table, selection_table
 from curate.dedup.faiss_install import faiss_conflict, load_search
 from curate.dedup.pool import Pool, collect
 from curate.errors import CurateError
@@ -27,13 +27,17 @@ __all__ = ["faiss_conflict", "run"]
 
 
 def run(dataset: Dataset, signals: Sequence[str] = ("exact", "phash"), thresholds: Mapping[str, float] | None = None,
-        against: Sequence[str] = (), name: str | None = None, engine: str | Engine = "local",
-        device: str = "auto") -> Dataset:  # fmt: skip
+        against: Sequence[str] = (), against_thresholds: Mapping[str, float] | None = None, name: str | None = None,
+        engine: str | Engine = "local", device: str = "auto") -> Dataset:  # fmt: skip
     """Write the selection `name` (told by its content by default), its groups, and a report for each benchmark.
+
+    against_thresholds hold between the pool and the benchmarks, where they differ from those inside the pool.
 
     Raises CurateError for a signal that tells no duplicates, a folder that is no benchmark, two FAISS packages.
     """
-    compared = comparisons(signals, thresholds or {})
+    thresholds = thresholds or {}
+    compared = comparisons(signals, thresholds)
+    compared_against = comparisons(signals, {**thresholds, **(against_thresholds or {})})
     benchmarks = _opened(against, dataset)
     if benchmarks:
         check_images_only(compared)
@@ -42,26 +46,27 @@ def run(dataset: Dataset, signals: Sequence[str] = ("exact", "phash"), threshold
     parent = dataset.parent_for("dedup")
     dataset = measure(dataset, signals, engine)
     pool = collect(dataset, compared, parent)
-    measured = [overlap.prepare(benchmark, dataset.folder, compared, engine) for benchmark in benchmarks]
-    found = {m.name: overlap.find(dataset, pool.shards, m, compared, engine, device) for m in measured}
+    measured = [overlap.prepare(benchmark, dataset.folder, compared_against, engine) for benchmark in benchmarks]
+    found = {m.name: overlap.find(dataset, pool.shards, m, compared_against, engine, device) for m in measured}
     options = {
         "signals": [comparison.spec for comparison in compared],
-        "thresholds": {c.signal: c.threshold for c in compared if c.kind != "equal"},
+        "thresholds": _thresholds(compared),
+        "against_thresholds": _thresholds(compared_against) if benchmarks else {},
         "against": {m.name: m.digest for m in measured},
     }
     made_by = {"stage": "dedup", "parent": parent, **options}
     name = name or f"dedup-{fingerprint([made_by, dataset.shards_fingerprint(), [s.name for s in pool.shards]])}"
     _refuse_other_options(dataset, name, made_by)
     decision = decide(pool, found)
-    for at, shard in enumerate(pool.shards):
-        table = selection_table(pool, decision, at)
-        dataset.folder.write_table(f"selections/{name}/{shard.name}.parquet", table, made_by)
-    groups = groups_table(dataset, pool, decision)
-    dataset.folder.write_table(f"reports/duplicates-{name}.parquet", groups, made_by)
+    _write(dataset, name, pool, decision, made_by)
     numbers = counts(pool, decision, [comparison.signal for comparison in compared])
     numbers["overlap"] = {m.name: _report(dataset, pool, m, found[m.name], made_by) for m in measured}
     changes = dataset.with_selection(name, "dedup", parent, **options)
     return dataset.after("dedup", options, _summary(numbers), numbers, pool.failures, **changes).save()
+
+
+def _thresholds(compared: Sequence[Comparison]) -> dict[str, float]:
+    return {comparison.signal: comparison.threshold for comparison in compared if comparison.kind != "equal"}
 
 
 def _opened(against: Sequence[str], dataset: Dataset) -> list[Benchmark]:
@@ -82,6 +87,14 @@ def _refuse_other_options(dataset: Dataset, name: str, made_by: dict[str, Any]) 
         if before is not None and before != made_by:
             changed = ", ".join(sorted(key for key in {*made_by, *before} if before.get(key) != made_by.get(key)))
             raise CurateError(f"selection '{name}' was made with another {changed}; choose another --name")
+
+
+def _write(dataset: Dataset, name: str, pool: Pool, decision: Decision, made_by: dict[str, Any]) -> None:
+    for at, shard in enumerate(pool.shards):
+        table = selection_table(pool, decision, at)
+        dataset.folder.write_table(f"selections/{name}/{shard.name}.parquet", table, made_by)
+    groups = groups_table(dataset, pool, decision)
+    dataset.folder.write_table(f"reports/duplicates-{name}.parquet", groups, made_by)
 
 
 def _report(

@@ -27,5 +27,5 @@ class Signal:
 
 def _digest(pixels: np.ndarray) -> bytes:
     state = xxhash.xxh3_128(np.array(pixels.shape, "<i8").tobytes())
-    state.update(np.ascontiguousarray(pixels))
+    state.update(np.ascontiguousarray(pixels).data)
     return state.digest()
