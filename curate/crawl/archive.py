@@ -1,0 +1,153 @@
+"""The records of a WARC file, one at a time; where the file is damaged they end early and `damage` says why.
+
+Format: WARC 1.1 (ISO 28500), each record a gzip member of its own, as Common Crawl and the Internet Archive store them.
+"""
+
+import collections
+import zlib
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import pyarrow as pa
+from fastwarc.warc import ArchiveIterator, WarcRecord, WarcRecordType
+
+from curate import pools
+from curate.crawl.page import Rows
+from curate.errors import BadShard, CurateError
+
+ROWS = 16_384  # rows in a batch, about
+LARGEST = 64 << 20  # bytes of a record; a broken length would otherwise fill the memory
+HELD = 16 << 20  # stored bytes kept to look at a cut end
+GZIP = b"\x1f\x8b"
+DATA = "https://data.commoncrawl.org/"
+
+
+class Unreadable(Exception):
+    """One record cannot be read; the others go on."""
+
+
+class Archive:
+    """Iterate over the records of some types with their bodies: (record, bytes)."""
+
+    def __init__(self, part: str, types: WarcRecordType):
+        self._stored = _Stored(pools.opened(part))
+        self._types = types
+        self.damage: str | None = None
+
+    def __iter__(self) -> Iterator[tuple[WarcRecord, bytes]]:
+        try:
+            for record in ArchiveIterator(self._stored, self._types):  # type: ignore[arg-type]  # it needs no more than read, tell
+                self._stored.needed = record.stream_pos
+                size = min(record.content_length, LARGEST)
+                body = record.reader.read(size)
+                if len(body) < size:
+                    self.damage = "a record is cut short"
+                    return
+                yield record, body
+        except pools.DAMAGE as error:
+            self.damage = str(error)
+            return
+        if self._stored.is_cut():
+            self.damage = "the end is missing"
+
+    def __enter__(self) -> "Archive":
+        return self
+
+    def __exit__(self, *raised: Any) -> None:
+        self._stored.file.close()
+
+
+def read(part: str, types: WarcRecordType, find: Callable[[WarcRecord, bytes, Rows], None]) -> Iterator[pa.Table]:
+    """Batches of what `find` adds for each record. Raises BadShard, after the rows before it, for a damaged file and
+    at the end for one with records that `find` called Unreadable."""
+    count, unreadable, rows = 0, [], Rows()
+    with Archive(part, types) as archive:
+        for record, body in archive:
+            try:
+                find(record, body, rows)
+            except Unreadable as error:
+                unreadable.append(f"byte {record.stream_pos:,}: {error}")
+            if len(rows) >= ROWS:
+                count += len(rows)
+                yield rows.table()
+        count += len(rows)
+        yield rows.table()
+        if archive.damage:
+            raise pools.damaged(part, count, archive.damage)
+    if unreadable:
+        raise BadShard(f"{part}: {len(unreadable):,} records left out ({unreadable[0]}), {count:,} rows read")
+
+
+def files_of(path: str, kind: str, base: str) -> list[str]:
+    """The archives of a pool, sorted: files, a glob, a folder, or those that a crawl's path list (wat.paths.gz) names.
+
+    Each line of a list is a URL, or a path below `base`. Raises CurateError where there is none.
+    """
+    found = pools.files_of(path, kind)
+    files = [name for name in found if not _is_list(name)]
+    if not files:
+        files = [_joined(base, line) for name in found for line in _lines(name)]
+    if not files:
+        raise CurateError(f"the path list {path} is empty")
+    return sorted(set(files))
+
+
+class _Stored:
+    """The stored bytes for the iterator, those from `needed` on held."""
+
+    def __init__(self, file: Any):
+        self.file, self.needed = file, 0
+        self._at = self._first = 0
+        self._blocks: collections.deque[bytes] = collections.deque()
+
+    def read(self, size: int = -1) -> bytes:
+        block = self.file.read(size)
+        self._at += len(block)
+        self._blocks.append(block)
+        while len(self._blocks) > 1 and (
+            self._first + len(self._blocks[0]) <= self.needed or self._at - self._first > HELD
+        ):
+            self._first += len(self._blocks.popleft())
+        return block
+
+    def tell(self) -> int:
+        return self._at
+
+    def is_cut(self) -> bool:
+        """Whether the gzip members since the last record end before their end, which the iterator does not tell.
+
+        Without a member a record (the whole file as one) no more than the last HELD bytes are known: then it is False.
+        """
+        if self._at == 0:
+            return True
+        if self._first > self.needed:
+            return False
+        rest = b"".join(self._blocks)[self.needed - self._first :]
+        while rest.startswith(GZIP[:1]):
+            member = zlib.decompressobj(31)
+            try:
+                while not member.eof and (rest or member.unconsumed_tail):
+                    member.decompress(member.unconsumed_tail or rest, pools.BLOCK)
+                    rest = b""
+            except zlib.error:
+                return False  # the iterator read it, so this is no gzip
+            if not member.eof:
+                return True
+            rest = member.unused_data
+        return False
+
+
+def _is_list(path: str) -> bool:
+    return path.lower().removesuffix(".gz").endswith(".paths")
+
+
+def _lines(path: str) -> list[str]:
+    with pools.Lines(path) as stored:
+        lines = stored.read().decode("utf-8", "replace").split()
+        if stored.damage:
+            raise CurateError(f"the path list {path} is damaged ({stored.damage}); fetch it again")
+    return lines
+
+
+def _joined(base: str, line: str) -> str:
+    return line if "://" in line else f"{base.rstrip('/')}/{line.lstrip('/')}"
