@@ -14,8 +14,8 @@ from curate import images, models, work
 from curate.benchmark import Benchmark, BenchmarkSample, open_benchmark
 from curate.encoders import embed_dim
 from curate.errors import BadShard, CurateError
-from curate.evaluate.retrieval import AT, retrieval
-from curate.evaluate.zero_shot import classifier, zero_shot
+from curate.evaluate.retrieval import AT, recalls
+from curate.evaluate.zero_shot import accuracy, classifier
 from curate.files import Folder
 from curate.models import ClipModel
 
@@ -59,9 +59,9 @@ def evaluate(model: ClipModel, benchmark: Benchmark, batch_size: int = 256) -> d
             raise CurateError(f"benchmark {benchmark.name} has the label {labels.max()} but only "
                               f"{len(benchmark.classnames)} lines in classnames.txt")  # fmt: skip
         classes = classifier(model, benchmark.classnames, benchmark.templates)
-        numbers["zero_shot"] = zero_shot(found.features[labelled], labels, classes)
+        numbers["zero_shot"] = accuracy(found.features[labelled], labels, classes)
     if found.texts:
-        numbers["retrieval"] = retrieval(found.features, model.encode_texts(found.texts), np.array(found.owner))
+        numbers["retrieval"] = recalls(found.features, model.encode_texts(found.texts), np.array(found.owner))
     if "zero_shot" not in numbers and "retrieval" not in numbers:
         missing = "class names (classnames.txt)" if len(labelled) else "labels or texts"
         raise CurateError(f"benchmark {benchmark.name} has images but no {missing}: nothing to compare them with")

@@ -11,7 +11,7 @@ AT = (1, 5, 10)
 CHUNK = 1024  # images compared with all texts at a time
 
 
-def retrieval(images: np.ndarray, texts: np.ndarray, owner: np.ndarray) -> dict[str, Any]:
+def recalls(images: np.ndarray, texts: np.ndarray, owner: np.ndarray) -> dict[str, Any]:
     """Recall at 1, 5 and 10, both ways, of image features [n, d] and text features [m, d].
 
     owner int [m]: the image of each text; an image may have several, and one of them among the first k is enough (the
@@ -23,8 +23,8 @@ def retrieval(images: np.ndarray, texts: np.ndarray, owner: np.ndarray) -> dict[
     return {
         "images": len(images),
         "texts": len(texts),
-        "image_to_text": _recalls(of_image[described], len(texts), own_texts[described]),
-        "text_to_image": _recalls(of_text, len(images), np.ones(len(texts), np.int64)),
+        "image_to_text": _at_each_k(of_image[described], len(texts), own_texts[described]),
+        "text_to_image": _at_each_k(of_text, len(images), np.ones(len(texts), np.int64)),
     }
 
 
@@ -43,9 +43,9 @@ def ranks(images: np.ndarray, texts: np.ndarray, owner: np.ndarray) -> tuple[np.
     return of_image, of_text
 
 
-def _recalls(found: np.ndarray, total: int, right: np.ndarray) -> dict[str, Any]:
-    recalls = {f"recall@{k}": proportion(int((found < k).sum()), len(found)) for k in AT}
-    return {**recalls, "chance": {f"recall@{k}": round(_chance(total, right, k), 6) for k in AT}}
+def _at_each_k(found: np.ndarray, total: int, right: np.ndarray) -> dict[str, Any]:
+    shares = {f"recall@{k}": proportion(int((found < k).sum()), len(found)) for k in AT}
+    return {**shares, "chance": {f"recall@{k}": round(_chance(total, right, k), 6) for k in AT}}
 
 
 def _chance(total: int, right: np.ndarray, k: int) -> float:

@@ -19,7 +19,7 @@ def classifier(model: ClipModel, classnames: Sequence[str], templates: Sequence[
     return features / np.linalg.norm(features, axis=1, keepdims=True)
 
 
-def zero_shot(images: np.ndarray, labels: np.ndarray, classes: np.ndarray) -> dict[str, Any]:
+def accuracy(images: np.ndarray, labels: np.ndarray, classes: np.ndarray) -> dict[str, Any]:
     """Accuracy of image features [n, d] with labels int [n] against class features [k, d].
 
     top1 and top5 with 95% intervals; mean_per_class_recall over the classes that have images; chance = 1 / k;
