@@ -242,3 +242,18 @@ def test_blocks_of_any_size_give_the_same(monkeypatch):
     assert matches(matcher, texts) == expected
     monkeypatch.setattr(match, "BLOCK_TEXTS", 1)
     assert matches(matcher, texts) == expected
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("mode", match.MODES)
+def test_more_than_a_million_queries(mode):
+    queries = [f"{number}" for number in range(700_000)] + [f"{number} {number % 1000:x}" for number in range(700_000)]
+    queries += ["x" * number for number in range(1, 600)]
+    texts = [f"{number} {number % 1000:x}" for number in range(0, 700_000, 7)] + [
+        "x" * number for number in range(1, 700)
+    ]
+    known = {query: number for number, query in enumerate(queries)}
+    expected = [
+        sorted({known[part] for part in (text, *text.split(" ")) if part in known} if text else []) for text in texts
+    ]
+    assert matches(Matcher(queries, mode), texts) == expected

@@ -147,7 +147,7 @@ def _first_places(keys: np.ndarray, size: int) -> np.ndarray:
 
 
 def _second_places(keys: np.ndarray, size: int) -> np.ndarray:
-    return (keys & np.uint64(size - 1)).view(np.int64)
+    return (keys >> np.uint64(22) & np.uint64(size - 1)).view(np.int64)
 
 
 def _cuckoo(keys: np.ndarray) -> np.ndarray:

@@ -46,29 +46,26 @@ def buffers(texts: pa.Array) -> tuple[np.ndarray, np.ndarray]:
 
 
 def spans(classes: np.ndarray, offsets: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Start and end of each token, and the tokens of each text."""
-    word = classes == WORD
+    """Start and end of each token, and where the tokens of each text begin and end."""
+    padded = np.zeros(len(classes) + 2, bool)
+    left, word, right = (
+        padded[:-2],
+        padded[1:-1],
+        padded[2:],
+    )  # views: whether the place before, here, behind is a word's
+    np.equal(classes, WORD, out=word)
+    first = offsets[(offsets > 0) & (offsets < len(classes))]  # where a text begins behind another one
     joiner = classes == JOINER
     if joiner.any():
-        left, right = _neighbours(word, offsets)
-        word |= joiner & left & right
-    alone = classes >= MARK
-    alone &= ~word
-    left, right = _neighbours(word, offsets)
-    starts = np.flatnonzero((word > left) | alone)
-    ends = np.flatnonzero((word > right) | alone) + 1
-    return starts, ends, np.searchsorted(starts, offsets)
-
-
-def _neighbours(word: np.ndarray, offsets: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Whether the place to the left and to the right of each place, in the same text, belongs to a word."""
-    padded = np.zeros(len(word) + 2, bool)
-    padded[1:-1] = word
-    left, right = padded[:-2].copy(), padded[2:].copy()
-    edges = offsets[(offsets > 0) & (offsets < len(word))]
-    left[edges] = False
-    right[edges - 1] = False
-    return left, right
+        joiner &= left
+        joiner &= right
+        joiner[first] = joiner[first - 1] = False
+        word |= joiner
+    alone = (classes >= MARK) > word
+    starts, ends = word > left, word > right
+    starts[first], ends[first - 1] = word[first], word[first - 1]
+    begin = np.flatnonzero(starts | alone)
+    return begin, np.flatnonzero(ends | alone) + 1, np.searchsorted(begin, offsets)
 
 
 def hashes_of(data: np.ndarray, starts: np.ndarray, length: np.ndarray, longest: int) -> np.ndarray:
@@ -97,9 +94,8 @@ def _words(eights: np.ndarray, starts: np.ndarray, length: np.ndarray) -> np.nda
 
 
 def _mixed(values: np.ndarray) -> np.ndarray:
-    """A bijection of uint64, in place, whose high bits depend on every bit."""
+    """A bijection of uint64, in place; from the 22nd, each bit of the result depends on nearly all of the value's."""
     values *= np.uint64(0xBF58476D1CE4E5B9)
     values ^= values >> np.uint64(32)
     values *= np.uint64(0x94D049BB133111EB)
-    values ^= values >> np.uint64(29)
     return values
