@@ -22,6 +22,7 @@ class Demo:
     out: str
     port: int = PORT
     seed: int = 0
+    every: int = 1  # only every n-th emoji, for a smaller demo
 
     @property
     def folder(self) -> Folder:
@@ -41,7 +42,7 @@ class Demo:
 
 def prepare(demo: Demo) -> dict:
     """The facts of the staged data (counts), from the disk where an earlier run with the same options left them."""
-    made_by = {"seed": demo.seed, "port": demo.port, "code": _code()}
+    made_by = {"seed": demo.seed, "port": demo.port, "every": demo.every, "code": _code()}
     made_by["versions"] = {package: version(package) for package in PACKAGES}
     if demo.folder.exists("prepared.json"):
         facts = demo.folder.read_json("prepared.json")
@@ -53,7 +54,7 @@ def prepare(demo: Demo) -> dict:
 
 
 def _write(demo: Demo) -> dict:
-    emojis = collection()
+    emojis = collection()[:: demo.every]
     benchmark = pool.held_out(emojis, demo.seed)
     rows = pool.rows(emojis, benchmark, demo.origin, demo.seed)
     pictures = pool.pictures(rows, demo.origin)
@@ -92,8 +93,8 @@ What is staged
   the web  a server on 127.0.0.1 with {facts["pictures"]:,} files: the drawings on white or pastel, as PNG, JPEG, WebP
   texts    the names set into sentences: {kinds} ("wrong" = of another emoji)
   dirt     {dirt}, {facts["repeated"]} repeated rows
-  leaks    {facts["planted"]} of the {facts["held_out"]} held-out test images ({facts["classes"]} classes) also in the pool:
-           as they are, as JPEG, at half size, cropped by 5%; else no held-out emoji is in it, in any skin tone
+  leaks    {facts["planted"]} of {facts["held_out"]} test images ({facts["classes"]} classes) stand in the pool too,
+           as they are, as JPEG, at half size or cropped by 5%; no other test emoji is, in any skin tone
   the pool {facts["rows"]:,} rows of url and text"""
 
 

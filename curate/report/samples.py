@@ -18,7 +18,7 @@ STRIP = 12  # pictures in one strip of a score
 PER_REASON = 8
 REASONS = 8
 GROUPS = 12
-MEMBERS = 6
+MEMBERS = 5
 OVERLAPS = 18
 
 
@@ -137,7 +137,7 @@ def _duplicate_groups(gathered: Gathered) -> list[Strip]:
     strips = []
     for keeper in chosen:
         members = _mixed(groups[keeper])
-        words = [(keeper, "kept"), *((row["uid"], f"{row['signal']}, {_distance(row['distance'])}") for row in members)]
+        words = [(keeper, "kept"), *((row["uid"], _told(row)) for row in members)]
         strips.append((f"{len(groups[keeper]) + 1} pictures", keeper, words))
     return strips
 
@@ -149,8 +149,9 @@ def _mixed(members: list[dict[str, Any]]) -> list[dict[str, Any]]:
     return sorted(chosen, key=lambda row: (str(row["signal"]), row["distance"] or 0, row["uid"]))
 
 
-def _distance(value: float | None) -> str:
-    return "equal" if not value else f"distance {value:.3g}"
+def _told(row: dict[str, Any]) -> str:
+    """The signal, with the distance where one was measured."""
+    return f"{row['signal']} {row['distance']:.3g}" if row["distance"] else f"{row['signal']}, equal"
 
 
 def _overlaps(dataset: Dataset) -> list[tuple[str, str, list[dict[str, Any]]]]:
@@ -176,7 +177,7 @@ def _side_by_side(
     return [
         (
             Picture(pair["benchmark_key"], images.get(pair["benchmark_key"], ""), pair["benchmark_key"], "test image"),
-            _picture(thumbnails, pair["uid"], f"{pair['signal']}, {_distance(pair['distance'])}"),
+            _picture(thumbnails, pair["uid"], _told(pair)),
         )
         for pair in pairs
     ]

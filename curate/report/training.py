@@ -23,7 +23,10 @@ def read(url: str) -> dict[str, Any]:
         "url": folder.url,
         "about": folder.read_json("run.json"),
         "curve": _thinned([[step["step"], step["loss"]] for step in steps if "step" in step and "loss" in step]),
-        "evaluations": [folder.read_json(name) for name in folder.names("eval/*.json")],
+        "evaluations": {
+            name.removeprefix("eval/").removesuffix(".json"): folder.read_json(name)
+            for name in folder.names("eval/*.json")
+        },
     }
 
 
