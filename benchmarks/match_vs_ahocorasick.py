@@ -12,6 +12,7 @@ difference ends the run. (curate's default mode finds more, so it is only timed.
 import argparse
 import datetime
 import json
+import os
 import platform
 import random
 import statistics
@@ -195,7 +196,8 @@ def main() -> None:
     result = {
         "what": "query matching, one core, CPU time (process_time), interleaved; matches of all captions compared",
         "date": datetime.date.today().isoformat(),
-        "machine": {"processor": processor(), "python": platform.python_version(), "system": platform.system()},
+        "machine": {"processor": processor(), "cores": os.cpu_count(),
+                    "load": round(os.getloadavg()[0], 1), "python": platform.python_version()},
         "versions": {package: version(package) for package in packages},
         "options": vars(options),
         "captions": {"mean_bytes": round(statistics.mean(len(text.encode()) for text in captions), 1),
