@@ -15,11 +15,11 @@ PACKAGE = ROOT / "curate"
 # lowest first; a module may import from its own layer or a lower one
 LAYERS = [
     ["errors"],
-    ["files", "tar", "images", "named", "tokenizer", "archive"],
+    ["files", "tar", "images", "named", "tokenizer"],
     ["shard"],
     ["dataset"],
     ["work"],
-    ["engines", "crawl", "pools", "models", "benchmark"],
+    ["engines", "crawl", "pools", "encoders", "models", "benchmark"],
     ["measure"],
     ["signals"],
     ["queries", "harvest", "dedup", "filter", "train", "evaluate", "report", "doctor"],

@@ -21,7 +21,7 @@ from PIL import Image
 from curate import images, models
 
 LITE0 = "efficientnet-lite0"
-BATCH = 4  # images through the network at a time: activations under 20 MB, which malloc keeps; at 32 it takes twice as long
+BATCH = 4  # images at a time: activations under 20 MB, which malloc keeps; at 32 it takes twice as long
 SIDE = 224
 Encoder = Callable[[list[np.ndarray]], np.ndarray]  # RGB uint8 [height, width, 3] arrays -> float [n, dimensions]
 
