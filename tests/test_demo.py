@@ -129,8 +129,7 @@ def test_queries_are_wordnet_lemmas():
 def test_commands_can_be_copied_and_exist():
     for step in driver.steps(prepare.Demo("demo-out")):
         command = main.commands[step.arguments[0]]
-        command.make_context(step.arguments[0], list(step.arguments[1:]))
-        assert step.line.startswith("curate ")
+        command.make_context(step.arguments[0], step.arguments[1:])
 
 
 @pytest.mark.slow

@@ -26,7 +26,7 @@ COMMANDS = (
         "dedup {out}/dataset --signal exact --signal phash --signal embedding"
         " --against {out}/benchmark --against-threshold embedding=0.9",
     ),
-    ("train on what is left", f"train-clip {{out}}/dataset --out {{out}}/run-1 --epochs 30 {TRAIN}"),
+    ("train on what is left", f"train-clip {{out}}/dataset --out {{out}}/run-1 --epochs 12 {TRAIN}"),
     ("evaluate", "eval {out}/run-1 {out}/benchmark"),
     (
         "filter: by rules, and by the score of the model just trained",
@@ -42,21 +42,19 @@ COMMANDS = (
 
 @dataclass(frozen=True)
 class Step:
-    """One command: its title, the arguments after `curate`, and the seconds that it took."""
+    """One command: its title, the line as it is typed, and its arguments after `curate`."""
 
     title: str
-    arguments: tuple[str, ...]
+    line: str
 
     @property
-    def line(self) -> str:
-        return shlex.join(["curate", *self.arguments])
+    def arguments(self) -> list[str]:
+        return shlex.split(self.line)[1:]
 
 
 def steps(demo: Demo) -> list[Step]:
     """Everything between the pool and the report."""
-    return [
-        Step(title, tuple(part.format(out=demo.out) for part in shlex.split(command))) for title, command in COMMANDS
-    ]
+    return [Step(title, f"curate {command.format(out=demo.out)}") for title, command in COMMANDS]
 
 
 def run(demo: Demo) -> None:
