@@ -87,9 +87,9 @@ $(OUT)/.done/harvest-$(H1): $(LOCAL_POOLS)
 	$(CURATE) harvest $(POOLS) --queries $(QUERIES) --out $(DATASET) $(HARVEST_OPTIONS)
 	@mkdir -p $(@D) && touch $@
 $(OUT)/.done/dedup-$(H2): $(OUT)/.done/harvest-$(H1)
-	$(CURATE) dedup $(DATASET) --name dedup-$(H2) $(DEDUP_OPTIONS)
+	$(CURATE) dedup $(DATASET) --from all --name dedup-$(H2) $(DEDUP_OPTIONS)
 	@mkdir -p $(@D) && touch $@
 $(CLEAN)/manifest.json: $(OUT)/.done/dedup-$(H2)
-	$(CURATE) filter $(DATASET) --name filter-$(H3) --out $(CLEAN) $(FILTER_OPTIONS)
+	$(CURATE) filter $(DATASET) --from dedup-$(H2) --name filter-$(H3) --out $(CLEAN) $(FILTER_OPTIONS)
 $(MODEL)/model.pt: $(CLEAN)/manifest.json
 	$(CURATE) train-clip $(CLEAN) --out $(MODEL) $(TRAIN_OPTIONS)

@@ -15,6 +15,7 @@ from curate.shard import Shard
 
 SCHEMA = 1
 MANIFEST = "manifest.json"
+EVERYTHING = "all"  # the start of a stage that considers every row
 EMPTY: dict[str, Any] = {
     "schema": SCHEMA,
     "shards": [],
@@ -83,9 +84,13 @@ class Dataset:
     def history(self) -> list[dict[str, Any]]:
         return list(self.manifest["history"])
 
-    def parent_for(self, stage: str) -> str | None:
-        """The selection that a new run of `stage` starts from: the current one, or, where `stage` already had a part
-        in it, the one before that, so that a stage run twice replaces its own choice instead of narrowing it."""
+    def parent_for(self, stage: str, start: str | None = None) -> str | None:
+        """The selection that a new run of `stage` starts from: `start` ("all": every row), else the current one, or,
+        where `stage` already had a part in it, the one before that, so that a stage run twice replaces its own choice
+        instead of narrowing it. Raises CurateError where there is no selection `start`."""
+        if start is not None:
+            self.check_selection(None if start == EVERYTHING else start)
+            return None if start == EVERYTHING else start
         chain, name = [], self.selection
         while name is not None:
             chain.append(name)

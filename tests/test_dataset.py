@@ -77,6 +77,10 @@ def test_a_stage_run_again_starts_where_it_started_before(dataset):
     assert both.parent_for("dedup") is None
     assert both.parent_for("other") == "f1"
     assert select(both, "filter", "f2").parent_for("filter") == "d1"
+    assert both.parent_for("filter", "all") is None
+    assert both.parent_for("filter", "f1") == "f1"
+    with pytest.raises(CurateError, match="no selection 'f9'; it has: d1, f1"):
+        both.parent_for("filter", "f9")
 
 
 def test_save_and_open_give_the_same_dataset(dataset):

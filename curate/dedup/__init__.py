@@ -28,7 +28,8 @@ __all__ = ["faiss_conflict", "run"]
 
 def run(dataset: Dataset, signals: Sequence[str] = ("exact", "phash"), thresholds: Mapping[str, float] | None = None,
         against: Sequence[str] = (), against_thresholds: Mapping[str, float] | None = None, name: str | None = None,
-        engine: str | Engine = "local", device: str = "auto") -> Dataset:  # fmt: skip
+        start: str | None = None, engine: str | Engine = "local",
+        device: str = "auto") -> Dataset:  # fmt: skip
     """Write the selection `name` (told by its content by default), its groups, and a report for each benchmark.
 
     against_thresholds hold between the pool and the benchmarks, where they differ from those inside the pool.
@@ -43,7 +44,7 @@ def run(dataset: Dataset, signals: Sequence[str] = ("exact", "phash"), threshold
         check_images_only(compared)
     if benchmarks or any(comparison.kind == "cosine" for comparison in compared):
         load_search()
-    parent = dataset.parent_for("dedup")
+    parent = dataset.parent_for("dedup", start)
     dataset = measure(dataset, signals, engine)
     pool = collect(dataset, compared, parent)
     measured = [overlap.prepare(benchmark, dataset.folder, compared_against, engine) for benchmark in benchmarks]

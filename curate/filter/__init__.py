@@ -20,7 +20,8 @@ from curate.work import Engine, Outcome, run_all
 
 def run(dataset: Dataset, recipe: str | None = None, where: tuple[str, ...] = (), top: str | None = None,
         by: str | None = None, of: str = "pool", signals: tuple[str, ...] = (), name: str | None = None,
-        out: str | None = None, engine: str | Engine = "local") -> Dataset:  # fmt: skip
+        out: str | None = None, start: str | None = None,
+        engine: str | Engine = "local") -> Dataset:  # fmt: skip
     """Select what every step of the recipe, then of `where` and `top`/`by`, keeps; the rows considered are those that
     the stage before kept. With nothing asked for the recipe is 'basic'. The dataset comes back with the new selection
     as its current one; with `out`, the exported dataset comes back instead.
@@ -35,7 +36,7 @@ def run(dataset: Dataset, recipe: str | None = None, where: tuple[str, ...] = ()
         raise CurateError(f"'{name}' cannot name a selection; use letters, digits, '-', '_' and '.'")
     dataset = _measured(dataset, (*rules_of.signals, *signals), engine)
     dataset.folder.sweep()
-    parent = dataset.parent_for("filter")
+    parent = dataset.parent_for("filter", start)
     considered = check(dataset, rules_of.steps, parent)
     rules, ranking = decide(dataset, rules_of.steps, considered, engine)
     made_by = _fingerprint(dataset, rules, considered)
