@@ -141,6 +141,7 @@ def test_a_pretrained_tag_brings_its_own_activation():
     assert "quick_gelu" not in models.config_of("ViT-B-32", "laion2b_s34b_b79k")[1]
 
 
+@pytest.mark.slow
 def test_a_tag_that_cannot_be_downloaded_is_one_line(monkeypatch, tmp_path):
     monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", True)
     monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_CACHE", str(tmp_path))

@@ -100,8 +100,8 @@ def test_the_temperature_stays_in_its_bounds(start, end):
 @pytest.mark.parametrize("precision", ["fp32", pytest.param("bf16", marks=pytest.mark.slow)])
 def test_steps_on_one_batch_learn_it(precision):
     model = tiny()
-    optimizer = adamw(model, 3e-3, 0.2)
-    losses = [train_step(model, clip.Objective(), optimizer, batch(), 3e-3, precision) for _ in range(20)]
+    optimizer, same = adamw(model, 3e-3, 0.2), batch()
+    losses = [train_step(model, clip.Objective(), optimizer, same, 3e-3, precision) for _ in range(20)]
     assert losses[0] == pytest.approx(math.log(8), abs=0.7)
     assert losses[-1] < 0.7 * losses[0]
 
@@ -250,7 +250,7 @@ def wait_for_step(out, step, process):
 @pytest.mark.slow
 def test_a_killed_run_goes_on_to_the_same_bytes(dataset, tmp_path):
     assert started(dataset, tmp_path / "whole").wait() == 0
-    for step in (3, 37, 64):
+    for step in (5, 64):
         process = started(dataset, tmp_path / "killed")
         wait_for_step(tmp_path / "killed", step, process)
         process.kill()
