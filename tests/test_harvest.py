@@ -238,8 +238,9 @@ def fetched(ask, pool, name="dataset", **options):
 
 
 @pytest.mark.slow
-def test_shards_hold_every_image_that_came_and_name_what_did_not(ask, pool, web):
-    dataset = fetched(ask, pool)
+@pytest.mark.parametrize("downloader", ["img2dataset", "native"])
+def test_shards_hold_every_image_that_came_and_name_what_did_not(ask, pool, web, downloader):
+    dataset = fetched(ask, pool, downloader=downloader)
     counts = dataset.history[-1]["counts"]
     assert counts["downloaded"] == 62
     assert counts["failed"] == {"http 404": 1, "not an image": 1, "not decodable": 1, "opted out: noai": 1}
@@ -281,7 +282,8 @@ def test_a_url_with_many_texts_lies_in_one_shard_and_a_large_image_is_made_small
 
 
 @pytest.mark.slow
-def test_turned_deep_transparent_and_huge_images_are_stored_right(ask, tmp_path, web):
+@pytest.mark.parametrize("downloader", ["img2dataset", "native"])
+def test_turned_deep_transparent_and_huge_images_are_stored_right(ask, tmp_path, downloader):
     special = {
         "deep": _png(np.linspace(0, 65535, 64 * 64).reshape(64, 64).astype(np.uint16)),
         "turned": _turned(),
@@ -293,7 +295,7 @@ def test_turned_deep_transparent_and_huge_images_are_stored_right(ask, tmp_path,
         for name, body in special.items():
             setattr(here_handler(here), name, lambda self, query, body=body: self._send(body))
             rows.append((f"{here.url}/{name}.png", f"red {name}"))
-        dataset = fetched(ask, [write_pool(tmp_path / "special.parquet", rows)])
+        dataset = fetched(ask, [write_pool(tmp_path / "special.parquet", rows)], downloader=downloader)
     shard = dataset.shards[0]
     by_name = {row["caption"]: row["key"] for row in shard.rows().to_pylist()}
     with shard.images() as found:
@@ -385,14 +387,14 @@ def command(out: Path, tmp_path: Path, pool: list[str]) -> list[str]:
 def test_a_killed_command_leaves_nothing_half_and_its_rerun_the_same_bytes(ask, pool, web, tmp_path):
     wanted = contents(fetched(ask, pool, "calm", shard_size=8), *ALL)
     out = tmp_path / "stormy"
+    web.delay = 0.05
     for sign in ("work/harvest/matches/*.json", "work/harvest/plan.json", "shards/*.tar", "shards/*_stats.json"):
-        web.delay = 0.05
-        process = subprocess.Popen(command(out, tmp_path, pool), start_new_session=True, stderr=subprocess.DEVNULL,
-                                   stdout=subprocess.DEVNULL)  # fmt: skip
-        while process.poll() is None and not any(out.glob(sign)):
-            time.sleep(0.005)
-        os.killpg(process.pid, signal.SIGKILL)
-        process.wait()
+        with subprocess.Popen(command(out, tmp_path, pool), start_new_session=True, stderr=subprocess.PIPE,
+                              stdout=subprocess.DEVNULL) as process:  # fmt: skip
+            while process.poll() is None and not any(out.glob(sign)):
+                time.sleep(0.005)
+            assert process.returncode is None, process.stderr.read()
+            os.killpg(process.pid, signal.SIGKILL)
     web.delay = 0.0
     finished = subprocess.run(command(out, tmp_path, pool), capture_output=True, text=True)
     assert finished.returncode == 0, finished.stderr

@@ -70,14 +70,15 @@ class Downloader:
 
     def _result(self, fetched: Future[bytes]) -> tuple[dict[str, Any], bytes | None]:
         try:
-            image = self.resizer(fetched.result())
+            encoded = fetched.result()
+            image = self.resizer(encoded)
         except FetchError as error:
             return {"status": "failed_to_download", "error_message": error.reason}, None
         except UndecodableImage as error:
             return {"status": "failed_to_resize", "error_message": str(error)}, None
         sizes = {"width": image.width, "height": image.height,
                  "original_width": image.original_width, "original_height": image.original_height}  # fmt: skip
-        return {"status": SUCCESS, **sizes, "sha256": hashlib.sha256(image.jpeg).hexdigest()}, image.jpeg
+        return {"status": SUCCESS, **sizes, "sha256": hashlib.sha256(encoded).hexdigest()}, image.jpeg
 
 
 RESULTS = pa.schema(
