@@ -26,7 +26,7 @@ COMMANDS = (
         "dedup {out}/dataset --signal exact --signal phash --signal embedding"
         " --against {out}/benchmark --against-threshold embedding=0.9",
     ),
-    ("train on what is left", f"train-clip {{out}}/dataset --out {{out}}/run-1 --epochs 12 {TRAIN}"),
+    ("train on what is left", f"train-clip {{out}}/dataset --out {{out}}/run-1 --epochs 8 {TRAIN}"),
     ("evaluate", "eval {out}/run-1 {out}/benchmark"),
     (
         "filter: by rules, and by the score of the model just trained",

@@ -5,8 +5,8 @@ from collections.abc import Callable, Sequence
 from html import escape
 from typing import Any
 
-WIDTH, HEIGHT = 640, 220
-LEFT, RIGHT, TOP, BOTTOM = 52, 12, 14, 30
+WIDTH, HEIGHT = 420, 200  # of the drawing, about the pixels of a card, so that its words are as large as the page's
+LEFT, RIGHT, TOP, BOTTOM = 46, 10, 16, 28
 
 Scale = Callable[[float], float]
 

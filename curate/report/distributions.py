@@ -10,7 +10,7 @@ import pyarrow.compute as pc
 from curate.dataset import Dataset
 
 BINS = 48
-VALUES = 16  # of a column of words; the others are counted together
+VALUES = 8  # of a column of words; the others are counted together
 QUANTILES = (0.01, 0.05, 0.25, 0.5, 0.75, 0.95, 0.99)
 COMPARISON = re.compile(r"\b([A-Za-z_]\w*)\s*(>=|<=|>|<)\s*(-?\d+(?:\.\d+)?(?:[eE][-+]?\d+)?)(?![\w.])")
 

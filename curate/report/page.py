@@ -136,10 +136,18 @@ def tiles(facts: list[tuple[str, Any]]) -> str:
 
 
 def _signals(numbers: dict[str, Any], shown: Shown) -> str:
-    cards = [_numbers(column) if column["kind"] == "numbers" else _words(column) for column in numbers["columns"]]
-    if not cards:
-        return ""
-    return KEY + f'<div class="cards">{"".join(cards)}</div>'
+    columns = [column for column in numbers["columns"] if _constant(column) is None]
+    cards = [_numbers(column) if column["kind"] == "numbers" else _words(column) for column in columns]
+    same = [f"{c['column']} {_constant(c)}" for c in numbers["columns"] if _constant(c) is not None]
+    html = f'{KEY}<div class="cards">{"".join(cards)}</div>' if cards else ""
+    return html + (f"<p class='about'>The same for every pair: {text(', '.join(same))}.</p>" if same else "")
+
+
+def _constant(column: dict[str, Any]) -> str | None:
+    """The only value of a column, or None where it has several."""
+    if column["kind"] == "numbers":
+        return _said(column["least"]) if column["least"] == column["most"] and not column["missing"] else None
+    return column["values"][0]["value"] if len(column["values"]) == 1 else None
 
 
 def _named(column: dict[str, Any]) -> str:

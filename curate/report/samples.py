@@ -14,8 +14,8 @@ from curate.dataset import Dataset
 from curate.report.collect import Gathered, latest
 from curate.report.thumbnails import Thumbnails, thumbnail
 
-STRIP = 12  # pictures in one strip of a score
-PER_REASON = 8
+STRIP = 14  # pictures in one strip of a score
+PER_REASON = 7
 REASONS = 8
 GROUPS = 12
 MEMBERS = 5
