@@ -97,6 +97,7 @@ class _Stored:
 
     def __init__(self, file: Any):
         self.file, self.needed = file, 0
+        self._first_member: Any = zlib.decompressobj(31)  # the whole file, where it was compressed as one
         self._at = self._first = 0
         self._blocks: collections.deque[bytes] = collections.deque()
 
@@ -104,6 +105,8 @@ class _Stored:
         block = self.file.read(size)
         self._at += len(block)
         self._blocks.append(block)
+        if self._first_member and _ends(self._first_member, block):
+            self._first_member = None
         while len(self._blocks) > 1 and (
             self._first + len(self._blocks[0]) <= self.needed or self._at - self._first > HELD
         ):
@@ -114,27 +117,27 @@ class _Stored:
         return self._at
 
     def is_cut(self) -> bool:
-        """Whether the gzip members since the last record end before their end, which the iterator does not tell.
-
-        Without a member a record (the whole file as one) no more than the last HELD bytes are known: then it is False.
-        """
-        if self._at == 0:
-            return True
-        if self._first > self.needed:
-            return False
+        """Whether the file lacks its end, which the iterator does not tell: it stops where the bytes do."""
+        if self._first_member or self._first > self.needed:
+            return bool(self._first_member)
         rest = b"".join(self._blocks)[self.needed - self._first :]
-        while rest.startswith(GZIP[:1]):
+        while rest.startswith(GZIP):
             member = zlib.decompressobj(31)
-            try:
-                while not member.eof and (rest or member.unconsumed_tail):
-                    member.decompress(member.unconsumed_tail or rest, pools.BLOCK)
-                    rest = b""
-            except zlib.error:
-                return False  # the iterator read it, so this is no gzip
-            if not member.eof:
+            if not _ends(member, rest):
                 return True
             rest = member.unused_data
-        return False
+        return 0 < len(rest) < len(GZIP)
+
+
+def _ends(member: Any, block: bytes) -> bool:
+    """Whether a gzip member ends within its next bytes; what is no gzip has no end to miss."""
+    try:
+        while block and not member.eof:
+            member.decompress(block, pools.BLOCK)
+            block = member.unconsumed_tail
+    except zlib.error:
+        return True
+    return member.eof
 
 
 def _is_list(path: str) -> bool:

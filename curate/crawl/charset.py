@@ -25,18 +25,23 @@ WEB = {
 }  # fmt: skip
 
 
-def decoded(page: bytes, declared: str | None = None) -> str:
-    """The page as text; `declared` is the charset of the HTTP header. What cannot be decoded becomes U+FFFD."""
+def as_utf8(page: bytes, declared: str | None = None) -> bytes:
+    """The page in UTF-8; `declared` is the charset of the HTTP header. What cannot be decoded becomes U+FFFD."""
     for mark, name in MARKS:
         if page.startswith(mark):
-            return page[len(mark) :].decode(name, "replace")
+            return page[len(mark) :].decode(name, "replace").encode("utf-8", "replace")
     name = _codec(declared) or _codec(_said(page)) or "cp1252"
-    if name in ("cp1252", "utf-8"):
-        try:  # servers say latin1 of everything; what reads as UTF-8 is UTF-8
-            return page.decode("utf-8")
-        except UnicodeDecodeError:
-            pass
-    return page.decode(name, "replace")
+    if name in ("cp1252", "utf-8") and _is_utf8(page):  # servers say latin1 of everything
+        return page
+    return page.decode(name, "replace").encode("utf-8", "replace")
+
+
+def _is_utf8(page: bytes) -> bool:
+    try:
+        page.decode("utf-8")
+    except UnicodeDecodeError:
+        return False
+    return True
 
 
 def _said(page: bytes) -> str | None:

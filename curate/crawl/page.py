@@ -8,7 +8,7 @@ import pyarrow as pa
 
 from curate.errors import CurateError
 
-WEB = re.compile(r"https?://[^/?#\\]", re.IGNORECASE).match
+WEB = re.compile(r"https?://(?:\[[^\]/?#]*\]|[^/?#\\\[\]])", re.IGNORECASE).match
 BASE = re.compile(r"((https?:)//[^/?#]+)(/[^?#]*)?").match
 # what `urljoin` only puts behind its base: no scheme, no query, no character that it has an opinion on
 PLAIN = re.compile(r"(//?|\./|\.\./|)[A-Za-z0-9_~%+@,=&!$()*-][A-Za-z0-9_~%+@,=&!$()*./-]*").fullmatch
@@ -55,7 +55,8 @@ class Resolver:
             found = urljoin(self.base, url)
         except ValueError:  # no address: http://[x
             return None
-        return found if WEB(found) else None
+        scheme, colon, rest = found.partition(":")
+        return f"{scheme.lower()}{colon}{rest}" if WEB(found) else None
 
 
 class Rows:

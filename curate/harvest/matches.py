@@ -118,7 +118,7 @@ def sorted_by_uid(table: pa.Table) -> pa.Table:
 def _with_web_url(table: pa.Table) -> pa.Table:
     """The rows whose url can be fetched at all, blanks around it removed."""
     url = pc.utf8_trim_whitespace(table["url"])
-    table = table.set_column(0, "url", url)
+    table = pa.table({"url": url, "caption": table["caption"]})
     return table.filter(pc.match_substring_regex(url, r"(?i)^https?://[^/]"))
 
 
