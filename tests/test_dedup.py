@@ -190,3 +190,16 @@ def test_a_named_selection_is_not_remade_with_other_options(make_dataset):
     dataset = run(make_dataset(planted()), name="clean")
     with pytest.raises(CurateError, match="'clean' was made with another thresholds; choose another --name"):
         run(dataset, thresholds={"phash": 0}, name="clean")
+
+
+def test_keepers_ranked_by_clip_scores_are_another_selection(make_dataset):
+    pairs = [sized(0, 128), copy_of(sized(0, 128), "900000", caption="better words")]
+    first = run(make_dataset(pairs), ("exact",))
+    kept = {key for key, row in rows_of(first).items() if row["weight"]}
+    uids = sorted(rows_of(first))
+    scores = pa.table({"uid": uids, "clip": [0.1 if key in kept else 0.9 for key in uids]})
+    first.folder.write_table("signals/clip/00000.parquet", scores, {"signal": "clip"})
+    second = run(first.after("measure", {}, "", signals={**first.signals, "clip": "clip"}).save(), ("exact",))
+    assert second.selection != first.selection
+    assert {key for key, row in rows_of(second).items() if row["weight"]}.isdisjoint(kept)
+    assert {key for key, row in rows_of(first).items() if row["weight"]} == kept

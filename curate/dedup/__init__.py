@@ -55,7 +55,7 @@ def run(dataset: Dataset, signals: Sequence[str] = ("exact", "phash"), threshold
         "against_thresholds": _thresholds(compared_against) if benchmarks else {},
         "against": {m.name: m.digest for m in measured},
     }
-    made_by = {"stage": "dedup", "parent": parent, **options}
+    made_by = {"stage": "dedup", "parent": parent, "ranked_by": _ranked_by(dataset), **options}
     name = name or f"dedup-{fingerprint([made_by, dataset.shards_fingerprint(), [s.name for s in pool.shards]])}"
     _refuse_other_options(dataset, name, made_by)
     decision = decide(pool, found)
@@ -64,6 +64,13 @@ def run(dataset: Dataset, signals: Sequence[str] = ("exact", "phash"), threshold
     numbers["overlap"] = {m.name: _report(dataset, pool, m, found[m.name], made_by) for m in measured}
     changes = dataset.with_selection(name, "dedup", parent, **options)
     return dataset.after("dedup", options, _summary(numbers), numbers, pool.failures, **changes).save()
+
+
+def _ranked_by(dataset: Dataset) -> dict[str, Any] | None:
+    """What made the CLIP scores that rank keepers, or None where there are none: another ranking, another selection."""
+    if "clip" not in dataset.signals or not dataset.shards:
+        return None
+    return dataset.folder.made_by(f"signals/clip/{dataset.shards[0].name}.parquet")
 
 
 def _thresholds(compared: Sequence[Comparison]) -> dict[str, float]:
