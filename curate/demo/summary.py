@@ -43,7 +43,7 @@ def told(found: dict[str, Any], seconds: dict[str, float]) -> str:
             ("drawn under the cap", f"{harvest['selected']:,}", f"{harvest['queries_capped']:,} queries over the cap"),
             ("images downloaded", f"{harvest['downloaded']:,}", f"failed: {failed}"),
             ("kept by dedup", f"{dedup['kept']:,}", f"dropped: {duplicates} duplicates"),
-            ("kept by filter", f"{found['filter']['kept']:,}", f"clip >= {score['threshold']:.3f}"),
+            ("kept by filter", f"{found['filter']['kept']:,}", f"score >= {score['threshold']:.3f}"),
         ]),
         "",
         "Found beside what was staged",

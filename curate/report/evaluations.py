@@ -24,10 +24,13 @@ def measures(evaluation: dict[str, Any]) -> list[tuple[str, float, float]]:
         found.append((f"zero-shot, {shot['classes']} classes", shot["top1"]["value"], shot["chance"]))
     for way, words in (("image_to_text", "image to text"), ("text_to_image", "text to image")):
         recalls = evaluation.get("retrieval", {}).get(way, {})
-        found += [
-            (f"{words}, {name}", recalls[name]["value"], chance) for name, chance in recalls.get("chance", {}).items()
-        ]
+        found += [(f"{words}, {name}", recalls[name]["value"], chance) for name, chance in _by_depth(recalls)]
     return found
+
+
+def _by_depth(recalls: dict[str, Any]) -> list[tuple[str, float]]:
+    """(recall@k, its chance) by k."""
+    return sorted(recalls.get("chance", {}).items(), key=lambda item: int(item[0].split("@")[1]))
 
 
 def _evaluation(benchmark: str, evaluation: dict[str, Any]) -> str:
