@@ -4,6 +4,7 @@ Sums do not depend on where the parts are cut, nor on who counts them. The block
 """
 
 import io
+import itertools
 import re
 from collections import Counter, defaultdict
 from collections.abc import Iterator
@@ -21,7 +22,7 @@ from curate.queries.wikipedia import Part, articles
 from curate.queries.wikitext import plain
 from curate.work import Report
 
-BLOCK = 5_000_000  # tokens counted in memory at a time: 400 MB
+BLOCK = 5_000_000  # words, about, counted in memory at a time
 # words, and whatever parts words: a pair has nothing but blanks between
 TOKEN = re.compile(rf"{WORD}|[^\w {MARKS}]|_")
 
@@ -51,40 +52,49 @@ class CountText:
 
 
 class Block:
-    """Words as numbers, in the order of the text; -1 is no word, so counts of pairs need no strings."""
+    """Texts as numbers of words: first of whatever stands between blanks ("York."), each then cut into words once."""
 
     def __init__(self) -> None:
         self.numbers: defaultdict[str, int] = defaultdict()
         self.numbers.default_factory = self.numbers.__len__
-        self.tokens: list[np.ndarray] = []
+        self.texts: list[np.ndarray] = []
         self.size = 0
 
     def add(self, text: str) -> None:
-        found = TOKEN.findall(text)
-        found.append("\n")  # articles do not run into each other
+        pieces = text.replace("\n", " \n ").split(" ")
+        pieces.append("\n")  # articles do not run into each other
         numbers = self.numbers
-        self.tokens.append(np.array([numbers[token] for token in found], np.int32))
-        self.size += len(found)
+        self.texts.append(np.array([numbers[piece] for piece in pieces], np.int32))
+        self.size += len(pieces)
 
     def write(self, scratch: Folder, name: str) -> None:
-        if not self.tokens:
+        """words/NAME (word, count) and pairs/NAME (first, second, count): words with nothing but blanks between."""
+        if not self.texts:
             return
-        texts = pa.array(list(self.numbers), pa.string())
-        is_word = np.array([token[0].isalnum() for token in self.numbers], bool)
-        tokens = np.concatenate(self.tokens)
-        counts = np.bincount(tokens, minlength=len(is_word))
-        words = np.flatnonzero(is_word)
-        scratch.write_table(
-            f"words/{name}.parquet", pa.table({"word": texts.take(pa.array(words)), "count": counts[words]})
-        )
+        vocabulary, tokens = self._tokens()
+        strings = pa.array(vocabulary, pa.string())
+        is_word = np.array([word[0].isalnum() for word in vocabulary], bool)
+        counts, words = np.bincount(tokens, minlength=len(vocabulary)), np.flatnonzero(is_word)
+        table = pa.table({"word": strings.take(pa.array(words)), "count": counts[words]})
+        scratch.write_table(f"words/{name}.parquet", table)
         keep = is_word[tokens]
         both = keep[:-1] & keep[1:]
         keys, times = np.unique((tokens[:-1][both].astype(np.int64) << 32) | tokens[1:][both], return_counts=True)
-        first, second = pa.array(keys >> 32), pa.array(keys & 0xFFFFFFFF)
-        scratch.write_table(
-            f"pairs/{name}.parquet",
-            pa.table({"first": texts.take(first), "second": texts.take(second), "count": times}),
-        )
+        first, second = strings.take(pa.array(keys >> 32)), strings.take(pa.array(keys & 0xFFFFFFFF))
+        scratch.write_table(f"pairs/{name}.parquet", pa.table({"first": first, "second": second, "count": times}))
+
+    def _tokens(self) -> tuple[list[str], np.ndarray]:
+        """(tokens that differ, number of each token of the texts in their order)."""
+        numbers: defaultdict[str, int] = defaultdict()
+        numbers.default_factory = numbers.__len__
+        cut = [[numbers[token] for token in TOKEN.findall(piece)] for piece in self.numbers]
+        lengths = np.array([len(tokens) for tokens in cut], np.int64)
+        flat = np.fromiter(itertools.chain.from_iterable(cut), np.int32, lengths.sum())
+        starts = np.cumsum(lengths) - lengths
+        pieces = np.concatenate(self.texts)
+        before = np.cumsum(lengths[pieces]) - lengths[pieces]  # tokens before each piece
+        within = np.arange(lengths[pieces].sum()) - np.repeat(before, lengths[pieces])
+        return list(numbers), flat[np.repeat(starts[pieces], lengths[pieces]) + within]
 
 
 @dataclass(frozen=True)

@@ -6,7 +6,8 @@ import unicodedata
 LONGEST = 80  # characters; longer ones are sentences, which no second text repeats
 # \w knows letters and digits but no combining marks: without them Hindi and Thai words would fall apart
 MARKS = "".join(chr(code) for code in range(0x300, 0x1EF00) if unicodedata.category(chr(code))[0] == "M")
-WORD = rf"[^\W_](?:[^\W_]|[{MARKS}]|['’\-\u200c\u200d](?=[^\W_]))*"
+_LETTER = r"[^\W_]"
+WORD = rf"{_LETTER}+(?:(?:[{MARKS}]+|['’\-\u200c\u200d](?={_LETTER})){_LETTER}*)*"
 _WORD = re.compile(WORD)
 # MetaCLIP sets blanks around its eight marks in texts, never in queries: what they touch in a query is never found
 _DEAD_METACLIP = re.compile(r"[^ ][,.;:?!`]|[,.;:?!`][^ ]|[,.;:?!`] [,.;:?!`]")
