@@ -12,8 +12,15 @@ START, END = "<!-- help: written by `make docs` -->", "<!-- end of help -->"
 
 
 def help_of(name: str, command: click.Command) -> str:
+    return f"{START}\n" + "\n".join(f"```text\n{text}\n```" for text in helps(name, command)) + f"\n{END}"
+
+
+def helps(name: str, command: click.Command) -> list[str]:
+    """The help of a command; of a group, that of each command in it."""
+    if isinstance(command, click.Group):
+        return [text for inner, each in sorted(command.commands.items()) for text in helps(f"{name} {inner}", each)]
     context = click.Context(command, info_name=f"curate {name}", max_content_width=100, terminal_width=100)
-    return f"{START}\n```text\n{command.get_help(context)}\n```\n{END}"
+    return [command.get_help(context)]
 
 
 def page(name: str, command: click.Command) -> str:

@@ -80,8 +80,8 @@ def _summary(out: str, statistics: dict[str, Any], size: int) -> str:
     total = statistics["queries"]
     short = "" if total == size else f" of the {size:,} asked for (the sources hold no more)"
     origins = ", ".join(f"{source['chosen']:,} {source['label']}" for source in statistics["sources"])
-    case = "; match it with harvest --casefold" if statistics["made_by"]["casefold"] else ""
-    return f"{total:,} queries{short} in {out}: {origins}; {len(statistics['stop_words'])} stop words dropped{case}"
+    case = ", one spelling each whatever the case" if statistics["made_by"]["casefold"] else ""
+    return f"{total:,} queries{short} in {out}{case}: {origins}; {len(statistics['stop_words'])} stop words dropped"
 
 
 def _numbers(statistics: dict[str, Any]) -> dict[str, Any]:
