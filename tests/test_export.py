@@ -19,6 +19,7 @@ from curate.dataset import Dataset
 from curate.errors import CurateError
 from curate.files import Folder
 from curate.filter import export
+from curate.measure import measure
 from curate.shard import uid_of
 
 HERE = "local(workers=0)"
@@ -278,3 +279,10 @@ def test_filter_and_export_killed_in_the_middle_and_run_again_give_the_same_byte
         found.append({str(path.relative_to(tmp_path)).replace("killed", "left-alone"): path.read_bytes()
                       for path in both if path.name != "manifest.json"})  # fmt: skip
     assert found[0] == found[1]
+
+
+def test_the_same_export_with_signals_is_left_alone(dataset, tmp_path):
+    measured = measure(dataset, ["size", "caption"], HERE)
+    first = exported([measured], str(tmp_path / "out"))
+    again = exported([Dataset.open(measured.url)], first.url)
+    assert again.history[-1]["counts"]["skipped"] == len(again.shards) > 0

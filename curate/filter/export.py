@@ -168,7 +168,7 @@ def _plan(sources: list[Source], counted: Outcome, shard_size: int, signals: boo
     return {
         "pairs": counted.rows,
         "shard_size": shard_size,
-        "signals": [sorted(source.dataset.signals.items()) for source in sources] if signals else None,
+        "signals": [dict(sorted(source.dataset.signals.items())) for source in sources] if signals else None,
         "sources": [[source.shard.name, report.rows, f"{report.counts['digest']:016x}"]
                     for source, report in zip(sources, counted.reports, strict=True)],
     }  # fmt: skip
