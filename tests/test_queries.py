@@ -2,8 +2,10 @@
 
 import gzip
 import json
+import os
 import subprocess
 import sys
+from pathlib import Path
 
 import pyarrow.parquet as pq
 import pytest
@@ -18,8 +20,10 @@ from curate.queries import packages
 from curate.queries.blocklist import Blocklist
 from curate.queries.choose import choose, quotas, ranked
 from curate.queries.pmi import collocations
+from curate.queries.sources.wordnet import licence_text
 from curate.queries.text import flaw, normalise, words
 
+ROOT = Path(__file__).parent.parent
 PLUGIN = """
 class Source:
     origin, licence, made_by = "a test", "none", {{}}
@@ -359,19 +363,50 @@ def test_bigrams_of_the_web_are_collocations_without_stop_words(name):
     assert not {"of the", "will be", "dog of"} & set(found)
 
 
+def test_the_small_list_is_what_its_recipe_makes(tmp_path):
+    """As queries/README.md has it; the list holds WordNet's words alone, so its licence stands beside it."""
+    topics = "animal artifact body food object phenomenon plant"
+    spec = f"wordnet(topics={' '.join(f'noun.{topic}' for topic in topics.split())}, least=1)"
+    build(tmp_path / "wordnet-small.txt", spec)
+    assert (ROOT / "queries" / "wordnet-small.txt").read_bytes() == (tmp_path / "wordnet-small.txt").read_bytes()
+    assert (ROOT / "queries" / "WORDNET-LICENSE.txt").read_text() == licence_text()
+
+
+def test_the_blocklist_spares_everyday_words():
+    blocked = Blocklist((str(ROOT / "queries" / "blocklist-en.txt"),))
+    spared = read(str(ROOT / "queries" / "wordnet-small.txt")).texts
+    assert [query for query in spared if blocked.blocks(query)] == ["pussy", "pussy willow"]
+    assert blocked.blocks("teen sex movies")
+
+
+@pytest.mark.parametrize("name", named.available("queries.sources"))
+def test_every_source_keeps_its_contract_and_stands_in_the_docs(name):
+    cls = named.plugin("queries.sources", named.parse(name))
+    assert isinstance(cls.origin, str)
+    assert isinstance(cls.licence, str)
+    assert isinstance(cls.running_text, bool)
+    assert cls.covers("en")
+    assert f"| `{name}` |" in (ROOT / "docs" / "commands" / "queries.md").read_text()
+
+
 @pytest.mark.slow
 def test_500_000_queries_come_from_packages_alone(tmp_path):
-    """Twice in processes of their own, so that no order of hashing slips in."""
+    """Twice in processes of their own, so that no order of hashing slips in; and as queries/statistics.json has it."""
     for seed in ("1", "2"):
         command = [sys.executable, "-m", "curate.cli", "queries", "build", "-q", "--out"]
-        command.append(str(tmp_path / seed / "list.txt.gz"))
-        subprocess.run(command, check=True, env={"PYTHONHASHSEED": seed, "PATH": ""}, timeout=250)
+        command += [str(tmp_path / seed / "list.txt.gz"), "--blocklist", str(ROOT / "queries" / "blocklist-en.txt")]
+        subprocess.run(command, check=True, env={**os.environ, "PYTHONHASHSEED": seed}, timeout=250)
     for name in ("list.txt.gz", "list.parquet", "list.json", "list.dropped.tsv"):
         assert (tmp_path / "1" / name).read_bytes() == (tmp_path / "2" / name).read_bytes()
     queries = read(str(tmp_path / "1" / "list.txt.gz"))
     assert (len(queries.texts), queries.blank, queries.repeated) == (500_000, 0, 0)
     assert len({query.casefold() for query in queries.texts}) == 500_000
     assert Matcher(queries.texts, casefold=True).never_matching == []
+    recorded = json.loads((ROOT / "queries" / "statistics.json").read_text())
+    facts = json.loads((tmp_path / "1" / "list.json").read_text())
+    if facts["made_by"] == recorded["made_by"]:  # the same versions of the packages
+        assert {key: recorded[key] for key in facts} == facts
+    assert f"{facts['sources'][0]['chosen']:,}" in (ROOT / "queries" / "README.md").read_text()
 
 
 @pytest.mark.slow

@@ -12,10 +12,11 @@ from curate.queries.dumps import Dumps
 KIND = "queries.sources"
 # Shares as MetaCLIP's list of 500,000 has them: half words, a fifth bigrams, the rest WordNet and titles. Packages have
 # few titles; all of WordNet's terms and the places of the world stand in for them. What has no share takes the rest.
+# wordsegment is left out: what it adds to symspell (4,000 bigrams) is mostly spam.
 CLIP = ("wordnet(lemmas=first, share=0.18)", "wikipedia_bigrams(share=0.2)", "wikipedia_titles(share=0.12)",
         "wikipedia_words")  # fmt: skip
 PACKAGES = ("wordnet(share=0.3)", "classnames(share=0.01)", "emoji(share=0.01)", "places(share=0.07)",
-            "symspell(share=0.15)", "wordsegment(share=0.02)", "wikipedia_titles(share=0.12)", "wordfreq")  # fmt: skip
+            "symspell(share=0.15)", "wikipedia_titles(share=0.12)", "wordfreq")  # fmt: skip
 
 
 class Source(Protocol):
