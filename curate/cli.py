@@ -85,6 +85,47 @@ def main() -> None:
     """
 
 
+@main.group()
+def queries() -> None:
+    """Query lists: the words and names that harvest looks for."""
+
+
+@queries.command("build")
+@click.option("--out", required=True, metavar="FILE", help="The list: .txt or .txt.gz; .parquet or .tsv with counts.")
+@click.option("--size", default=500_000, show_default=True, help="Queries in the list.")
+@click.option("--language", default="en", show_default=True, help="Language of sources and dumps: en, de, ja ...")
+@click.option("--wikipedia", multiple=True, metavar="DUMP", help="pages-articles .xml.bz2; CLIP's recipe. Repeatable.")
+@click.option("--pageviews", multiple=True, metavar="FILE", help="Page view counts, .gz; adds titles. Globs work.")
+@click.option(
+    "--source",
+    "sources",
+    multiple=True,
+    metavar="SOURCE",
+    help='In place of the recipe, in this order: wordnet, "wordfreq(language=de, share=0.4)", ./mine.py.',
+)
+@click.option("--blocklist", multiple=True, metavar="FILE", help="Words that no query may hold, one entry a line.")
+@click.option(
+    "--casefold/--cased",
+    default=None,
+    help="One query for all spellings by case, or each its own.  [default: --cased with a dump, else --casefold]",
+)
+@click.option("--stop-share", default=0.002, show_default=True, help="A word this frequent is dropped; 0 keeps all.")
+@click.option(
+    "--match",
+    type=click.Choice(["default", "metaclip"]),
+    default="default",
+    show_default=True,
+    help="metaclip also drops what can never match in that mode of harvest.",
+)
+@engine_option
+@common
+def build(out: str, **options: Any) -> Any:
+    """Make a query list from dictionaries, places and word counts in packages, or from Wikipedia dumps."""
+    from curate.queries import run
+
+    return run(out, **options)
+
+
 @main.command()
 @click.argument("pools", nargs=-1, required=True, metavar="POOL...")
 @click.option("--queries", required=True, metavar="FILE", help="The query list: one query a line (.txt, .gz).")
