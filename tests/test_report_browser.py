@@ -36,7 +36,9 @@ def page(make_dataset, tmp_path) -> str:
     pairs[0]["caption"] = "<script>document.title = 'attacked'</script> in a caption"
     pairs += [{**pair(index), "key": f"9{index:05d}", "url": f"http://copy.test/{index}"} for index in range(8)]
     dataset = dedup.run(make_dataset(pairs), ("exact",), engine="local(workers=1)")
-    dataset = filter.run(dataset, where=("size_aspect > 1 or caption_words > 5",), signals=("size", "caption"), engine="local(workers=1)")
+    dataset = filter.run(
+        dataset, where=("size_aspect > 1 or caption_words > 5",), signals=("size", "caption"), engine="local(workers=1)"
+    )
     report.run(dataset, str(tmp_path / "page.html"))
     return (tmp_path / "page.html").as_uri()
 
