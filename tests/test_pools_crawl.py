@@ -462,7 +462,8 @@ def test_a_hostile_page_costs_no_more_than_its_size(html, images_of):
 TAGS = [
     "<img src=1.jpg alt=one>", "<IMG SRC='2.jpg' Alt=\"two > 2\">", "<img alt='a \"q\" b' src=3.jpg/>",
     "<img\n/src=4.jpg\talt = four >", "<img alt=it's src=5.jpg>", "<img src=6.jpg alt=a=b\"c>", "<img alt src=7.jpg>",
-    "<img",    "<img ", ">", "<", "</", "/>", "<image src=8.jpg alt=8>", "<imgs src=9.jpg>", "<p title='<img src=no alt=no>'>",
+    "<img", "<img ", ">", "<", "</", "/>", "<image src=8.jpg alt=8>",
+    "<imgs src=9.jpg>", "<p title='<img src=no alt=no>'>",
     "<p title=\"it's\">", "<a b='\">", "<a b=\"'>", "'", '"', "=", " x ", "é", "-->", "--!>", "<!>", "<!doctype html>",
     "<?php >", "</>", "</3 >", "</p x='>'>", "<![CDATA[ <img src=c alt=c> ]]>", "<style>", "</style>", "<textarea>",
     "</textarea\n>", "<title>", "</title>", "<xmp>", "</xmp>", "<iframe>", "</iframe>", "<noscript>", "</noscript>",

@@ -27,7 +27,7 @@ class Unreadable(Exception):
 
 
 class Archive:
-    """Iterate over the records of some types with their bodies: (record, bytes)."""
+    """Iterate over the records of some types with their bodies: (record, bytes); a record is valid until the next."""
 
     def __init__(self, part: str, types: WarcRecordType):
         self._stored = _Stored(pools.opened(part))
@@ -36,7 +36,9 @@ class Archive:
 
     def __iter__(self) -> Iterator[tuple[WarcRecord, bytes]]:
         try:
-            for record in ArchiveIterator(self._stored, self._types):  # type: ignore[arg-type]  # it needs no more than read, tell
+            http = self._types == WarcRecordType.response
+            stream: Any = self._stored  # it needs no more than read and tell
+            for record in ArchiveIterator(stream, self._types, parse_http=http, inplace=True):
                 self._stored.needed = record.stream_pos
                 size = min(record.content_length, LARGEST)
                 body = record.reader.read(size)
@@ -67,11 +69,13 @@ def read(part: str, types: WarcRecordType, find: Callable[[WarcRecord, bytes, Ro
                 find(record, body, rows)
             except Unreadable as error:
                 unreadable.append(f"byte {record.stream_pos:,}: {error}")
-            if len(rows) >= ROWS:
-                count += len(rows)
-                yield rows.table()
-        count += len(rows)
-        yield rows.table()
+            if len(rows.urls) >= ROWS:
+                table = rows.table()
+                count += len(table)
+                yield table
+        table = rows.table()
+        count += len(table)
+        yield table
         if archive.damage:
             raise pools.damaged(part, count, archive.damage)
     if unreadable:

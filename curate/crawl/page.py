@@ -1,17 +1,21 @@
 """Images of web pages and the texts about them: which URL is fetched, what a text is, rows in batches."""
 
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from urllib.parse import urljoin
 
+import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 
 from curate.errors import CurateError
 
 WEB = re.compile(r"https?://(?:\[[^\]/?#]*\]|[^/?#\\\[\]])", re.IGNORECASE).match
 BASE = re.compile(r"((https?:)//[^/?#]+)(/[^?#]*)?").match
-# what `urljoin` only puts behind its base: no scheme, no query, no character that it has an opinion on
-PLAIN = re.compile(r"(//?|\./|\.\./|)[A-Za-z0-9_~%+@,=&!$()*-][A-Za-z0-9_~%+@,=&!$()*./-]*").fullmatch
+_PART = r"[A-Za-z0-9_~%+@,=&!$()*-][A-Za-z0-9_~%+@,=&!$()*.-]*+"
+# what `urljoin` only puts behind a part of its base: no scheme, no dots to follow, nothing empty
+PLAIN = re.compile(rf"(//?|\.\.?/|){_PART}(?:/{_PART})*+/?(?:\?[A-Za-z0-9_~%+@,=&!$()*./:-]+)?").fullmatch
+FINISHED = r"^https?://[A-Za-z0-9][!-\[\]-~]*$"  # what Resolver leaves as it is
 LINE_BREAKS = re.compile(r"[ \t\n\r\f]*[\t\n\r\f][ \t\n\r\f]*")
 IGNORED = dict.fromkeys(map(ord, "\t\n\r"))
 BLANK = "".join(map(chr, range(33)))  # what surrounds a URL without being part of it
@@ -25,30 +29,38 @@ class Resolver:
         if base and (declared := self(base)):
             self.base = declared
         found = BASE(self.base)
-        path = (found[3] or "/") if found else ""
-        self._plain = found is not None and "/." not in path and "//" not in path
-        if found:
-            folder = path[: path.rfind("/") + 1]
-            self._starts = {
-                "": found[1] + folder,
-                "./": found[1] + folder,
-                "../": found[1] + folder[: folder.rfind("/", 0, -1) + 1 or 1],
-                "/": found[1] + "/",
-                "//": found[2] + "//",
-            }
+        path = (found[3] or "/") if found else "//"
+        if found and "/." not in path and "//" not in path:
+            self._origin, self._scheme = found[1], found[2]
+            self._folder = path[: path.rfind("/") + 1]
 
-    _plain = False  # while <base> itself is resolved
+    _origin = ""  # none while <base> itself is resolved, or where its path is not plain
 
     def __call__(self, url: str) -> str | None:
         """The URL without blanks around it and line breaks inside, or None where it does not lead to http(s)."""
+        if plain := PLAIN(url):
+            return self._behind(plain[1], url)
+        if url[:5].lower() == "data:":
+            return None
         if not url.isprintable() or " " in url or "\\" in url:
             url = _tidy(url)
+            if plain := PLAIN(url):
+                return self._behind(plain[1], url)
         if url.startswith(("https://", "http://")):
             return url if WEB(url) else None
-        plain = PLAIN(url) if self._plain else None
-        if plain and url.find("/.", plain.end(1)) < 0 and url.find("//", 1) < 0:
-            return self._starts[plain[1]] + url[plain.end(1) :]
-        return self._joined(url) if url and url[:5].lower() != "data:" else None
+        return self._joined(url) if url else None
+
+    def _behind(self, lead: str, url: str) -> str | None:
+        if not self._origin:
+            return self._joined(url)
+        if lead == "/":
+            return self._origin + url
+        if lead == "//":
+            return self._scheme + url
+        if lead == "../":
+            folder = self._folder
+            return self._origin + folder[: folder.rfind("/", 0, -1) + 1 or 1] + url[3:]
+        return self._origin + self._folder + url[len(lead) :]
 
     def _joined(self, url: str) -> str | None:
         try:
@@ -60,27 +72,44 @@ class Resolver:
 
 
 class Rows:
-    """Rows of url, caption and page that become a table when there are enough."""
+    """What pages show, as it stands there; a batch at a time it becomes rows: absolute url, clean caption, page."""
 
     def __init__(self) -> None:
-        self.urls: list[str] = []
+        self.urls: list[str | None] = []
         self.captions: list[str] = []
-        self.pages: list[str | None] = []
+        self.pages: list[str] = []
+        self._bases: list[str | None] = []
+        self._counts: list[int] = []
 
-    def __len__(self) -> int:
-        return len(self.urls)
-
-    def add(self, url: str, captions: list[str], page: str | None) -> None:
-        for caption in captions:
-            self.urls.append(url)
-            self.captions.append(caption)
-            self.pages.append(page)
+    def add_page(self, page: str, base: str | None, urls: list[str | None], captions: list[str]) -> None:
+        """The images of a page whose <base href> is `base`, one url for each caption."""
+        self.urls += urls
+        self.captions += captions
+        self.pages.append(page)
+        self._bases.append(base)
+        self._counts.append(len(urls))
 
     def table(self) -> pa.Table:
-        """The rows as strings, which begin anew."""
-        table = pa.table({"url": _strings(self.urls), "caption": _strings(self.captions), "page": _strings(self.pages)})
-        self.urls, self.captions, self.pages = [], [], []
-        return table
+        """The rows with a url of the web and a caption, as strings; the collection begins anew."""
+        page_of = np.repeat(np.arange(len(self.pages)), self._counts)
+        captions = pc.replace_substring_regex(_strings(self.captions), LINE_BREAKS.pattern, " ")
+        captions = pc.utf8_trim_whitespace(captions)
+        pages = _strings(self.pages).take(pa.array(page_of))
+        table = pa.table({"url": self._absolute(page_of), "caption": captions, "page": pages})
+        self.__init__()  # type: ignore[misc]
+        return table.filter(pc.and_(pc.is_valid(table["url"]), pc.not_equal(table["caption"], "")))
+
+    def _absolute(self, page_of: np.ndarray) -> pa.Array:
+        urls = _strings(self.urls)
+        done = pc.fill_null(pc.match_substring_regex(urls, FINISHED), False)
+        todo = np.flatnonzero(~done.to_numpy(zero_copy_only=False))
+        found: list[str | None] = []
+        last, resolve = -1, None
+        for page, url in zip(page_of[todo].tolist(), urls.take(pa.array(todo)).to_pylist(), strict=True):
+            if page != last or resolve is None:
+                last, resolve = page, Resolver(self.pages[page], self._bases[page])
+            found.append(resolve(url) if url else None)
+        return pc.replace_with_mask(urls, pc.invert(done), pa.array(found, pa.string()))
 
 
 def cleaned(text: str) -> str:
@@ -141,7 +170,7 @@ def _tidy(url: str) -> str:
     return url
 
 
-def _strings(values: Sequence[str | None]) -> pa.Array:
+def _strings(values: list[str] | list[str | None]) -> pa.Array:
     try:
         return pa.array(values, pa.string())
     except UnicodeEncodeError:  # a lone surrogate, which JSON can write and UTF-8 cannot

@@ -50,11 +50,15 @@ class Pool:
         page = (record.headers.get("WARC-Target-URI") or "").strip("<>")
         found = images(as_utf8(body, record.http_charset))
         absolute = Resolver(page, found.base)
+        urls: list[str | None] = []
+        captions: list[str] = []
         for attributes, caption in zip(found.attributes, found.captions, strict=False):
             said = {**attributes, "figcaption": caption}
             texts = distinct(said.get(name) for name in self.texts)
             if texts and (url := _url(attributes, absolute)):
-                rows.add(url, texts, page)
+                urls += [url] * len(texts)
+                captions += texts
+        rows.add_page(page, None, urls, captions)
 
 
 def _is_html(record: WarcRecord) -> bool:
