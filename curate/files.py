@@ -74,7 +74,9 @@ class Folder:
     def read_table(self, name: str, columns: list[str] | None = None) -> pa.Table:
         try:
             with self.fs.open(self.path(name), "rb") as file:
-                return pq.read_table(file, columns=columns)
+                # Arrow's threads must not hold a Python file: as the process ends they abort it (45 of 200 short ones)
+                source = pa.OSFile(self.path(name)) if self.is_local else file
+                return pq.read_table(source, columns=columns, use_threads=self.is_local, pre_buffer=self.is_local)
         except FileNotFoundError as error:
             raise BadShard(f"{self.url}/{name} is missing") from error
         except pa.ArrowInvalid as error:
