@@ -150,6 +150,7 @@ def test_other_weights_under_the_same_name_are_refused(broken, weights):
     assert "was measured with another weights" in again.stderr
 
 
+@pytest.mark.slow
 def test_clip_without_weights_says_what_it_needs(broken):
     with pytest.raises(CurateError, match=r"'clip' needs pretrained: clip\(pretrained=\.\.\.\)"):
         measure(broken, ["clip"], HERE)
