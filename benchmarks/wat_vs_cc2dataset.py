@@ -3,10 +3,10 @@
     python -m venv peers && peers/bin/pip install cc2dataset msgspec click tqdm
     PYTHONPATH=. peers/bin/python benchmarks/wat_vs_cc2dataset.py
 
-cc2dataset gets an environment of its own because it brings pyspark and its own versions of pandas and fsspec. The file
-is generated in the shape of Common Crawl's: three metadata records a page, a gzip member each, 19 kB of JSON a page, 30
-images of which 13 have an alt; names and words are drawn letters. The rows of both are compared one by one: cc2dataset's
-text must be curate's but for blanks, its URL but for blanks; anything else ends the run.
+cc2dataset gets an environment of its own because it brings pyspark and other versions of pandas and fsspec. The file is
+generated in the shape of Common Crawl's: three metadata records a page, a gzip member each, 19 kB of JSON a page, 30
+images of which 13 have an alt; names and words are drawn letters. The rows of both are compared one by one:
+cc2dataset's text must be curate's but for blanks, its URL but for blanks; anything else ends the run.
 """
 
 import argparse

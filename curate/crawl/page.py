@@ -38,29 +38,25 @@ class Resolver:
 
     def __call__(self, url: str) -> str | None:
         """The URL without blanks around it and line breaks inside, or None where it does not lead to http(s)."""
-        if plain := PLAIN(url):
-            return self._behind(plain[1], url)
+        plain = PLAIN(url)
+        if plain and self._origin:
+            lead = plain[1]
+            if lead == "/":
+                return self._origin + url
+            if lead == "//":
+                return self._scheme + url
+            return self._origin + (self._parent if lead == "../" else self._folder) + url[len(lead) :]
         if url[:5].lower() == "data:":
             return None
-        if not url.isprintable() or " " in url or "\\" in url:
-            url = _tidy(url)
-            if plain := PLAIN(url):
-                return self._behind(plain[1], url)
+        if (tidy := _tidy(url)) != url:
+            return self(tidy)
         if url.startswith(("https://", "http://")):
             return url if WEB(url) else None
         return self._joined(url) if url else None
 
-    def _behind(self, lead: str, url: str) -> str | None:
-        if not self._origin:
-            return self._joined(url)
-        if lead == "/":
-            return self._origin + url
-        if lead == "//":
-            return self._scheme + url
-        if lead == "../":
-            folder = self._folder
-            return self._origin + folder[: folder.rfind("/", 0, -1) + 1 or 1] + url[3:]
-        return self._origin + self._folder + url[len(lead) :]
+    @property
+    def _parent(self) -> str:
+        return self._folder[: self._folder.rfind("/", 0, -1) + 1 or 1]
 
     def _joined(self, url: str) -> str | None:
         try:
@@ -92,8 +88,10 @@ class Rows:
     def table(self) -> pa.Table:
         """The rows with a url of the web and a caption, as strings; the collection begins anew."""
         page_of = np.repeat(np.arange(len(self.pages)), self._counts)
-        captions = pc.replace_substring_regex(_strings(self.captions), LINE_BREAKS.pattern, " ")
-        captions = pc.utf8_trim_whitespace(captions)
+        captions = _strings(self.captions)
+        broken = pc.invert(pc.ascii_is_printable(captions))
+        joined = pc.replace_substring_regex(captions.filter(broken), LINE_BREAKS.pattern, " ")
+        captions = pc.utf8_trim_whitespace(pc.replace_with_mask(captions, broken, joined))
         pages = _strings(self.pages).take(pa.array(page_of))
         table = pa.table({"url": self._absolute(page_of), "caption": captions, "page": pages})
         self.__init__()  # type: ignore[misc]
@@ -104,9 +102,9 @@ class Rows:
         done = pc.fill_null(pc.match_substring_regex(urls, FINISHED), False)
         todo = np.flatnonzero(~done.to_numpy(zero_copy_only=False))
         found: list[str | None] = []
-        last, resolve = -1, None
+        last, resolve = -1, Resolver("")
         for page, url in zip(page_of[todo].tolist(), urls.take(pa.array(todo)).to_pylist(), strict=True):
-            if page != last or resolve is None:
+            if page != last:
                 last, resolve = page, Resolver(self.pages[page], self._bases[page])
             found.append(resolve(url) if url else None)
         return pc.replace_with_mask(urls, pc.invert(done), pa.array(found, pa.string()))
