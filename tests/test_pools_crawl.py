@@ -4,8 +4,12 @@ import gzip
 import json
 import subprocess
 import sys
+import threading
 import time
 import zlib
+from collections import Counter
+from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
+from typing import ClassVar
 from urllib.parse import urljoin
 
 import fsspec
@@ -15,6 +19,7 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from selectolax.lexbor import LexborHTMLParser
 
+from curate import pools
 from curate.crawl import archive
 from curate.crawl.charset import as_utf8
 from curate.crawl.html import images
@@ -611,6 +616,53 @@ def test_archives_are_read_from_other_stores():
     assert read("memory://crawl/one.warc.wat.gz") == read("memory://crawl") == WHOLE
 
 
+class Archives(SimpleHTTPRequestHandler):
+    """Some archives answer at the second attempt, one breaks off every time, one is not there."""
+
+    seen: ClassVar[Counter] = Counter()
+
+    def do_GET(self):
+        self.seen[self.path] += 1
+        name = self.path.strip("/")
+        if name == "wat.paths.gz":
+            self._answer(gzip.compress(b"whole.wat.gz\nlate.wat.gz\nmissing.wat.gz\nbroken.wat.gz\n"))
+        elif name == "late.wat.gz" and self.seen[self.path] % 2:
+            self.send_error(503)
+        elif name == "missing.wat.gz":
+            self.send_error(404)
+        else:
+            self._answer(WAT, len(WAT) // 2 if name == "broken.wat.gz" else len(WAT))
+
+    def _answer(self, body: bytes, sent: int | None = None) -> None:
+        self.send_response(200)
+        self.send_header("Content-Length", str(len(body)))
+        self.end_headers()
+        self.wfile.write(body[:sent])
+
+    def do_HEAD(self):
+        self.send_error(405)
+
+    def log_message(self, *told):
+        pass
+
+
+def test_archives_on_the_web_are_asked_again_and_those_that_fail_are_named(monkeypatch):
+    monkeypatch.setattr(pools, "WAITS", (0.01, 0.01))
+    with ThreadingHTTPServer(("127.0.0.1", 0), Archives) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        url = f"http://127.0.0.1:{server.server_port}"
+        pool = open_pool(f"wat(path={url}/wat.paths.gz, base={url})")
+        broken, late, missing, whole = pool.parts()
+        for part in (whole, late):
+            assert [row for table in pool.read(part) for row in rows_of(table)] == WHOLE
+        with pytest.raises(BadShard, match=r"no such pool file: .*missing\.wat\.gz"):
+            list(pool.read(missing))
+        with pytest.raises(BadShard, match=r"broken\.wat\.gz is damaged after 0 rows: ContentLengthError"):
+            list(pool.read(broken))
+        assert pools.size_of(missing) == 0
+        server.shutdown()
+
+
 @pytest.mark.parametrize(("package", "kind"), [("fastwarc", "wat"), ("msgspec", "wat"), ("selectolax", "warc")])
 def test_a_missing_package_is_named_with_its_extra(monkeypatch, package, kind):
     for module in [name for name in sys.modules if name.startswith(("curate.pools.wa", "curate.crawl", package))]:
@@ -627,12 +679,12 @@ def test_harvest_takes_what_the_archives_hold_and_names_the_damaged_one(stored, 
     queries = stored("queries.txt", b"text\nzebra\n3\n")
     other = json.dumps({"url": "http://z.test/1.jpg", "caption": "a zebra"}).encode()
     cut = WARC[: members(WARC)[-6] + 5]
-    pools = [stored("a.warc.wat.gz", WAT), stored("cut.warc.gz", cut), stored("plain.jsonl", other)]
-    command = [sys.executable, "-m", "curate.cli", "harvest", *pools, "--queries", queries, "--no-download"]
+    named = [stored("a.warc.wat.gz", WAT), stored("cut.warc.gz", cut), stored("plain.jsonl", other)]
+    command = [sys.executable, "-m", "curate.cli", "harvest", *named, "--queries", queries, "--no-download"]
     out = str(tmp_path / "dataset")
     done = subprocess.run([*command, "--out", out, "--engine", "local(workers=1)"], capture_output=True, text=True)
     assert done.returncode == 1, done.stderr
-    assert f"{pools[1]} is damaged after 8 rows" in done.stderr
+    assert f"{named[1]} is damaged after 8 rows" in done.stderr
     folder = Dataset.open(out).folder
     tables = [folder.read_table(name) for name in folder.names("candidates/*.parquet")]
     found = {(row["url"], row["text"], *row["queries"]) for table in tables for row in table.to_pylist()}

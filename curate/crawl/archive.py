@@ -30,7 +30,10 @@ class Archive:
     """Iterate over the records of some types with their bodies: (record, bytes); a record is valid until the next."""
 
     def __init__(self, part: str, types: WarcRecordType):
-        self._stored = _Stored(pools.opened(part))
+        try:
+            self._stored = _Stored(pools.opened(part))
+        except CurateError as error:  # one of a list of thousands: the others go on
+            raise BadShard(str(error)) from error
         self._types = types
         self.damage: str | None = None
 

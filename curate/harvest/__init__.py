@@ -8,6 +8,7 @@ import collections
 import importlib.util
 import sys
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 from curate import named
@@ -24,6 +25,7 @@ from curate.pools import open_pool, size_of
 from curate.shard import SUCCESS
 from curate.work import Engine, Outcome, run_all
 
+ASKED_AT_ONCE = 32  # files of a pool whose sizes are asked for: a crawl has 90,000
 IDENTITY = f"{WORK}/identity.json"
 HINTS = {
     "blocked address": "these urls lead to this machine or a private network; --allow-private fetches them",
@@ -82,7 +84,10 @@ def run(dataset: Dataset, pools: Sequence[str], queries: str, cap: int = 20_000,
 def _parts(pools: Sequence[str]) -> list[Part]:
     """The files of all pools in the order of their paths, each once."""
     found = {path: text for text in pools for path in open_pool(text).parts()}
-    return [Part(number, found[path], path, size_of(path)) for number, path in enumerate(sorted(found))]
+    paths = sorted(found)
+    with ThreadPoolExecutor(ASKED_AT_ONCE) as asking:
+        sizes = asking.map(size_of, paths)
+        return [Part(number, found[path], path, size) for number, (path, size) in enumerate(zip(paths, sizes))]
 
 
 def _downloader(text: str, allow_private: bool) -> Spec:

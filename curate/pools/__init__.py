@@ -4,6 +4,8 @@ import bz2
 import functools
 import io
 import lzma
+import sys
+import time
 import zlib
 from collections.abc import Callable
 from typing import Any, BinaryIO, Protocol
@@ -15,6 +17,7 @@ from curate import named
 from curate.errors import BadShard, CurateError
 
 BLOCK = 1 << 20  # bytes read at a time
+WAITS = (1.0, 5.0, 25.0)  # seconds before a store is asked again
 DAMAGE = (zlib.error, lzma.LZMAError, EOFError, pa.ArrowInvalid, OSError)  # what reading a broken file raises
 CODECS: dict[str, Callable[[], Any]] = {
     ".gz": functools.partial(zlib.decompressobj, 31),
@@ -74,14 +77,18 @@ def files_of(path: str, kind: str) -> list[str]:
     visible = [name for name in found if not name.rsplit("/", 1)[-1].startswith((".", "_"))]
     if not visible:
         raise CurateError(f"the pool {path} holds no {kind} file")
-    local = "file" in fs.protocol or fs.protocol == "file"
-    return sorted(name if local else fs.unstrip_protocol(name) for name in visible)
+    return sorted(name if _is_local(fs) else fs.unstrip_protocol(name) for name in visible)
 
 
 def size_of(part: str) -> int:
-    """Bytes of a file of a pool; 0 where its store does not tell."""
+    """Bytes of a file of a pool; 0 where its store does not tell, or has no such file."""
     fs, root = _open(part)
-    return int(fs.size(root) or 0)
+    try:
+        return int(persist(lambda: fs.size(root)) or 0)
+    except FileNotFoundError:
+        return 0
+    except OSError as error:
+        raise CurateError(f"{part} cannot be reached: {error}") from error
 
 
 def chosen(columns: list[str], url: str, caption: str, part: str, kind: str) -> tuple[str, str]:
@@ -123,14 +130,76 @@ def _strings(values: Any) -> pa.Array:
 
 
 def opened(part: str) -> BinaryIO:
-    """The bytes of a file as they are stored. Raises CurateError where it is missing."""
+    """The bytes of a file as they are stored. Raises CurateError where it is missing or its store does not answer."""
     fs, root = _open(part)
     try:
-        return fs.open(root, "rb")
+        file = persist(lambda: fs.open(root, "rb"))
     except FileNotFoundError as error:
         raise CurateError(f"no such pool file: {part}") from error
-    except PermissionError as error:
-        raise CurateError(f"{part} may not be read: permission denied") from error
+    except OSError as error:
+        raise CurateError(f"{part} cannot be read: {error}") from error
+    return file if _is_local(fs) else Persistent(file)  # type: ignore[return-value]
+
+
+class Persistent(io.RawIOBase):
+    """A file of a store, whose reads are tried again where the connection breaks; OSError when that does not help."""
+
+    def __init__(self, file: Any):
+        self._file = file
+
+    def readable(self) -> bool:
+        return True
+
+    def seekable(self) -> bool:
+        return bool(self._file.seekable())
+
+    def seek(self, offset: int, whence: int = 0) -> int:
+        return self._file.seek(offset, whence)
+
+    def tell(self) -> int:
+        return self._file.tell()
+
+    def read(self, size: int = -1) -> bytes:
+        at = self._file.tell()
+
+        def attempt() -> bytes:
+            if self._file.tell() != at:
+                self._file.seek(at)
+            return self._file.read(size)
+
+        return persist(attempt)
+
+    def close(self) -> None:
+        self._file.close()
+        super().close()
+
+
+def persist(attempt: Callable[[], Any]) -> Any:
+    """The result of an attempt that may need a second one. Raises OSError where none succeeds."""
+    for wait in (*WAITS, None):
+        try:
+            return attempt()
+        except _failures() as error:
+            if _is_final(error):
+                raise
+            if wait is None:
+                told = error.__cause__ or error
+                raise OSError(f"{type(told).__name__}: {' '.join(str(told).split())}") from error
+            time.sleep(wait)
+    raise AssertionError
+
+
+def _is_final(error: BaseException) -> bool:
+    """Whether asking again is of no use. Over http any failure is "not found", for the reason in its cause."""
+    if isinstance(error, FileNotFoundError) and error.__cause__ is not None:
+        return getattr(error.__cause__, "status", None) in (403, 404, 410)
+    return isinstance(error, FileNotFoundError | PermissionError | IsADirectoryError)
+
+
+def _failures() -> tuple[type[BaseException], ...]:
+    """What stores raise when they do not answer: OSError, and the errors of their clients that are none."""
+    clients = (("aiohttp", "ClientError"), ("botocore.exceptions", "BotoCoreError"))
+    return (OSError, *(getattr(sys.modules[module], name) for module, name in clients if module in sys.modules))
 
 
 class Lines(io.RawIOBase):
@@ -221,6 +290,10 @@ def _kind_inside(path: str) -> str:
         f"the ending of {path} tells no kind of pool; known: {known} (+ .gz .bz2 .xz .zst). "
         f"Or name one of {', '.join(named.available('pools'))}: {named.available('pools')[0]}(path={path})"
     )
+
+
+def _is_local(fs: fsspec.AbstractFileSystem) -> bool:
+    return "file" in fs.protocol if isinstance(fs.protocol, tuple) else fs.protocol == "file"
 
 
 def _open(path: str) -> tuple[fsspec.AbstractFileSystem, str]:
