@@ -51,6 +51,12 @@ engine_option = click.option(
 seed_option = click.option("--seed", default=0, show_default=True, help="Seed of every choice left to chance.")
 
 
+start_option = click.option(
+    "--from", "start", default=None, metavar="SELECTION",
+    help="Consider the rows that this selection keeps (all: every row); the one of the stage before by default.",
+)  # fmt: skip
+
+
 def last_step(dataset: Any) -> tuple[str, dict[str, Any], dict[str, str]]:
     """What `common` prints of a dataset: its newest step."""
     step = dataset.history[-1]
@@ -212,6 +218,7 @@ def measure(dataset: str, signals: tuple[str, ...], engine: str) -> Any:
 )
 @click.option("--name", default=None, help="Name of the selection made; told by its content by default.")
 @click.option("--device", default="auto", show_default=True, help="Where benchmarks are searched: auto, cpu, cuda.")
+@start_option
 @engine_option
 @common
 def dedup(dataset: str, **options: Any) -> Any:
@@ -251,6 +258,7 @@ def dedup(dataset: str, **options: Any) -> Any:
 @click.option("--signal", "signals", multiple=True, metavar="SIGNAL", help="Measure this first where it is missing.")
 @click.option("--name", default=None, help="Name of the selection made; told by its content by default.")
 @click.option("--out", default=None, metavar="DATASET2", help="Also export what is kept as a new dataset.")
+@start_option
 @engine_option
 @common
 def filter_(dataset: str, show: bool, **options: Any) -> Any:
