@@ -24,7 +24,7 @@ def common(command: Callable[..., Any]) -> Callable[..., Any]:
     @click.option("--json", "as_json", is_flag=True, help="Print a machine-readable summary on stdout.")
     @functools.wraps(command)
     def wrapped(*args: Any, verbose: bool, quiet: bool, as_json: bool, **kwargs: Any) -> None:
-        importlib.import_module("curate.work").QUIET = quiet
+        vars(importlib.import_module("curate.work"))["QUIET"] = quiet
         try:
             summary, numbers, failures = command(*args, **kwargs)
         except (CurateError, BadShard) as error:
@@ -311,7 +311,7 @@ def export(datasets: tuple[str, ...], out: str, **options: Any) -> Any:
 @click.option("--out", default=None, metavar="RUN", help="Folder of the run; runs/<dataset> by default.")
 @click.option(
     "--model", default=None, metavar="NAME|FILE",
-    help="An open_clip model name, one of ours (ViT-Ti-64) or a JSON config file; by default what --init is, or ViT-B-32.",
+    help="An open_clip model name, one of ours (ViT-Ti-64) or a JSON config; by default what --init is, or ViT-B-32.",
 )  # fmt: skip
 @click.option(
     "--init", default=None, metavar="CHECKPOINT", help="Start from these weights: a run, a file, an open_clip tag."
@@ -319,7 +319,7 @@ def export(datasets: tuple[str, ...], out: str, **options: Any) -> Any:
 @click.option(
     "--objective", default="clip", show_default=True, help="What is minimised: one file of curate/train/objectives."
 )
-@click.option("--batch-size", default=1024, show_default=True, help="Pairs in one optimiser step.")
+@click.option("--batch-size", default=None, type=int, help="Pairs in a step; 1024 by default, or all if fewer.")
 @click.option("--epochs", default=32.0, show_default=True, help="Passes over the data; may be a fraction.")
 @click.option("--lr", default=5e-4, show_default=True, help="Peak learning rate.")
 @click.option("--warmup", default=2000, show_default=True, help="Steps of linear warm-up, at most a tenth of all.")

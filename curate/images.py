@@ -39,7 +39,7 @@ def decode(encoded: bytes) -> np.ndarray:
 
 
 def is_flat(pixels: np.ndarray) -> bool:
-    """Whether RGB uint8 [height, width, 3] is near-blank, or tiny: such pictures look alike to every perceptual measure.
+    """Whether RGB uint8 [height, width, 3] is near-blank, or tiny: such pictures look alike to every measure.
 
     Near-blank: the grey levels of its 32 x 32 box average have a standard deviation under MIN_SPREAD.
     """

@@ -40,14 +40,14 @@ class Engine:
     def _connect(self) -> None:
         if ray.is_initialized():
             return
-        started_here = {"num_cpus": self.workers, "include_dashboard": False}
         # processes started here find what this process can import, the user's own plug-in files among it
         environment = {"env_vars": {"PYTHONPATH": os.pathsep.join(path for path in sys.path if path)}}
         try:
             if self.address:
                 ray.init(address=self.address, log_to_driver=False, configure_logging=False)
             else:
-                ray.init(log_to_driver=False, configure_logging=False, runtime_env=environment, **started_here)
+                ray.init(num_cpus=self.workers, include_dashboard=False, log_to_driver=False, configure_logging=False,
+                         runtime_env=environment)  # fmt: skip
         except (ConnectionError, ValueError, RuntimeError) as error:
             reason = str(error).strip().split("\n", 1)[0]
             raise CurateError(f"no Ray cluster at address={self.address}: {reason}") from error

@@ -22,12 +22,13 @@ from curate.train.loop import Schedule, train
 from curate.train.step import adamw
 
 DEFAULT_MODEL = "ViT-B-32"
+DEFAULT_BATCH = 1024  # pairs, or all of a smaller dataset
 LAST = 10  # lines of the log whose mean loss is reported as the last
 
 
 def run(data: Sequence[str], out: str | None = None, model: str | None = None, init: str | None = None,
-        objective: str = "clip", batch_size: int = 1024, epochs: float = 32.0, lr: float = 5e-4, warmup: int = 2000,
-        weight_decay: float = 0.2, precision: str = "auto", device: str = "auto", workers: int | None = None,
+        objective: str = "clip", batch_size: int | None = None, epochs: float = 32.0, lr: float = 5e-4,
+        warmup: int = 2000, weight_decay: float = 0.2, precision: str = "auto", device: str = "auto", workers: int | None = None,
         save_every: int = 500, selection: str | None = None, resume: bool = True,
         seed: int = 0) -> tuple[str, dict[str, Any], dict[str, str]]:  # fmt: skip
     """Train on `data` into the folder `out`; comes back with (summary, numbers, failed shards).
@@ -35,13 +36,15 @@ def run(data: Sequence[str], out: str | None = None, model: str | None = None, i
     A finished run with the same options is left alone, an unfinished one goes on. Raises CurateError for options that
     cannot work, for a run that was started with others, and where the loss is not finite.
     """
-    _check_positive(batch_size=batch_size, epochs=epochs, lr=lr, save_every=save_every)
+    _check_positive(batch_size=1 if batch_size is None else batch_size, epochs=epochs, lr=lr, save_every=save_every)
     folder, where = Folder(out or f"runs/{_name(data[0])}"), models.torch_device(device)
     goal = named.load("train.objectives", objective)
     name, config = models.config_of(model or (None if init else DEFAULT_MODEL), init)
     config = {**config, **goal.model_options}
     found = index.sources(data, selection)
     pairs = index.build(found, folder.within("cache"))
+    if batch_size is None:
+        batch_size = max(1, min(DEFAULT_BATCH, len(pairs)))
     if len(pairs) < batch_size:
         raise CurateError(f"{len(pairs):,} pairs are fewer than one batch of {batch_size:,}; --batch-size {len(pairs)}")
     precision = models.precision_on(precision, where)
