@@ -28,8 +28,8 @@ LAST = 10  # lines of the log whose mean loss is reported as the last
 
 def run(data: Sequence[str], out: str | None = None, model: str | None = None, init: str | None = None,
         objective: str = "clip", batch_size: int | None = None, epochs: float = 32.0, lr: float = 5e-4,
-        warmup: int = 2000, weight_decay: float = 0.2, precision: str = "auto", device: str = "auto", workers: int | None = None,
-        save_every: int = 500, selection: str | None = None, resume: bool = True,
+        warmup: int = 2000, weight_decay: float = 0.2, precision: str = "auto", device: str = "auto",
+        workers: int | None = None, save_every: int = 500, selection: str | None = None, resume: bool = True,
         seed: int = 0) -> tuple[str, dict[str, Any], dict[str, str]]:  # fmt: skip
     """Train on `data` into the folder `out`; comes back with (summary, numbers, failed shards).
 
