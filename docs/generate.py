@@ -19,7 +19,9 @@ def helps(name: str, command: click.Command) -> list[str]:
     """The help of a command; of a group, that of each command in it."""
     if isinstance(command, click.Group):
         return [text for inner, each in sorted(command.commands.items()) for text in helps(f"{name} {inner}", each)]
-    context = click.Context(command, info_name=f"curate {name}", max_content_width=100, terminal_width=100)
+    # as when it is called: click keeps the first help option that it makes, and the parent decides its names
+    parent = click.Context(main, info_name="curate", **main.context_settings)
+    context = click.Context(command, parent, info_name=name, max_content_width=100, terminal_width=100)
     return [command.get_help(context)]
 
 
