@@ -42,8 +42,8 @@ class Measured:
 def prepare(benchmark: Benchmark, folder: Folder, comparisons: Sequence[Comparison], engine: str | Engine) -> Measured:
     """Measure the images of a benchmark with the same signals as the pool.
 
-    They are copied as a dataset of their own into `folder`/work/dedup, so that measuring is parallel and goes on where
-    it was stopped; the copy can be deleted afterwards. Raises CurateError, BadShard for a benchmark that is damaged.
+    They are copied as a dataset of their own below `folder`, in work/dedup, so that measuring is parallel and goes on
+    where it was stopped; the copy can be deleted afterwards. Raises CurateError, BadShard where one is damaged.
     """
     digest = _digest(benchmark.samples())
     copy = Dataset.create(folder.within(f"{WORK}/{benchmark.name}-{digest}").url)

@@ -13,12 +13,20 @@ from dataclasses import dataclass
 from typing import Any
 
 import curate
+from curate.errors import CurateError
 from curate.harvest.robots import opted_out
 
 AGENT = f"curate/{curate.__version__} (builds image-text datasets; honours X-Robots-Tag: noai, noindex)"
 REDIRECTS = 5
 BLOCK = 1 << 16
 NAT64 = ipaddress.ip_network("64:ff9b::/96")
+
+
+def check_limits(downloader: str, **limits: float) -> None:
+    """Raises CurateError where a limit of a downloader is not a number above 0."""
+    for name, value in limits.items():
+        if not isinstance(value, int | float) or value <= 0:
+            raise CurateError(f"{downloader}({name}={value}): {name} is a number above 0")
 
 
 class FetchError(Exception):

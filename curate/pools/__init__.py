@@ -207,6 +207,7 @@ class Lines(io.RawIOBase):
     `damage` says why, so that what came before is kept."""
 
     def __init__(self, part: str):
+        self._file: Any = io.BytesIO()  # something to close, should the next line raise
         self._file = opened(part)
         self._codec = next((codec for ending, codec in CODECS.items() if part.lower().endswith(ending)), None)
         self._decoder: Any = self._codec() if self._codec else None

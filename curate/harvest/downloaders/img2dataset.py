@@ -15,8 +15,7 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from curate.errors import CurateError
-from curate.harvest.fetch import AGENT, Fetcher, FetchError
+from curate.harvest.fetch import AGENT, Fetcher, FetchError, check_limits
 from curate.harvest.once import Once
 from curate.harvest.resize import checked
 from curate.images import UndecodableImage
@@ -39,10 +38,8 @@ class Downloader:
     def __init__(self, image_size: int = 256, quality: int = 95, min_image_size: int = 32, threads: int = 32,
                  timeout: float = 10, deadline: float = 30, retries: int = 0, max_bytes: int = 32 << 20,
                  allow_private: bool = False, user_agent: str = AGENT):  # fmt: skip
-        for name, value in (("image_size", image_size), ("threads", threads), ("timeout", timeout),
-                            ("deadline", deadline), ("max_bytes", max_bytes)):  # fmt: skip
-            if not isinstance(value, int | float) or value <= 0:
-                raise CurateError(f"img2dataset({name}={value}): {name} is a number above 0")
+        check_limits("img2dataset", image_size=image_size, threads=threads, timeout=timeout, deadline=deadline,
+                     max_bytes=max_bytes)  # fmt: skip
         self.threads = threads
         self.fetcher = Fetcher(timeout, deadline, retries, max_bytes, allow_private, user_agent)
         # what decides the bytes of an image; how it is fetched does not

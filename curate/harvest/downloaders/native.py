@@ -10,8 +10,7 @@ from typing import Any
 
 import pyarrow as pa
 
-from curate.errors import CurateError
-from curate.harvest.fetch import AGENT, Fetcher, FetchError
+from curate.harvest.fetch import AGENT, Fetcher, FetchError, check_limits
 from curate.harvest.once import Once
 from curate.harvest.resize import Resizer
 from curate.images import UndecodableImage
@@ -29,10 +28,8 @@ class Downloader:
     def __init__(self, image_size: int = 256, quality: int = 95, min_image_size: int = 32, threads: int = 32,
                  timeout: float = 10, deadline: float = 30, retries: int = 0, max_bytes: int = 32 << 20,
                  allow_private: bool = False, user_agent: str = AGENT):  # fmt: skip
-        for name, value in (("image_size", image_size), ("threads", threads), ("timeout", timeout),
-                            ("deadline", deadline), ("max_bytes", max_bytes)):  # fmt: skip
-            if not isinstance(value, int | float) or value <= 0:
-                raise CurateError(f"native({name}={value}): {name} is a number above 0")
+        check_limits("native", image_size=image_size, threads=threads, timeout=timeout, deadline=deadline,
+                     max_bytes=max_bytes)  # fmt: skip
         self.threads = threads
         self.fetcher = Fetcher(timeout, deadline, retries, max_bytes, allow_private, user_agent)
         self.resizer = Resizer(image_size, quality, min_image_size)
