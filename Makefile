@@ -50,9 +50,9 @@ docs: $(VENV)/.dev ## write docs/commands/*.md anew from the commands' own help
 gpu-check: $(VENV)/.dev ## what only a GPU can prove: run this on a machine that has one
 	@$(BIN)/python -m pytest -m gpu -rs
 
-bench: $(VENV)/.dev ## the comparisons with other tools, into benchmarks/results/
+bench: $(VENV)/.dev ## matching beside other matchers, into benchmarks/results/ (the others say in their first lines what they need)
 	@$(PIP) -e '.[bench]'
-	@for script in benchmarks/*_vs_*.py; do echo "== $$script"; $(BIN)/python $$script || exit 1; done
+	@$(BIN)/python benchmarks/match_vs_ahocorasick.py
 
 clean: ## what the demo made; the virtual environment stays
 	rm -rf demo-out
