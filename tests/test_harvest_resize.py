@@ -8,7 +8,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from curate.harvest.resize import MAX_PIXELS, Resizer
+from curate.harvest.peek import MAX_PIXELS
+from curate.harvest.resize import Resizer
 from curate.images import UndecodableImage
 
 MODES = {"RGB": ("JPEG", "PNG", "WEBP", "BMP"), "L": ("JPEG", "PNG"), "RGBA": ("PNG", "WEBP"), "P": ("PNG", "GIF"),
@@ -34,7 +35,7 @@ def test_the_bytes_are_those_of_img2dataset():
     ours, reference = Resizer(64, 95, 16), theirs._Resizer(64, "keep_ratio", True, encode_quality=95, min_image_size=16)
     for seed in range(120):
         name, encoded = picture(seed)
-        assert tuple(ours(encoded)) == tuple(reference(io.BytesIO(encoded))[:5]), name
+        assert tuple(ours(encoded))[:5] == tuple(reference(io.BytesIO(encoded))[:5]), name
 
 
 def test_an_exif_rotation_is_applied_and_16_bits_are_scaled():

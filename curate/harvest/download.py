@@ -1,6 +1,7 @@
 """Download the kept pairs: each url belongs to one shard by its hash, each shard is one task."""
 
 import collections
+import contextlib
 import tempfile
 import time
 from collections.abc import Iterator
@@ -14,7 +15,8 @@ from curate import named, shard, tar
 from curate.dataset import fingerprint
 from curate.errors import CurateError
 from curate.files import Folder
-from curate.harvest import ranges
+from curate.harvest import ranges, stored
+from curate.harvest.resize import RESULTS
 from curate.named import Spec
 from curate.work import Report
 
@@ -56,15 +58,24 @@ class Download:
             return Report(str(place), len(rows), stats["status_dict"], skipped=True)
         start = time.time()
         with tempfile.TemporaryDirectory(prefix="curate-") as scratch:
-            if len(rows):
-                path, results = worker.download(place.name, rows, scratch)
-            else:
-                path, results = _nothing(scratch)
-            table = _joined(rows, results)
+            archives, results = self._downloaded(place, rows, worker, scratch)
+            table = _joined(stored.without_place(rows), results)
             stats = _stats(table, start)
-            with tar.opened(path) as view:
-                shard.write(self.folder, place.name, _members(view, str(place)), table, stats, made_by)
+            with contextlib.ExitStack() as stack:
+                views = [stack.enter_context(tar.opened(path)) for path in archives]
+                shard.write(self.folder, place.name, _members(views, str(place)), table, stats, made_by)
         return Report(str(place), len(rows), stats["status_dict"])
+
+    def _downloaded(self, place: Place, rows: pa.Table, worker: Any, scratch: str) -> tuple[list[str], pa.Table]:
+        """Tars in `scratch`, and what became of every row: from the web, and from the pools themselves."""
+        web, inside = stored.split(rows)
+        done = []
+        if len(web):
+            done.append(worker.download(place.name, web, scratch))
+        if len(inside):
+            done.append(stored.Stored(self.folder, worker.resizer).download(place.name, inside, scratch))
+        tables = [results.select(RESULTS.names).cast(RESULTS) for _, results in done]
+        return [path for path, _ in done], pa.concat_tables(tables) if tables else RESULTS.empty_table()
 
 
 def places(selected: int, shard_size: int) -> list[Place]:
@@ -101,21 +112,17 @@ def _joined(rows: pa.Table, results: pa.Table) -> pa.Table:
     """Every pair in the order of the keys, the ones without an image too, with what became of it."""
     found = {row["key"]: row for row in results.to_pylist()}
     lost = {"status": "failed_to_download", "error_message": LOST}
-    table = pa.Table.from_pylist([found.get(key, lost) for key in rows["key"].to_pylist()], RESULTS)
-    for name in RESULTS.names:
+    said = RESULTS.remove(RESULTS.get_field_index("key"))
+    table = pa.Table.from_pylist([found.get(key, lost) for key in rows["key"].to_pylist()], said)
+    for name in said.names:
         rows = rows.append_column(name, table[name])
     uid = rows.column_names.index("uid")
     return rows.select([uid, *(i for i in range(rows.num_columns) if i != uid)])
 
 
-RESULTS = pa.schema(
-    [("status", pa.string()), ("error_message", pa.string()), ("width", pa.int32()), ("height", pa.int32()),
-     ("original_width", pa.int32()), ("original_height", pa.int32()), ("sha256", pa.string())]
-)  # fmt: skip
-
-
-def _members(view: memoryview, name: str) -> Iterator[tuple[str, bytes]]:
-    for sample in sorted(tar.samples(view, name), key=lambda sample: sample.key):
+def _members(views: list[memoryview], name: str) -> Iterator[tuple[str, bytes]]:
+    found = ((view, sample) for view in views for sample in tar.samples(view, name))
+    for view, sample in sorted(found, key=lambda item: item[1].key):
         for member in (sample.members[kind] for kind in sorted(sample.members, key=ORDER.__getitem__)):
             yield member.name, bytes(view[member.data : member.data + member.size])
 
@@ -135,12 +142,6 @@ def _stats(table: pa.Table, start: float) -> dict[str, Any]:
         "end_time": end,
         "status_dict": dict(reasons),
     }
-
-
-def _nothing(scratch: str) -> tuple[str, pa.Table]:
-    with open(f"{scratch}/empty.tar", "wb") as file:
-        file.write(shard.tar_bytes([]))
-    return f"{scratch}/empty.tar", RESULTS.append(pa.field("key", pa.string())).empty_table()
 
 
 @lru_cache(maxsize=2)

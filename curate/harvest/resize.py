@@ -1,28 +1,38 @@
 """One untrusted encoded image to a bounded JPEG: looked at before it is decoded, the pixels those of img2dataset."""
 
-import io
-import warnings
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import cv2
 import numpy as np
-from PIL import Image, UnidentifiedImageError
+import pyarrow as pa
 
 from curate import images
+from curate.harvest.peek import Header, peek
 from curate.images import UndecodableImage
 
-EXIF_ORIENTATION = 0x0112
-MAX_PIXELS = images.MAX_PIXELS // 2  # 270 MB once decoded
+RESULTS = pa.schema(
+    [("key", pa.string()), ("status", pa.string()), ("error_message", pa.string()), ("width", pa.int32()),
+     ("height", pa.int32()), ("original_width", pa.int32()), ("original_height", pa.int32()), ("sha256", pa.string()),
+     ("format", pa.string()), ("animated", pa.bool_()), ("alpha", pa.bool_())]
+)  # fmt: skip  # what a downloader says of each row; all but key, status and error_message are null without an image
 
 
 class Resized(NamedTuple):
-    """A JPEG, its size in pixels, and the size it came in."""
+    """A JPEG, its size in pixels, and what it came as: size, format, one of several frames, not wholly opaque."""
 
     jpeg: bytes
     width: int
     height: int
     original_width: int
     original_height: int
+    format: str  # jpeg, png, webp, gif, avif, bmp, tiff ...
+    animated: bool
+    alpha: bool
+
+    @property
+    def about(self) -> dict[str, Any]:
+        """All but the JPEG itself."""
+        return {name: value for name, value in self._asdict().items() if name != "jpeg"}
 
 
 class Resizer:
@@ -36,7 +46,8 @@ class Resizer:
 
     def __call__(self, encoded: bytes) -> Resized:
         cv2.setNumThreads(1)
-        pixels = cv2.imdecode(np.frombuffer(checked(encoded), np.uint8), cv2.IMREAD_UNCHANGED)
+        header = peek(encoded)
+        pixels = cv2.imdecode(np.frombuffer(readable(encoded, header), np.uint8), cv2.IMREAD_UNCHANGED)
         if pixels is None:
             raise UndecodableImage("not decodable")
         height, width = pixels.shape[:2]
@@ -49,31 +60,12 @@ class Resizer:
             size = (round(width * scale), round(height * scale))
             pixels = cv2.resize(pixels, size, interpolation=cv2.INTER_AREA)
         jpeg = cv2.imencode(".jpg", pixels, [cv2.IMWRITE_JPEG_QUALITY, self.quality])[1].tobytes()
-        return Resized(jpeg, pixels.shape[1], pixels.shape[0], width, height)
+        return Resized(jpeg, pixels.shape[1], pixels.shape[0], width, height, *header.told)
 
 
-def checked(encoded: bytes) -> bytes:
-    """The image itself, or as PNG where OpenCV alone would get it wrong: turned by EXIF, 16 bits a channel.
-
-    Only the header is read of all others. Raises UndecodableImage.
-    """
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore", Image.DecompressionBombWarning)
-            image = Image.open(io.BytesIO(encoded))
-        if image.width * image.height > MAX_PIXELS:
-            raise UndecodableImage("too many pixels")
-        # Pillow decodes a PNG to look for an EXIF chunk behind the pixels: only one before them counts
-        readable = image.format != "PNG" or "exif" in image.info
-        turned = readable and image.getexif().get(EXIF_ORIENTATION, 1) not in (0, 1)
-    except UndecodableImage:
-        raise
-    except (UnidentifiedImageError, OSError, ValueError, SyntaxError) as error:
-        raise UndecodableImage("not an image") from error
-    except Image.DecompressionBombError as error:
-        raise UndecodableImage("too many pixels") from error
-    deep = image.mode.startswith("I") or (encoded[:4] == b"\x89PNG" and encoded[24] == 16)
-    if not (turned or deep):
+def readable(encoded: bytes, header: Header) -> bytes:
+    """The image itself, or as PNG where OpenCV alone would get it wrong: turned by EXIF, 16 bits a channel."""
+    if not (header.turned or header.deep):
         return encoded
     try:
         pixels = images.decode(encoded)

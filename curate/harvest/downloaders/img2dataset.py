@@ -17,7 +17,8 @@ import pyarrow.parquet as pq
 
 from curate.harvest.fetch import AGENT, Fetcher, FetchError, check_limits
 from curate.harvest.once import Once
-from curate.harvest.resize import checked
+from curate.harvest.peek import peek
+from curate.harvest.resize import RESULTS, readable
 from curate.images import UndecodableImage
 
 os.environ.setdefault("NO_ALBUMENTATIONS_UPDATE", "1")  # else every import asks the package index for a newer one
@@ -47,7 +48,7 @@ class Downloader:
                         "min_image_size": min_image_size}  # fmt: skip
 
     def download(self, name: str, rows: pa.Table, scratch: str) -> tuple[str, pa.Table]:
-        """The tar that img2dataset writes into `scratch`, and its rows: key, status, error_message, sizes, sha256.
+        """The tar that img2dataset writes into `scratch`, and its rows: the columns RESULTS.
 
         `rows` holds key (the shard's `name` and a number that counts up from 0), url, caption and what else each
         sample's json shall say. Both come back in the order of completion.
@@ -55,10 +56,10 @@ class Downloader:
         with pa.OSFile(f"{scratch}/rows", "wb") as file, pa.ipc.new_file(file, rows.schema.remove(0)) as stored:
             stored.write_table(rows.drop_columns(["key"]))
         width = len(rows["key"][0].as_py()) - len(name)
+        resize = _Resizer(self.made_by["image_size"], "keep_ratio", True, encode_quality=self.made_by["quality"],
+                          min_image_size=self.made_by["min_image_size"])  # fmt: skip
         driven = downloader.Downloader(
-            sample_writer_class=writer.WebDatasetSampleWriter,
-            resizer=_Resizer(self.made_by["image_size"], "keep_ratio", True, encode_quality=self.made_by["quality"],
-                             min_image_size=self.made_by["min_image_size"]),
+            sample_writer_class=_writer(resize), resizer=resize,
             thread_count=min(self.threads, len(rows)), save_caption=True, extract_exif=False, output_folder=scratch,
             column_list=rows.column_names[1:], timeout=None, number_sample_per_shard=10**width,
             oom_shard_count=len(name), compute_hash="sha256", verify_hash_type=None, encode_format="jpg", retries=0,
@@ -66,7 +67,7 @@ class Downloader:
         )  # fmt: skip
         with self._safe_names(rows["url"].to_pylist()) as names:
             _with_names(downloader.Downloader.download_shard, names)(driven, (int(name), f"{scratch}/rows"))
-        return f"{scratch}/{name}.tar", pq.read_table(f"{scratch}/{name}.parquet", columns=RESULTS)
+        return f"{scratch}/{name}.tar", pq.read_table(f"{scratch}/{name}.parquet", columns=RESULTS.names)
 
     @contextlib.contextmanager
     def _safe_names(self, urls: list[str]) -> Iterator[dict[str, Any]]:
@@ -94,21 +95,42 @@ class Downloader:
         yield {"download_image_with_retry": fetch, "Semaphore": semaphore, "ThreadPool": Pool}
 
 
-RESULTS = ["key", "status", "error_message", "width", "height", "original_width", "original_height", "sha256"]
-
-
 class _Resizer(resizer.Resizer):  # type: ignore[name-defined, misc]
     """img2dataset's resizer behind a look at the header: no bombs, and pixels that OpenCV alone would get wrong."""
 
+    told: tuple[Any, ...] = ()  # format, animated, alpha of the image last resized
+
     def __call__(self, img_stream: io.BytesIO, blurring_bbox_list: Any = None) -> tuple[Any, ...]:
+        encoded = img_stream.getvalue()
         try:
-            encoded = checked(img_stream.getvalue())
+            header = peek(encoded)
+            encoded = readable(encoded, header)
         except UndecodableImage as error:
             return None, None, None, None, None, str(error)
+        self.told = header.told
         *found, reason = super().__call__(io.BytesIO(encoded), blurring_bbox_list)
         return *found, "not decodable" if reason and reason not in SAID else reason
 
 
+def _writer(resized: _Resizer) -> Any:
+    """img2dataset's writer of tars, with our columns: an image is resized and written before the next one is."""
+
+    class Writer(writer.WebDatasetSampleWriter):  # type: ignore[name-defined, misc]
+        def __init__(self, number: int, folder: str, caption: bool, digits: int, schema: pa.Schema, form: str):
+            super().__init__(number, folder, caption, digits, _columns(schema), form)
+
+        def write(self, jpeg: bytes | None, key: str, caption: str, about: dict[str, Any]) -> None:
+            told = resized.told if jpeg is not None else (None,) * len(OURS)
+            super().write(jpeg, key, caption, {**about, **dict(zip(OURS, told, strict=True))})
+
+    return Writer
+
+
+def _columns(schema: pa.Schema) -> pa.Schema:
+    return pa.schema([*schema, *(RESULTS.field(name) for name in OURS)])
+
+
+OURS = ("format", "animated", "alpha")
 SAID = {"image too small", "aspect ratio too large"}
 
 

@@ -12,7 +12,7 @@ import pyarrow as pa
 
 from curate.harvest.fetch import AGENT, Fetcher, FetchError, check_limits
 from curate.harvest.once import Once
-from curate.harvest.resize import Resizer
+from curate.harvest.resize import RESULTS, Resizer
 from curate.images import UndecodableImage
 from curate.shard import SUCCESS
 
@@ -37,7 +37,7 @@ class Downloader:
                         "min_image_size": min_image_size}  # fmt: skip
 
     def download(self, name: str, rows: pa.Table, scratch: str) -> tuple[str, pa.Table]:
-        """A tar in `scratch`, and its rows: key, status, error_message, sizes, sha256; in the order of completion."""
+        """A tar in `scratch`, and its rows: the columns RESULTS; in the order of completion."""
         pairs = rows.to_pylist()
         done = []
         path = f"{scratch}/{name}.tar"
@@ -73,15 +73,7 @@ class Downloader:
             return {"status": "failed_to_download", "error_message": error.reason}, None
         except UndecodableImage as error:
             return {"status": "failed_to_resize", "error_message": str(error)}, None
-        sizes = {"width": image.width, "height": image.height,
-                 "original_width": image.original_width, "original_height": image.original_height}  # fmt: skip
-        return {"status": SUCCESS, **sizes, "sha256": hashlib.sha256(encoded).hexdigest()}, image.jpeg
-
-
-RESULTS = pa.schema(
-    [("key", pa.string()), ("status", pa.string()), ("error_message", pa.string()), ("width", pa.int32()),
-     ("height", pa.int32()), ("original_width", pa.int32()), ("original_height", pa.int32()), ("sha256", pa.string())]
-)  # fmt: skip
+        return {"status": SUCCESS, **image.about, "sha256": hashlib.sha256(encoded).hexdigest()}, image.jpeg
 
 
 def _add(archive: tarfile.TarFile, pair: dict[str, Any], result: dict[str, Any], jpeg: bytes) -> None:
