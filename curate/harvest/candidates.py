@@ -74,6 +74,8 @@ def _match(folder: Folder, parts: list[Part], listed: Queries, match: str, engin
         folder.write_table(select.QUERIES, pa.table({"query": pa.array(listed.texts)}), {"index": made_by})
     outcome = run_all(Match(folder, made_by), parts, engine, "match")
     done = [folder.read_json(f"{part.prefix}.json") for part in parts]
+    about = {"pools": [p.pool for p in parts], "paths": [p.path for p in parts], "rows": [d["read"] for d in done]}
+    folder.write_json(select.PARTS, about)
     totals: dict[str, Any] = {name: sum(d[name] for d in done) for name in ("read", "unusable", "matched")}
     totals["damaged"] = outcome.failures
     _check(totals, parts, listed)

@@ -71,7 +71,7 @@ class Download:
         web, inside = stored.split(rows)
         done = []
         if len(web):
-            done.append(worker.download(place.name, web, scratch))
+            done.append(worker.download(place.name, stored.without_place(web), scratch))
         if len(inside):
             done.append(stored.Stored(self.folder, worker.resizer).download(place.name, inside, scratch))
         tables = [results.select(RESULTS.names).cast(RESULTS) for _, results in done]
@@ -85,9 +85,11 @@ def places(selected: int, shard_size: int) -> list[Place]:
 
 
 def _rows(folder: Folder, kept: tuple[str, ...], place: Place) -> pa.Table:
-    """The pairs of a shard in the order of (url, uid), with their keys."""
-    table = ranges.between(folder, list(kept), "place", *ranges.bounds(place.number, place.of))
-    table = table.drop_columns(["place"]).sort_by([("url", "ascending"), ("uid", "ascending")]).combine_chunks()
+    """The pairs of a shard, those from the web first, in the order of (url, uid), with their keys."""
+    table = ranges.between(folder, list(kept), "place", *ranges.bounds(place.number, place.of)).drop_columns(["place"])
+    table = pa.concat_tables(
+        part.sort_by([("url", "ascending"), ("uid", "ascending")]) for part in stored.split(table)
+    ).combine_chunks()
     digits = max(4, len(str(len(table) - 1)))
     keys = pa.array([f"{place.name}{number:0{digits}d}" for number in range(len(table))], pa.string())
     return table.add_column(0, "key", keys).rename_columns({"text": "caption"})

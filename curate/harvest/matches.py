@@ -19,6 +19,7 @@ from curate.work import Number, Report
 
 WORK = "work/harvest"
 INDEX = f"{WORK}/index"
+WEB = -1  # the part and the row of a pair whose image is not in a pool
 RUN_ROWS = 500_000  # matched pairs sorted at a time
 
 
@@ -73,7 +74,7 @@ class Match:
     def _matched(self, part: Part, done: dict[str, Any]) -> Iterator[pa.Table]:
         matcher = _matcher(self.folder, self.made_by)
         for table in open_pool(part.pool).read(part.path):
-            usable = _with_web_url(table)
+            usable = _usable(table, part.number)
             offsets, ids = matcher.match(usable["caption"])
             hits = np.flatnonzero(np.diff(offsets))
             done["read"] += len(table)
@@ -106,20 +107,30 @@ def hex_uids(table: pa.Table) -> pa.Array:
 
 
 def sorted_by_uid(table: pa.Table) -> pa.Table:
-    """The table in the order of the uids, one row for each."""
-    high, low = table["high"].to_numpy(), table["low"].to_numpy()
-    order = np.lexsort((low, high))
+    """The table in the order of the uids, one row for each: the first whose image lies in a pool, if there is one."""
+    high, low, part = (table[name].to_numpy() for name in ("high", "low", "part"))
+    if len(part) and part.max() != WEB:
+        order = np.lexsort((table["row"].to_numpy(), part, part == WEB, low, high))
+    else:
+        order = np.lexsort((low, high))
     high, low = high[order], low[order]
     first = np.ones(len(order), bool)
     first[1:] = (high[1:] != high[:-1]) | (low[1:] != low[:-1])
     return table.take(pa.array(order[first])).combine_chunks()
 
 
-def _with_web_url(table: pa.Table) -> pa.Table:
-    """The rows whose url can be fetched at all, blanks around it removed."""
+def _usable(table: pa.Table, part: int) -> pa.Table:
+    """The rows whose image can be had: columns url (no blanks around it), caption, part, row.
+
+    An image in the pool itself is row `row` of part `part`; both are WEB where the url has to be fetched.
+    """
     url = pc.utf8_trim_whitespace(table["url"])
-    table = pa.table({"url": url, "caption": table["caption"]})
-    return table.filter(pc.match_substring_regex(url, r"(?i)^https?://[^/]"))
+    stored = "row" in table.column_names
+    nowhere = pa.repeat(pa.scalar(WEB, pa.int64()), len(table))
+    place = {"part": pa.repeat(pa.scalar(part if stored else WEB, pa.int32()), len(table)),
+             "row": table["row"].cast(pa.int64()) if stored else nowhere}  # fmt: skip
+    fetchable = pc.greater(pc.utf8_length(url), 0) if stored else pc.match_substring_regex(url, r"(?i)^https?://[^/]")
+    return pa.table({"url": url, "caption": table["caption"], **place}).filter(fetchable)
 
 
 def _counts(done: dict[str, Any]) -> dict[str, Number]:

@@ -12,10 +12,11 @@ import xxhash
 from curate.files import Folder
 from curate.harvest import cap as caps
 from curate.harvest import ranges
-from curate.harvest.matches import WORK, hex_uids, sorted_by_uid
+from curate.harvest.matches import WEB, WORK, hex_uids, sorted_by_uid
 from curate.work import Number, Report
 
 RUNS = f"{WORK}/runs.json"
+PARTS = f"{WORK}/parts.json"
 QUERIES = f"{WORK}/queries.parquet"
 LIMITS = f"{WORK}/limits.parquet"
 
@@ -106,12 +107,14 @@ class Select:
                 "text": pairs["caption"],
                 "queries": _named(offsets, ids, queries),
                 "selected_by": _named(drawn_offsets, ids[drawn], queries),
+                "part": pairs["part"],
+                "row": pairs["row"],
             }
         )
         kept = table.filter(pa.array(np.diff(drawn_offsets) > 0))
         counts: dict[str, Number] = {"selected": len(kept), "draws": int(drawn.sum())}
         self.folder.write_table(f"{bucket}.parquet", table, said)
-        ranges.write(self.folder, kept_of(bucket), _by_place(kept),
+        ranges.write(self.folder, kept_of(bucket), _by_place(kept, _starts(self.folder)),
                      {"state": self.state, "pairs": len(pairs), "counts": counts})  # fmt: skip
         return Report(str(bucket), len(pairs), counts)
 
@@ -150,9 +153,19 @@ def place(url: str) -> int:
     return xxhash.xxh3_64_intdigest(url.encode())
 
 
-def _by_place(kept: pa.Table) -> pa.Table:
-    places = pa.array([place(url) for url in kept["url"].to_pylist()], pa.uint64())
-    return kept.add_column(0, "place", places).sort_by([("place", "ascending"), ("uid", "ascending")])
+def _by_place(kept: pa.Table, starts: np.ndarray) -> pa.Table:
+    places = np.array([place(url) for url in kept["url"].to_pylist()], np.uint64)
+    part, row = kept["part"].to_numpy(), kept["row"].to_numpy()
+    stored = part != WEB
+    # images in the pools keep the pools' order, so that a shard reads one stretch of them and not a bit of each
+    step = np.uint64((2**64 - 1) // max(int(starts[-1]), 1))
+    places[stored] = (starts[part[stored]] + row[stored]).astype(np.uint64) * step
+    return kept.add_column(0, "place", pa.array(places)).sort_by([("place", "ascending"), ("uid", "ascending")])
+
+
+def _starts(folder: Folder) -> np.ndarray:
+    """The rows in all parts before each part, int64 [parts + 1]."""
+    return np.concatenate(([0], np.cumsum(folder.read_json(PARTS)["rows"], dtype=np.int64)))
 
 
 def _order_of(pairs: pa.Table, seed: int) -> tuple[np.ndarray, np.ndarray]:

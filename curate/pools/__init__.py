@@ -39,7 +39,12 @@ class Pool(Protocol):
         ...
 
     def read(self, part: str) -> Any:
-        """Yield tables of string columns url, caption. Raises CurateError, and BadShard after the rows before it."""
+        """Yield tables of string columns url, caption. Raises CurateError, and BadShard after the rows before it.
+
+        A pool that holds the images themselves adds `row`, int64, the number of the image in its part, counted from 0
+        without a gap, and has `images(part, rows)`: it yields (row, encoded image) for these ascending row numbers.
+        The url, never empty, then only says where the image comes from.
+        """
         ...
 
 

@@ -18,7 +18,7 @@ import pyarrow.parquet as pq
 from curate.harvest.fetch import AGENT, Fetcher, FetchError, check_limits
 from curate.harvest.once import Once
 from curate.harvest.peek import peek
-from curate.harvest.resize import RESULTS, readable
+from curate.harvest.resize import RESULTS, Resizer, readable
 from curate.images import UndecodableImage
 
 os.environ.setdefault("NO_ALBUMENTATIONS_UPDATE", "1")  # else every import asks the package index for a newer one
@@ -43,6 +43,7 @@ class Downloader:
                      max_bytes=max_bytes)  # fmt: skip
         self.threads = threads
         self.fetcher = Fetcher(timeout, deadline, retries, max_bytes, allow_private, user_agent)
+        self.resizer = Resizer(image_size, quality, min_image_size)  # of images that need no download
         # what decides the bytes of an image; how it is fetched does not
         self.made_by = {"downloader": "img2dataset", "image_size": image_size, "quality": quality,
                         "min_image_size": min_image_size}  # fmt: skip

@@ -1,8 +1,5 @@
 """curate's own downloader: threads that fetch safely, one that shrinks and writes; runs wherever curate does."""
 
-import hashlib
-import io
-import json
 import tarfile
 from collections.abc import Iterator
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
@@ -10,11 +7,10 @@ from typing import Any
 
 import pyarrow as pa
 
+from curate.harvest import samples
 from curate.harvest.fetch import AGENT, Fetcher, FetchError, check_limits
 from curate.harvest.once import Once
 from curate.harvest.resize import RESULTS, Resizer
-from curate.images import UndecodableImage
-from curate.shard import SUCCESS
 
 WAITING = 2  # fetched images held for each thread: bounds the memory
 
@@ -46,7 +42,7 @@ class Downloader:
                 result, jpeg = self._result(fetched)
                 done.append({"key": pair["key"], **result})
                 if jpeg is not None:
-                    _add(archive, pair, result, jpeg)
+                    samples.add(archive, pair, result, jpeg)
         return path, pa.Table.from_pylist(done, RESULTS)
 
     def _fetched(self, pairs: list[dict[str, Any]]) -> Iterator[tuple[dict[str, Any], Future[bytes]]]:
@@ -67,18 +63,6 @@ class Downloader:
 
     def _result(self, fetched: Future[bytes]) -> tuple[dict[str, Any], bytes | None]:
         try:
-            encoded = fetched.result()
-            image = self.resizer(encoded)
+            return samples.result_of(fetched.result(), self.resizer)
         except FetchError as error:
             return {"status": "failed_to_download", "error_message": error.reason}, None
-        except UndecodableImage as error:
-            return {"status": "failed_to_resize", "error_message": str(error)}, None
-        return {"status": SUCCESS, **image.about, "sha256": hashlib.sha256(encoded).hexdigest()}, image.jpeg
-
-
-def _add(archive: tarfile.TarFile, pair: dict[str, Any], result: dict[str, Any], jpeg: bytes) -> None:
-    about = json.dumps({**pair, **result, "error_message": None}, indent=4).encode()
-    for suffix, content in (("jpg", jpeg), ("txt", pair["caption"].encode()), ("json", about)):
-        info = tarfile.TarInfo(f"{pair['key']}.{suffix}")
-        info.size = len(content)
-        archive.addfile(info, io.BytesIO(content))
