@@ -7,6 +7,7 @@ import time
 from collections import Counter
 from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from typing import NamedTuple
 
 from conftest import draw, encoded
 
@@ -14,11 +15,37 @@ COLOURS = ("red", "green", "blue", "orange", "purple", "black")
 SHAPES = ("circle", "square", "triangle")
 
 
+class Page(NamedTuple):
+    """An answer that a test puts on the web."""
+
+    body: bytes = b""
+    headers: tuple[tuple[str, str], ...] = ()
+    status: int = 200
+
+
 class Web:
-    """`url` of the server, `hits` of each path; `delay` seconds before each answer."""
+    """`url` of the server, `hits` of each path; `delay` seconds before each answer.
+
+    `pages`: what more it answers to a path with its query; `asked`: (time, path with query, headers) of each request;
+    `most`: how many it answered at the same time.
+    """
 
     def __init__(self, url: str):
         self.url, self.hits, self.agents, self.delay = url, Counter(), set(), 0.0
+        self.pages: dict[str, Page] = {}
+        self.asked: list[tuple[float, str, dict[str, str]]] = []
+        self.now, self.most, self.lock = 0, 0, threading.Lock()
+
+    @contextlib.contextmanager
+    def answering(self):
+        with self.lock:
+            self.now += 1
+            self.most = max(self.most, self.now)
+        try:
+            yield
+        finally:
+            with self.lock:
+                self.now -= 1
 
     def pair(self, index: int) -> tuple[str, str]:
         return f"{self.url}/{index}.jpg", f"a {COLOURS[index % 6]} {SHAPES[index % 3]} number {index}"
@@ -32,18 +59,31 @@ class Handler(BaseHTTPRequestHandler):
     web: Web
 
     def do_GET(self):
+        self.web.asked.append((time.monotonic(), self.path, dict(self.headers)))
+        with self.web.answering(), contextlib.suppress(OSError):  # the other side hung up
+            time.sleep(self.web.delay)
+            self._answer()
+
+    def _answer(self):
         path, _, query = self.path.partition("?")
         self.web.hits[path] += 1
         self.web.agents.add(self.headers["User-Agent"])
-        time.sleep(self.web.delay)
         answer = getattr(self, path.strip("/").split(".")[0].replace("-", "_"), None)
-        with contextlib.suppress(OSError):  # the other side hung up
-            if answer:
-                answer(query)
-            elif path.strip("/").split(".")[0].isdigit():
-                self._send(picture(int(path.strip("/").split(".")[0])))
-            else:
-                self.send_error(404)
+        if self.path in self.web.pages:
+            self._page(self.web.pages[self.path])
+        elif answer:
+            answer(query)
+        elif path.strip("/").split(".")[0].isdigit():
+            self._send(picture(int(path.strip("/").split(".")[0])))
+        else:
+            self.send_error(404)
+
+    def _page(self, page: Page) -> None:
+        self.send_response(page.status)
+        for name, value in (("Content-Length", str(len(page.body))), *page.headers):
+            self.send_header(name, value)
+        self.end_headers()
+        self.wfile.write(page.body)
 
     def _send(self, body: bytes, status: int = 200, **headers: str) -> None:
         self.send_response(status)
