@@ -117,6 +117,18 @@ class Handler(BaseHTTPRequestHandler):
             self.wfile.write(bytes([letter]))
             time.sleep(0.1)
 
+    def hang(self, query):
+        time.sleep(10)
+
+    def slow_but_sure(self, query):
+        body = picture(6)
+        self.send_response(200)
+        self.send_header("Content-Length", str(len(body)))
+        self.end_headers()
+        for at in range(0, len(body), len(body) // 4):
+            self.wfile.write(body[at : at + len(body) // 4])
+            time.sleep(0.2)
+
     def endless(self, query):
         self.send_response(200)
         self.end_headers()
@@ -160,7 +172,9 @@ class Handler(BaseHTTPRequestHandler):
 def serving() -> Iterator[Web]:
     """A web on a free port; each call has its own counters."""
     handler = type("Bound", (Handler,), {})
-    with ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
+    # as many may wait to be let in as a downloader has threads
+    many = type("Many", (ThreadingHTTPServer,), {"request_queue_size": 256})
+    with many(("127.0.0.1", 0), handler) as server:
         server.daemon_threads = True
         server.block_on_close = False
         handler.web = Web(f"http://127.0.0.1:{server.server_port}")
