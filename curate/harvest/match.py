@@ -15,7 +15,7 @@ from curate.harvest.match_tokens import Tokens, buffers, joined
 
 MODES = ("default", "metaclip")
 BLOCK_TEXTS, BLOCK_BYTES = 1 << 14, 1 << 21  # what is worked on at once stays near the core's cache
-FORMAT = "curate match 1"
+FORMAT = "curate match 2"
 OPTIONS = ("mode", "casefold", "nfc", "_longest")
 NONE = np.zeros(0, np.int32)
 

@@ -5,7 +5,9 @@ what is no query is taken for one with probability nodes / 2^64 a look-up: for 5
 look-ups a caption, one wrong match expected in 2 x 10^12 captions. No match is missed.
 
 The table is a cuckoo table (Pagh and Rodler, 2004): a key is at one of two places, and at the second only if the first
-is taken, so that a look-up is one gather for most tokens and two for the rest.
+is taken. It has 2^b words of 64 bits. The first place is the b highest bits of the key, so a word holds only the others
+and has b bits free for the node itself: one gather answers for most tokens, two for the rest. One bit for each first
+place, small enough for the core's own cache, says beforehand that most windows of several tokens are no nodes.
 """
 
 from dataclasses import dataclass, fields
@@ -15,7 +17,7 @@ import numpy as np
 from curate.harvest.match_tokens import Tokens
 
 PARENT, TOUCH = np.uint64(0xD6E8FEB86659FD93), np.uint64(0xA0761D6478BD642F)
-LONGER, NO_TWINS = np.uint32(1), np.zeros(0, np.int32)
+LONGER, NO_TWINS = np.uint64(1), np.zeros(0, np.int32)
 
 
 @dataclass
@@ -26,6 +28,7 @@ class Paths:
     ends: np.ndarray  # uint64 [m], where each query ends
     nodes: np.ndarray  # uint64, every node, ascending
     parents: np.ndarray  # uint64, nodes that longer queries go on from, ascending
+    windows: np.ndarray  # uint64, nodes of two tokens or more, ascending
     plain: bool  # whether in every query all tokens touch in the usual way
     queries: int  # how many there are, with those that are not live
 
@@ -50,6 +53,7 @@ class Paths:
             ends,
             _distinct(np.concatenate(nodes)),
             _distinct(np.concatenate(parents)),
+            _distinct(np.concatenate(nodes[1:] or parents)),
             plain,
             len(tokens.bounds) - 1,
         )
@@ -59,70 +63,72 @@ class Paths:
 class Trie:
     """Read-only arrays, so that processes can share one memory-mapped copy."""
 
-    keys: np.ndarray  # uint64 [2^b], 0 = free
-    nodes: np.ndarray  # uint32 [2^b], 2 * (query + 1, or 0 where no query ends) + (1 where longer queries go on)
+    words: np.ndarray  # uint64 [2^b]: key << b | at its second place << (b - 1) | value; 0 = free
+    windows: np.ndarray  # uint8 [2^b / 8], a bit for each first place: whether a node of two tokens or more has it
     twins: np.ndarray  # int32 [queries], the next query of the same tokens, -1 = none; empty where no query has one
     plain: np.ndarray  # bool [1], whether in every query all tokens touch in the usual way
 
     @classmethod
     def build(cls, paths: Paths) -> "Trie":
         """The table of the nodes on these paths."""
-        keys = _cuckoo(paths.nodes)
-        trie = cls(keys, np.zeros(len(keys), np.uint32), NO_TWINS, np.array([paths.plain]))
-        trie.nodes[trie._places(paths.parents)[1]] = LONGER
-        trie.twins = trie._end(trie._places(paths.ends)[1], paths.live, paths.queries)
-        return trie
+        keys = _cuckoo(paths.nodes, paths.queries)
+        bits = len(keys).bit_length() - 1
+        values, twins = _values(paths)
+        (place,) = np.nonzero(keys)
+        held = keys[place]
+        second = (held >> np.uint64(64 - bits)).view(np.int64) != place
+        words = keys  # in place: the keys are not needed any more
+        words[place] = held << np.uint64(bits) | second.astype(np.uint64) << np.uint64(bits - 1)
+        words[place] |= values[np.searchsorted(paths.nodes, held)]
+        windows = np.zeros(len(keys), bool)
+        windows[_first_places(paths.windows, bits)] = True
+        return cls(words, np.packbits(windows, bitorder="little"), twins, np.array([paths.plain]))
 
     def find(self, tokens: Tokens) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         """Every window of tokens that is a query: its first token, its last token, the lowest such query."""
         follows, after = _continuations(tokens, bool(self.plain[0]))
-        token, place = self._places(tokens.hashes)
-        path, depth, found = tokens.hashes[token], 0, []
-        while True:
-            node = np.take(self.nodes, place)
-            ends = np.flatnonzero(node > LONGER)
-            last = token[ends]
-            found.append((last - depth, last, (node[ends] >> np.uint32(1)).astype(np.int64) - 1))
+        path, value = tokens.hashes, self.values(tokens.hashes)
+        (ends,) = np.nonzero(value > LONGER)
+        found = [(ends, ends, _query(value[ends]))]
+        (token,) = np.nonzero((value & LONGER).astype(bool) & follows[1:])
+        path, depth = path[token], 1
+        while len(token):
             token = token + 1
-            going = np.flatnonzero((node & LONGER).astype(bool) & np.take(follows, token))
-            if not len(going):
-                first, last, query = (np.concatenate(parts) for parts in zip(*found))
-                return first, last, query
-            token = token[going]
-            path = path[going] * PARENT + np.take(after, token)
-            hits, place = self._places(path)
-            token, path, depth = token[hits], path[hits], depth + 1
+            path = path * PARENT + np.take(after, token)
+            (likely,) = np.nonzero(self._likely(path))
+            path, token = path[likely], token[likely]
+            value = self.values(path)
+            (ends,) = np.nonzero(value > LONGER)
+            last = token[ends]
+            found.append((last - depth, last, _query(value[ends])))
+            (going,) = np.nonzero((value & LONGER).astype(bool) & np.take(follows, token + 1))
+            token, path, depth = token[going], path[going], depth + 1
+        first, last, query = (np.concatenate(parts) for parts in zip(*found))
+        return first, last, query
+
+    def values(self, keys: np.ndarray) -> np.ndarray:
+        """2 * (query + 1, or 0 where none ends) + (1 where longer queries go on) of each key's node; 0: no such node."""
+        bits = len(self.words).bit_length() - 1
+        half, shift = np.uint64(1 << bits - 1), np.uint64(bits)
+        held = np.take(self.words, (keys >> np.uint64(64 - bits)).view(np.int64))
+        value = keys << shift
+        value ^= held  # of the node itself only its value is left
+        hit = value < half
+        (second,) = np.nonzero((held != 0) > hit)
+        value *= hit  # many times quicker than an assignment where it missed
+        keys = keys[second]
+        rest = np.take(self.words, _first_places(keys, bits) ^ _other_places(keys, bits)) ^ (keys << shift ^ half)
+        value[second] = rest * (rest < half)
+        return value
+
+    def _likely(self, keys: np.ndarray) -> np.ndarray:
+        """False for most keys that are no node of two tokens or more."""
+        place = _first_places(keys, len(self.words).bit_length() - 1)
+        return np.take(self.windows, place >> 3) >> (place.astype(np.uint8) & np.uint8(7)) & np.uint8(1) != 0
 
     def arrays(self) -> dict[str, np.ndarray]:
         """The parts by name, for a file."""
         return {field.name: getattr(self, field.name) for field in fields(self)}
-
-    def _places(self, keys: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """Which of the keys are there, ascending, and their places."""
-        place = _first_places(keys, len(self.keys))
-        held = np.take(self.keys, place)
-        hit = held == keys
-        second = np.flatnonzero(hit < (held != 0))
-        rest = keys[second]
-        other = _second_places(rest, len(self.keys))
-        there = np.flatnonzero(np.take(self.keys, other) == rest)
-        hit[second[there]] = True
-        place[second[there]] = other[there]
-        hits = np.flatnonzero(hit)
-        return hits, place[hits]
-
-    def _end(self, place: np.ndarray, live: np.ndarray, queries: int) -> np.ndarray:
-        """Write each query at its node, the lowest where several share it; returns the chain of the others."""
-        order = np.argsort(place, kind="stable")
-        place, live = place[order], live[order]
-        again = np.zeros(len(place), bool)
-        again[1:] = place[1:] == place[:-1]
-        self.nodes[place[~again]] |= ((live[~again] + 1) << 1).astype(np.uint32)
-        if not again.any():
-            return NO_TWINS
-        twins = np.full(queries, -1, np.int32)
-        twins[live[:-1][again[1:]]] = live[1:][again[1:]]
-        return twins
 
 
 def _continuations(tokens: Tokens, plain: bool) -> tuple[np.ndarray, np.ndarray]:
@@ -142,19 +148,41 @@ def _distinct(keys: np.ndarray) -> np.ndarray:
     return keys[np.append(True, keys[1:] != keys[:-1])] if len(keys) else keys
 
 
-def _first_places(keys: np.ndarray, size: int) -> np.ndarray:
-    return (keys >> np.uint64(65 - size.bit_length())).view(np.int64)
+def _query(values: np.ndarray) -> np.ndarray:
+    return (values >> np.uint64(1)).view(np.int64) - 1
 
 
-def _second_places(keys: np.ndarray, size: int) -> np.ndarray:
-    return (keys >> np.uint64(22) & np.uint64(size - 1)).view(np.int64)
+def _values(paths: Paths) -> tuple[np.ndarray, np.ndarray]:
+    """The value of each node, with the lowest query that ends there, and the chain of the others."""
+    values = np.zeros(len(paths.nodes), np.uint64)
+    values[np.searchsorted(paths.nodes, paths.parents)] = LONGER
+    node = np.searchsorted(paths.nodes, paths.ends)
+    order = np.argsort(node, kind="stable")
+    node, live = node[order], paths.live[order]
+    again = np.zeros(len(node), bool)
+    again[1:] = node[1:] == node[:-1]
+    values[node[~again]] |= (live[~again].astype(np.uint64) + np.uint64(1)) << np.uint64(1)
+    if not again.any():
+        return values, NO_TWINS
+    twins = np.full(paths.queries, -1, np.int32)
+    twins[live[:-1][again[1:]]] = live[1:][again[1:]]
+    return values, twins
 
 
-def _cuckoo(keys: np.ndarray) -> np.ndarray:
+def _first_places(keys: np.ndarray, bits: int) -> np.ndarray:
+    return (keys >> np.uint64(64 - bits)).view(np.int64)
+
+
+def _other_places(keys: np.ndarray, bits: int) -> np.ndarray:
+    """What leads from either place of a key to its other place; from bits that the words of both hold."""
+    return (keys >> np.uint64(64 - 2 * bits) & np.uint64((1 << bits) - 1)).view(np.int64)
+
+
+def _cuckoo(keys: np.ndarray, queries: int) -> np.ndarray:
     """A table of the distinct keys, less than half full, twice as large where they do not fit."""
-    size = 1 << max(4, (len(keys) * 9 // 4).bit_length())
+    bits = max(4, (len(keys) * 9 // 4).bit_length(), (queries + 1).bit_length() + 2)  # a word has room for a query
     while True:
-        table, homeless, place = np.zeros(size, np.uint64), keys, _first_places(keys, size)
+        table, homeless, place = np.zeros(1 << bits, np.uint64), keys, _first_places(keys, bits)
         for _ in range(100):
             driven_out = table[place]
             table[place] = homeless
@@ -163,7 +191,5 @@ def _cuckoo(keys: np.ndarray) -> np.ndarray:
             homeless = np.concatenate((homeless[~settled], driven_out[gone]))
             if not len(homeless):
                 return table
-            left = np.concatenate((place[~settled], place[gone]))
-            first, second = _first_places(homeless, size), _second_places(homeless, size)
-            place = np.where(left == first, second, first)
-        size *= 2
+            place = np.concatenate((place[~settled], place[gone])) ^ _other_places(homeless, bits)
+        bits += 1
