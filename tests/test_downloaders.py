@@ -577,14 +577,3 @@ def test_whatever_is_killed_in_the_middle_of_a_shard_loses_nothing(name, tmp_pat
     table = pa.concat_tables([shard.rows() for shard in Dataset.open(str(out)).shards])
     assert sorted(table["url"].to_pylist()) == sorted(urls)
     assert not [path for path in out.rglob(".*") if path.is_file()]
-
-
-@pytest.mark.slow
-def test_without_any_image_the_command_ends_with_an_error(name, tmp_path):
-    downloader(name)
-    (tmp_path / "queries.txt").write_text("red")
-    table = pa.table({"url": ["http://127.0.0.1:9/1.jpg"], "caption": ["red"]})
-    pq.write_table(table, tmp_path / "pool.parquet")
-    done = subprocess.run(harvesting(name, tmp_path, tmp_path / "out"), capture_output=True, text=True)
-    assert done.returncode == 1
-    assert "none of 1 images could be downloaded" in done.stderr

@@ -8,7 +8,6 @@ import signal
 import subprocess
 import sys
 import time
-import zlib
 from collections import Counter
 from pathlib import Path
 
@@ -16,7 +15,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from harvest_web import COLOURS, SHAPES, Handler, picture, serving
+from harvest_web import COLOURS, SHAPES, picture, serving
 from PIL import Image
 
 from curate.dataset import Dataset
@@ -279,63 +278,6 @@ def test_a_url_with_many_texts_lies_in_one_shard_and_a_large_image_is_made_small
     rows = [row for shard in dataset.shards for row in shard.rows().to_pylist()]
     assert len({row["key"][:5] for row in rows if row["url"].endswith("/7.jpg")}) == 1
     assert {(row["width"], row["height"], row["original_width"]) for row in rows} == {(40, 40, 80)}
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize("downloader", ["img2dataset", "native"])
-def test_turned_deep_transparent_and_huge_images_are_stored_right(ask, tmp_path, downloader):
-    special = {
-        "deep": _png(np.linspace(0, 65535, 64 * 64).reshape(64, 64).astype(np.uint16)),
-        "turned": _turned(),
-        "glass": _png(np.zeros((64, 64, 4), np.uint8)),
-        "bomb": _png_header(60_000, 60_000),
-    }
-    with serving() as here:
-        rows = []
-        for name, body in special.items():
-            setattr(here_handler(here), name, lambda self, query, body=body: self._send(body))
-            rows.append((f"{here.url}/{name}.png", f"red {name}"))
-        dataset = fetched(ask, [write_pool(tmp_path / "special.parquet", rows)], downloader=downloader)
-    shard = dataset.shards[0]
-    by_name = {row["caption"]: row["key"] for row in shard.rows().to_pylist()}
-    with shard.images() as found:
-        pixels = {
-            name: np.asarray(Image.open(io.BytesIO(found[key])).convert("L"), int) for name, key in by_name.items()
-        }
-    assert sorted(pixels) == ["red deep", "red glass", "red turned"]
-    assert abs(pixels["red deep"].mean() - 127) < 3  # not blown out to white
-    assert pixels["red turned"].shape == (96, 64)
-    assert pixels["red turned"][:20].mean() < 60 < 190 < pixels["red turned"][-20:].mean()
-    assert pixels["red glass"].mean() > 250
-    assert dataset.history[-1]["counts"]["failed"] == {"too many pixels": 1}
-
-
-def here_handler(web):
-    """The handler class behind a web, to give it more pages."""
-    return next(cls for cls in Handler.__subclasses__() if getattr(cls, "web", None) is web)
-
-
-def _png(pixels: np.ndarray) -> bytes:
-    buffer = io.BytesIO()
-    Image.fromarray(pixels).save(buffer, "PNG")
-    return buffer.getvalue()
-
-
-def _turned() -> bytes:
-    """96 wide, 64 high as stored, black on the right; EXIF says that the right side is the top."""
-    pixels = np.full((64, 96, 3), 255, np.uint8)
-    pixels[:, 48:] = 0
-    buffer, exif = io.BytesIO(), Image.Exif()
-    exif[0x0112] = 8
-    Image.fromarray(pixels).save(buffer, "JPEG", exif=exif, quality=95)
-    return buffer.getvalue()
-
-
-def _png_header(width: int, height: int) -> bytes:
-    data = bytearray(_png(np.zeros((4, 4, 3), np.uint8)))
-    data[16:24] = width.to_bytes(4, "big") + height.to_bytes(4, "big")
-    data[29:33] = zlib.crc32(data[12:29]).to_bytes(4, "big")
-    return bytes(data)
 
 
 @pytest.mark.slow
