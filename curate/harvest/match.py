@@ -101,16 +101,18 @@ class Matcher:
 
     def _match(self, block: pa.Array) -> np.ndarray:
         """Row << 32 | query of each match in a block, ascending, each once."""
-        valid = block.is_valid().to_numpy(zero_copy_only=False)
+        valid = block.is_valid().to_numpy(zero_copy_only=False) if block.null_count else None
         block = block.fill_null(b"") if block.null_count else block
         parts = []
         for rows, tokens in self._rule().texts(block, self._longest):
             text, query = self._found(tokens)
             parts.append((text if rows is None else rows[text]) << 32 | query)
-        found = np.sort(np.concatenate(parts), kind="stable")  # several ascending runs: a merge
-        once = np.ones(len(found), bool)
-        np.not_equal(found[1:], found[:-1], out=once[1:])
-        return found[once & valid[found >> 32]]
+        found = np.sort(np.concatenate(parts), kind="stable")  # rows ascend in several runs: nearly sorted
+        kept = np.ones(len(found), bool)
+        np.not_equal(found[1:], found[:-1], out=kept[1:])
+        if valid is not None:
+            kept &= valid[found >> 32]
+        return np.take(found, np.flatnonzero(kept))
 
     def _found(self, tokens: Tokens) -> tuple[np.ndarray, np.ndarray]:
         first, last, query = self._trie.find(tokens)

@@ -52,8 +52,8 @@ def unicode_classes() -> np.ndarray:
 
 @cache
 def ascii_classes() -> np.ndarray:
-    """Class of each ASCII byte under the default rule, uint8 [128]."""
-    return np.array([_class_of(chr(code)) for code in range(128)], np.uint8)
+    """Class of each byte under the default rule, uint8 [256]; only those of ASCII count."""
+    return np.array([_class_of(chr(code)) if code < 128 else WORD for code in range(256)], np.uint8)
 
 
 def folded(codes: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

@@ -24,7 +24,7 @@ from curate.harvest.match_characters import (
     metaclip_classes,
     unicode_classes,
 )
-from curate.harvest.match_tokens import Tokens, buffers, hashes_of, spans
+from curate.harvest.match_tokens import Tokens, buffers, hashes_of, looked_up, spans
 
 UNLIMITED = 1 << 62
 # a tab, a mark that touches anything but blanks, marks with one blank between them where spacing leaves at least two
@@ -51,7 +51,7 @@ class Metaclip:
 
     def _tokens(self, texts: pa.Array, table: np.ndarray, longest: int) -> Tokens:
         data, offsets = buffers(texts)
-        classes = np.take(table, data)
+        classes = looked_up(table, data)
         starts, ends, bounds = spans(classes, offsets)
         marks = classes[starts] == MARK
         before = np.ones(len(starts), np.int64)
@@ -94,7 +94,7 @@ class Default:
     def _ascii(self, texts: pa.Array, longest: int) -> Tokens:
         """What _unicode gives for ASCII texts, without the way through code points."""
         data, offsets = buffers(texts)
-        starts, ends, bounds = spans(np.take(ascii_classes(), data), offsets)
+        starts, ends, bounds = spans(looked_up(ascii_classes(), data), offsets)
         if self.casefold:
             data = data + ((data >= ord("A")) & (data <= ord("Z"))) * np.uint8(32)
         return _tokens(data, starts, ends, longest, bounds)
@@ -126,6 +126,8 @@ class Default:
             return text
         codes = _code_points(text)
         unstable = np.flatnonzero(np.take(unicode_classes(), codes) >= UNSTABLE)
+        if not len(unstable):
+            return text
         lines = text.split("\n")
         for line in np.unique(np.searchsorted(np.flatnonzero(codes == ord("\n")), unstable)).tolist():
             lines[line] = unicodedata.normalize("NFC", lines[line])

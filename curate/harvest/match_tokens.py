@@ -7,9 +7,7 @@ import pyarrow as pa
 
 from curate.harvest.match_characters import JOINER, MARK, WORD
 
-# by the bytes of a token in an eight-byte word: the shift that drops the bytes behind it, and what tells "a" from "\0a"
-SHIFTS = np.array([0, 56, 48, 40, 32, 24, 16, 8, 0], np.uint64)
-SALTS = np.arange(9, dtype=np.uint64) * np.uint64(0x9E3779B97F4A7C15)
+SALT = np.uint64(0x9E3779B97F4A7C15)  # tells "a" from "\0a"
 
 
 @dataclass
@@ -45,6 +43,11 @@ def buffers(texts: pa.Array) -> tuple[np.ndarray, np.ndarray]:
     return content, bounds - bounds[0]
 
 
+def looked_up(table: np.ndarray, data: np.ndarray) -> np.ndarray:
+    """table[data], uint8; read-only. Bytes do it quicker than an array."""
+    return np.frombuffer(data.tobytes().translate(table.tobytes()), np.uint8)
+
+
 def spans(classes: np.ndarray, offsets: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Start and end of each token, and where the tokens of each text begin and end."""
     padded = np.zeros(len(classes) + 2, bool)
@@ -70,27 +73,33 @@ def spans(classes: np.ndarray, offsets: np.ndarray) -> tuple[np.ndarray, np.ndar
 
 def hashes_of(data: np.ndarray, starts: np.ndarray, length: np.ndarray, longest: int) -> np.ndarray:
     """A 64-bit hash of each span, from its bytes, eight at a time, as far as a span of `longest` bytes can agree."""
-    padded = np.zeros(len(data) + 8, np.uint8)
-    padded[: len(data)] = data
-    eights = np.lib.stride_tricks.as_strided(padded[:8].view("<u8"), (len(data) + 1,), (1,))
-    hashes = _mixed(_words(eights, starts, length))
+    eights = _eights(data)
+    hashes = _mixed(_words(np.take(eights, starts), length))
     done = 8
-    longer = np.flatnonzero(length > done)
+    (longer,) = np.nonzero(length > done)
     while len(longer) and done <= longest:
-        words = _words(eights, starts[longer] + done, length[longer] - done)
-        hashes[longer] = _mixed(hashes[longer] ^ words)
+        more = length[longer] - done
+        hashes[longer] = _mixed(hashes[longer] ^ _words(np.take(eights, starts[longer] + done), more))
         done += 8
-        longer = longer[length[longer] > done]
+        longer = longer[more > 8]
     return hashes
 
 
-def _words(eights: np.ndarray, starts: np.ndarray, length: np.ndarray) -> np.ndarray:
-    """The first eight bytes from each start, or fewer and their count; different for different bytes."""
-    count = np.minimum(length, 8)
-    words = eights[starts]  # np.take would copy all of the overlapping view
-    words <<= np.take(SHIFTS, count)
-    words += np.take(SALTS, count)
-    return words
+def _eights(data: np.ndarray) -> np.ndarray:
+    """The eight bytes from each place as one word, uint64 [bytes + 1]; zeros behind the last byte."""
+    padded = np.zeros(len(data) + 8, np.uint8)
+    padded[: len(data)] = data
+    overlapping = np.lib.stride_tricks.as_strided(padded[:8].view("<u8"), (len(data) + 1,), (1,))
+    return overlapping.copy()  # words where the processor likes them: looked up four times as quickly
+
+
+def _words(eights: np.ndarray, length: np.ndarray) -> np.ndarray:
+    """Of each word its first `length` bytes (1 or more) and their count; different for different bytes. In place."""
+    count = np.minimum(length, 8).view(np.uint64)
+    eights <<= np.uint64(64) - (count << np.uint64(3))
+    count *= SALT
+    eights += count
+    return eights
 
 
 def _mixed(values: np.ndarray) -> np.ndarray:
