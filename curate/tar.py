@@ -3,11 +3,12 @@
 Format: POSIX.1-2001 (pax) and GNU ustar, the two that img2dataset, webdataset and GNU tar write.
 """
 
+import io
 import mmap
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import BinaryIO, NamedTuple
 
 from curate.errors import BadShard
 
@@ -55,44 +56,99 @@ def opened(path: str) -> Iterator[memoryview]:
                 view.release()
 
 
-def members(tar: memoryview, name: str = "tar") -> Iterator[Member]:
-    """Every regular file in order. Raises BadShard, naming `name` and the byte, where the tar is cut short."""
+class Stream:
+    """The bytes of a tar in any file, read front to back.
+
+    What lies between is passed over by seeking, or, where the file cannot seek (it is compressed), by reading.
+    """
+
+    def __init__(self, file: BinaryIO):
+        self._file = file
+        self._size = file.seek(0, io.SEEK_END) if file.seekable() else None
+        self._at = self._first = 0  # of the file, and of the bytes held
+        self._held = bytearray()  # only where the file cannot seek: from the last `read` on
+
+    def read(self, at: int, size: int) -> bytes:
+        """Up to `size` bytes from `at`, which must not lie before the last `read`."""
+        if self._size is None:
+            self._forward(at + size)
+            del self._held[: at - self._first]
+            self._first = at
+            return bytes(self._held[:size])
+        self._file.seek(at)
+        return self._file.read(size)
+
+    def reach(self, end: int) -> int:
+        """Where the tar ends, if that is before `end`, else `end`."""
+        if self._size is None:
+            self._forward(end)
+            return min(end, self._first + len(self._held))
+        return min(end, self._size)
+
+    def _forward(self, end: int) -> None:
+        while (missing := end - self._first - len(self._held)) > 0 and (block := self._file.read(missing)):
+            self._held += block
+
+
+class _View:
+    """A tar in memory, with the face of Stream."""
+
+    def __init__(self, view: memoryview):
+        self._view = view
+
+    def read(self, at: int, size: int) -> bytes:
+        return bytes(self._view[at : at + size])
+
+    def reach(self, end: int) -> int:
+        return min(end, len(self._view))
+
+
+def members(tar: memoryview | Stream, name: str = "tar") -> Iterator[Member]:
+    """Every regular file in order; of a Stream its bytes can be read until the next is asked for.
+
+    Raises BadShard, naming `name` and the byte, where the tar is cut short.
+    """
+    source = _View(tar) if isinstance(tar, memoryview) else tar
     at, start, long_name, long_size = 0, 0, None, None
-    total = len(tar)
-    while at < total:
-        header = bytes(tar[at : at + BLOCK])
-        if len(header) == BLOCK and not header.strip(b"\0"):
-            return
+    while header := source.read(at, BLOCK):
         if len(header) < BLOCK:
             raise BadShard(f"{name}: truncated at byte {at}, inside a header")
+        if not header.strip(b"\0"):
+            return
         size, kind, data = _size(header, at, name), header[156:157], at + BLOCK
         if long_size is not None and kind not in b"xgLK":
             size = long_size
         end = data + (size + BLOCK - 1) // BLOCK * BLOCK
+        total = source.reach(data + size)
         if data + size > total:
             raise BadShard(f"{name}: truncated at byte {total}, {data + size - total} bytes before the end of a member")
         if kind == b"x":
-            long_name, long_size = _pax(bytes(tar[data : data + size]), long_name)
+            long_name, long_size = _pax(source.read(data, size), long_name, f"{name}: byte {data}")
         elif kind == b"L":
-            long_name = bytes(tar[data : data + size]).rstrip(b"\0").decode("utf-8", "surrogateescape")
+            long_name = source.read(data, size).rstrip(b"\0").decode("utf-8", "surrogateescape")
         elif kind not in b"gK":
             if kind in b"0\0" and kind:
-                yield Member(long_name or _name(header), start, data, size, min(end, total))
+                yield Member(long_name or _name(header), start, data, size, source.reach(end))
             start, long_name, long_size = end, None, None
         at = end
-    if total:
-        raise BadShard(f"{name}: truncated at byte {total}, the end-of-archive blocks are missing")
+    if at:
+        raise BadShard(f"{name}: truncated at byte {source.reach(at)}, the end-of-archive blocks are missing")
 
 
-def samples(tar: memoryview, name: str = "tar") -> list[Sample]:
+def samples(tar: memoryview | Stream, name: str = "tar") -> list[Sample]:
     """The samples in the order of their first member."""
     groups: dict[str, dict[str, Member]] = {}
     for member in members(tar, name):
-        folder, _, base = member.name.removeprefix("./").rpartition("/")
-        stem, _, extension = base.partition(".")
-        key = f"{folder}/{stem}" if folder else stem
-        groups.setdefault(key, {})[extension.lower()] = member
+        key, extension = split(member.name)
+        groups.setdefault(key, {})[extension] = member
     return [Sample(key, found) for key, found in groups.items()]
+
+
+def split(name: str) -> tuple[str, str]:
+    """The key of a member and its extension, in small letters without the dot: "a/1", "seg.png" of ./a/1.seg.PNG."""
+    folder, _, base = name.removeprefix("./").rpartition("/")
+    stem, _, extension = base.partition(".")
+    return f"{folder}/{stem}" if folder else stem, extension.lower()
 
 
 def header(name: str, size: int) -> bytes:
@@ -149,15 +205,19 @@ def _name(header: bytes) -> str:
     return (prefix + b"/" + name if prefix else name).decode("utf-8", "surrogateescape")
 
 
-def _pax(records: bytes, name: str | None) -> tuple[str | None, int | None]:
+def _pax(records: bytes, name: str | None, where: str) -> tuple[str | None, int | None]:
     size = None
-    while records:
-        length, _, rest = records.partition(b" ")
-        record = rest[: int(length) - len(length) - 2]
-        key, _, value = record.partition(b"=")
-        if key == b"path":
-            name = value.decode("utf-8", "surrogateescape")
-        elif key == b"size":
-            size = int(value)
-        records = records[int(length) :]
+    try:
+        while records:
+            length = int(records.partition(b" ")[0])
+            key, equals, value = records[:length].partition(b" ")[2].partition(b"=")
+            if not equals:
+                raise ValueError
+            if key == b"path":
+                name = value[:-1].decode("utf-8", "surrogateescape")
+            elif key == b"size":
+                size = int(value)
+            records = records[length:]
+    except ValueError:
+        raise BadShard(f"{where} is no extended header; the file is damaged") from None
     return name, size

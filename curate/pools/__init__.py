@@ -4,10 +4,12 @@ import bz2
 import functools
 import io
 import lzma
+import re
 import sys
 import time
 import zlib
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
 from typing import Any, BinaryIO, Protocol
 
 import fsspec
@@ -15,6 +17,7 @@ import pyarrow as pa
 
 from curate import named
 from curate.errors import BadShard, CurateError
+from curate.images import IMAGE_EXTENSIONS
 
 BLOCK = 1 << 20  # bytes read at a time
 WAITS = (1.0, 5.0, 25.0)  # seconds before a store is asked again
@@ -26,8 +29,10 @@ CODECS: dict[str, Callable[[], Any]] = {
 }
 ENDINGS = {
     ".parquet": "parquet", ".pq": "parquet", ".csv": "csv", ".tsv": "tsv", ".jsonl": "jsonl", ".ndjson": "jsonl",
-    ".wat": "wat", "wat.paths": "wat", ".warc": "warc", "warc.paths": "warc",
+    ".wat": "wat", "wat.paths": "wat", ".warc": "warc", "warc.paths": "warc", ".tar": "tars", ".tgz": "tars",
 }  # fmt: skip
+TABLES = ("metadata", "captions")  # what a table of texts beside images is called, without its ending
+GLOB = re.compile(r"[*?[]")
 ALSO = {"url": ("url", "URL", "image_url"), "caption": ("caption", "text", "alt", "TEXT", "top_caption")}
 
 
@@ -42,19 +47,24 @@ class Pool(Protocol):
         """Yield tables of string columns url, caption. Raises CurateError, and BadShard after the rows before it.
 
         A pool that holds the images themselves adds `row`, int64, the number of the image in its part, counted from 0
-        without a gap, and has `images(part, rows)`: it yields (row, encoded image) for these ascending row numbers.
-        The url, never empty, then only says where the image comes from.
+        without a gap, and has `images(part, rows)`: it yields (row, encoded image) for these ascending row numbers, in
+        any order, and leaves out those that are damaged or gone; BadShard only where their store does not answer. The
+        url then says where the image comes from, and is empty only where a row has none. `places` are its Places.
         """
         ...
 
 
 def open_pool(text: str) -> Any:
     """The pool behind a path or URL, whose kind its ending tells, or behind "kind(path=..., url=..., caption=...)"."""
+    return named.load("pools", explicit(text))
+
+
+def explicit(text: str) -> named.Spec:
+    """The pool with its kind, which a path alone may tell only after a look into its folder."""
     head, bracket, rest = text.partition("(")
     if bracket and rest.rstrip().endswith(")") and head.strip() in named.available("pools"):
-        return named.load("pools", text)
-    kind = kind_of(text) or _kind_inside(text)
-    return named.plugin("pools", named.parse(kind))(path=text)
+        return named.parse(text)
+    return named.Spec(kind_of(text) or _kind_inside(text), (("path", text),))
 
 
 def kind_of(path: str) -> str | None:
@@ -65,18 +75,55 @@ def kind_of(path: str) -> str | None:
     return next((kind for ending, kind in ENDINGS.items() if name.endswith(ending)), None)
 
 
+@dataclass(frozen=True)
+class Places:
+    """Where an image that has no url comes from, told from the pool's own name on: the same wherever the pool lies."""
+
+    path: str  # of the pool: a file, a folder or a glob
+    name: str | None = None  # what stands for the pool; the name of its file or folder by default
+
+    @property
+    def root(self) -> str:
+        """The path that all parts have in common, without its protocol."""
+        root = _open(self.path)[1].rstrip("/")
+        return GLOB.split(root)[0].rpartition("/")[0] if GLOB.search(root) else root
+
+    @property
+    def base(self) -> str:
+        return self.name or self.root.rsplit("/", 1)[-1]
+
+    def of(self, part: str, keys: Iterable[str]) -> list[str]:
+        """The place of each key in a part, or in a folder below the pool."""
+        within = f"{self.base}{_open(part)[1].removeprefix(self.root)}"
+        return [f"{within}/{key}".encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace")
+                for key in keys]  # fmt: skip
+
+
+def check_places(pools: Iterable[Any]) -> None:
+    """Raises CurateError where images of two pools would have equal places."""
+    found: dict[str, Places] = {}
+    for places in filter(None, (getattr(pool, "places", None) for pool in pools)):
+        before = found.setdefault(places.base, places)
+        if before.root != places.root:
+            raise CurateError(
+                f"the pools {before.path} and {places.path} are both called '{places.base}', so that two of their "
+                f"images could pass for one; call one otherwise: KIND(path={places.path}, name=ANOTHER)"
+            )
+
+
 def files_of(path: str, kind: str) -> list[str]:
     """The files of a pool, sorted: one file, those that match a glob, or those of this kind in a folder.
 
     Raises CurateError where there is none.
     """
     fs, root = _open(path)
-    if any(sign in path for sign in "*?["):
+    if GLOB.search(path):
         found = [str(name) for name in fs.glob(root)]
     elif fs.isfile(root):
         found = [root]
     elif fs.isdir(root):
-        found = [str(name) for name in fs.find(root) if kind_of(str(name)) == kind]
+        inside = f"{root}/shards" if _is_dataset(fs, root) else root
+        found = [str(name) for name in fs.find(inside) if kind_of(str(name)) == kind]
     else:
         raise CurateError(f"no such pool: {path}")
     visible = [name for name in found if not name.rsplit("/", 1)[-1].startswith((".", "_"))]
@@ -96,22 +143,30 @@ def size_of(part: str) -> int:
         raise CurateError(f"{part} cannot be reached: {error}") from error
 
 
-def chosen(columns: list[str], url: str, caption: str, part: str, kind: str) -> tuple[str, str]:
+def chosen(columns: list[str], url: str | None, caption: str, part: str, kind: str,
+           needs_url: bool = True) -> tuple[Any, str]:  # fmt: skip
     """The names of the url and the caption column; the usual other names count where the default one is missing.
 
-    Raises CurateError that names the file, its columns and the option.
+    The url's is None where none is asked for, or none is there and none needed. Raises CurateError that names the file,
+    its columns and the option.
     """
-    found = []
+    found: list[str | None] = []
     for option, name in (("url", url), ("caption", caption)):
-        names = ALSO[option] if name == option else (name,)
-        match = next((column for column in names if column in columns), None)
-        if match is None:
+        match = column_of(columns, option, name)
+        if match is None and not (option == "url" and (name is None or (name == option and not needs_url))):
             raise CurateError(
                 f"{part} has no column '{name}'; its columns: {', '.join(columns) or 'none'}. "
                 f"Say which one holds the {option}: {kind}(path=..., {option}=COLUMN)"
             )
         found.append(match)
-    return found[0], found[1]
+    return found[0], str(found[1])
+
+
+def column_of(columns: Iterable[str], option: str, name: str | None) -> str | None:
+    """The column of this name; where it is the default one, the first of the usual ones; None where it is missing."""
+    names = ALSO[option] if name == option else (name,)
+    there = set(columns)
+    return next((column for column in names if column in there), None)
 
 
 def pairs(url: Any, caption: Any) -> pa.Table:
@@ -156,7 +211,7 @@ class Persistent(io.RawIOBase):
         return True
 
     def seekable(self) -> bool:
-        return bool(self._file.seekable())
+        return bool(self._file.seekable()) and getattr(self._file, "size", 0) is not None
 
     def seek(self, offset: int, whence: int = 0) -> int:
         return self._file.seek(offset, whence)
@@ -207,26 +262,87 @@ def _failures() -> tuple[type[BaseException], ...]:
     return (OSError, *(getattr(sys.modules[module], name) for module, name in clients if module in sys.modules))
 
 
+class Inflated:
+    """The bytes of a file without their compression, a block at a time. Where it is damaged they end early; `damage`
+    says why, and `lost` whether it is only that its store does not answer."""
+
+    def __init__(self, part: str):
+        name = re.sub(r"\.tgz$", ".gz", part.lower())
+        self._codec = next((codec for ending, codec in CODECS.items() if name.endswith(ending)), None)
+        self._decoder: Any = self._codec() if self._codec else None
+        self._file: Any = opened(part)
+        if name.endswith(".zst"):
+            self._file = pa.CompressedInputStream(self._file, "zstd")
+        self._ended = False
+        self.damage: str | None = None
+        self.lost = False
+
+    def seekable(self) -> bool:
+        return False
+
+    def read(self, size: int = BLOCK) -> bytes:
+        """The next block, of any size; nothing at the end."""
+        block = b""
+        while not block and not self._ended:
+            raw = self._stored()
+            block = self._inflated(raw) if self._decoder is not None else raw
+        return block
+
+    def close(self) -> None:
+        self._file.close()
+
+    def _stored(self) -> bytes:
+        try:
+            raw = self._file.read(BLOCK)
+        except DAMAGE as error:
+            self.lost = isinstance(self._file, Persistent)
+            return self._end(error)
+        if not raw:
+            cut = self._decoder is not None and not self._decoder.eof
+            return self._end("the compressed file is cut short" if cut else None)
+        return raw
+
+    def _inflated(self, raw: bytes) -> bytes:
+        out = []
+        while raw:
+            if self._decoder.eof:
+                if not raw.strip(b"\0"):  # padding after the last member
+                    break
+                self._decoder = self._codec() if self._codec else None
+            try:
+                out.append(self._decoder.decompress(raw))
+            except DAMAGE as error:
+                self._end(error)
+                break
+            raw = self._decoder.unused_data
+        return b"".join(out)
+
+    def _end(self, reason: object) -> bytes:
+        self._ended, self.damage = True, str(reason).split("\n", 1)[0] if reason else None
+        return b""
+
+
 class Lines(io.RawIOBase):
     """The decompressed bytes of a text file. Where it is damaged it ends early, after its last whole line, and
     `damage` says why, so that what came before is kept."""
 
     def __init__(self, part: str):
         self._file: Any = io.BytesIO()  # something to close, should the next line raise
-        self._file = opened(part)
-        self._codec = next((codec for ending, codec in CODECS.items() if part.lower().endswith(ending)), None)
-        self._decoder: Any = self._codec() if self._codec else None
-        if part.lower().endswith(".zst"):
-            self._file = pa.CompressedInputStream(self._file, "zstd")
+        self._file = Inflated(part)
         self._ready, self._ended = b"", False
-        self.damage: str | None = None
+
+    @property
+    def damage(self) -> str | None:
+        return self._file.damage
 
     def readable(self) -> bool:
         return True
 
     def readinto(self, buffer: Any) -> int:
         while not self._ended and len(self._ready) <= len(buffer):
-            self._ready += self._more()
+            block = self._file.read()
+            self._ended = not block
+            self._ready += block
         if self._ended and self.damage:
             self._ready = self._ready[: self._ready.rfind(b"\n") + 1]
         # one byte more than asked for is always held back, so that a cut line is still here when the damage shows
@@ -243,33 +359,6 @@ class Lines(io.RawIOBase):
         cut = self._ready.rfind(b"\n", 0, room) + 1
         return self._ready[: cut or room]
 
-    def _more(self) -> bytes:
-        try:
-            raw = self._file.read(BLOCK)
-            if not raw:
-                self._ended = True
-                if self._decoder is not None and not self._decoder.eof:
-                    self.damage = "the compressed file is cut short"
-            return self._inflated(raw) if self._decoder is not None else raw
-        except DAMAGE as error:
-            self._ended, self.damage = True, str(error).split("\n", 1)[0]
-            return b""
-
-    def _inflated(self, raw: bytes) -> bytes:
-        out = []
-        while raw:
-            if self._decoder.eof:
-                if not raw.strip(b"\0"):  # padding after the last member
-                    break
-                self._decoder = self._codec() if self._codec else None
-            try:
-                out.append(self._decoder.decompress(raw))
-            except DAMAGE as error:
-                self._ended, self.damage = True, str(error).split("\n", 1)[0]
-                break
-            raw = self._decoder.unused_data
-        return b"".join(out)
-
 
 def damaged(part: str, rows: int, reason: Any) -> BadShard:
     """The failure of a file that broke after `rows` rows."""
@@ -278,13 +367,15 @@ def damaged(part: str, rows: int, reason: Any) -> BadShard:
 
 def _kind_inside(path: str) -> str:
     fs, root = _open(path)
-    if any(sign in path for sign in "*?["):
+    if GLOB.search(path):
         names = [str(name) for name in fs.glob(root)]
     else:
         names = [str(name) for name in fs.find(root)] if fs.isdir(root) else []
         if not names and not fs.exists(root):
             raise CurateError(f"no such pool: {path}")
-    kinds = sorted({kind for kind in map(kind_of, names) if kind})
+        if names and _is_dataset(fs, root):
+            return "tars"
+    kinds = _kinds(names)
     if len(kinds) == 1:
         return kinds[0]
     known = ", ".join(ENDINGS)
@@ -296,6 +387,54 @@ def _kind_inside(path: str) -> str:
         f"the ending of {path} tells no kind of pool; known: {known} (+ .gz .bz2 .xz .zst). "
         f"Or name one of {', '.join(named.available('pools'))}: {named.available('pools')[0]}(path={path})"
     )
+
+
+def _kinds(names: list[str]) -> list[str]:
+    """The kinds of pool among some files; what belongs to a tar or to images counts as part of them."""
+    shown = [name for name in names if not name.rsplit("/", 1)[-1].startswith(".")]
+    kinds = {name: kind_of(name) or ("folder" if is_image(name) else None) for name in shown}
+    tars = {sidecar_of(name) for name, kind in kinds.items() if kind == "tars"}
+    pictures = "folder" in kinds.values()
+    return sorted({
+        kind for name, kind in kinds.items() if kind
+        and name not in tars and not (pictures and name.rsplit("/", 1)[-1].split(".")[0] in TABLES)
+    })  # fmt: skip
+
+
+def is_image(name: str) -> bool:
+    return name.rpartition(".")[2].lower() in IMAGE_EXTENSIONS
+
+
+def sidecar_of(part: str) -> str:
+    """The parquet file beside a tar, as img2dataset names it."""
+    return re.sub(r"(\.tar(\.[a-z0-9]+)?|\.tgz)$", "", part, flags=re.IGNORECASE) + ".parquet"
+
+
+def _is_dataset(fs: fsspec.AbstractFileSystem, root: str) -> bool:
+    return fs.exists(f"{root}/manifest.json") and fs.isdir(f"{root}/shards")
+
+
+def exists(part: str) -> bool:
+    """Raises CurateError where the store does not answer."""
+    fs, root = _open(part)
+    try:
+        return bool(persist(lambda: fs.exists(root)))
+    except OSError as error:
+        raise CurateError(f"{part} cannot be reached: {error}") from error
+
+
+def valid(text: str) -> str:
+    """A text without lone surrogates, which JSON may hold and UTF-8 may not."""
+    return text.encode("utf-8", "replace").decode()
+
+
+def is_local(part: str) -> bool:
+    return _is_local(_open(part)[0])
+
+
+def local_path(part: str) -> str:
+    """The path of a local file, without a protocol."""
+    return _open(part)[1]
 
 
 def _is_local(fs: fsspec.AbstractFileSystem) -> bool:

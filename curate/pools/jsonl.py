@@ -68,8 +68,7 @@ def _object(line: bytes) -> dict[str, Any] | None:
 
 
 def _text(value: Any) -> str | None:
-    # a lone surrogate ("\ud800") is valid JSON and no valid UTF-8
-    return None if value is None else str(value).encode("utf-8", "replace").decode()
+    return None if value is None else pools.valid(str(value))
 
 
 def _table(urls: list[str | None], captions: list[str | None]) -> pa.Table:
