@@ -136,7 +136,23 @@ def build(out: str, **options: Any) -> Any:
 @click.argument("pools", nargs=-1, required=True, metavar="POOL...")
 @click.option("--queries", required=True, metavar="FILE", help="The query list: one query a line (.txt, .gz).")
 @click.option("--out", required=True, metavar="DATASET", help="The dataset to make or to go on with.")
-@click.option("--cap", default=20_000, show_default=True, help="At most this many pairs are drawn for each query.")
+@click.option(
+    "--cap", default=None, type=int, help="At most this many pairs are drawn for each query.  [default: 20000]"
+)
+@click.option(
+    "--tail-share",
+    default=None,
+    type=float,
+    metavar="SHARE",
+    help="In place of --cap: the smallest cap within which queries hold this share of all matches (MetaCLIP: 0.06).",
+)
+@click.option(
+    "--balance",
+    type=click.Choice(["cap", "metaclip"]),
+    default="cap",
+    show_default=True,
+    help="cap: exactly min(count, cap) pairs a query; metaclip: each pair with probability cap / count.",
+)
 @click.option(
     "--match",
     type=click.Choice(["default", "metaclip"]),

@@ -2,6 +2,7 @@
 
 import contextlib
 import errno
+import functools
 import io
 import json
 import os
@@ -20,7 +21,9 @@ import pyarrow.parquet as pq
 
 from curate.errors import BadShard, CurateError
 
-UNWRITABLE = {errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOSPC, errno.EDQUOT, errno.ENOTDIR, errno.EEXIST}
+FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
+UNWRITABLE = {*FULL, errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR, errno.EEXIST, errno.EISDIR,
+              errno.ENAMETOOLONG}  # fmt: skip
 MADE_BY = b"curate"  # parquet metadata key: JSON of whatever decided the content of the file
 
 
@@ -104,42 +107,43 @@ class Folder:
         self.write_bytes(name, (json.dumps(value, indent=2, sort_keys=True, ensure_ascii=False) + "\n").encode())
 
     def write_table(self, name: str, table: pa.Table, made_by: dict[str, Any] | None = None,
-                    row_group_size: int | None = None) -> None:  # fmt: skip
-        """The same table and `made_by` always give the same bytes."""
+                    dictionary: list[str] | bool = True) -> None:  # fmt: skip
+        """The same table and `made_by` always give the same bytes; `dictionary`: columns whose values repeat."""
         metadata = {MADE_BY: json.dumps(made_by or {}, sort_keys=True).encode()}
         with self.writing(name) as temporary:
             pq.write_table(
-                table.replace_schema_metadata(metadata), temporary, compression="zstd", row_group_size=row_group_size
+                table.replace_schema_metadata(metadata), temporary, compression="zstd", use_dictionary=dictionary
             )
 
     def write_array(self, name: str, array: np.ndarray) -> None:
+        array = np.ascontiguousarray(array)
         with self.writing(name) as temporary, open(temporary, "wb") as file:
-            np.save(file, np.ascontiguousarray(array), allow_pickle=False)
+            # what np.save writes; np.save itself does not say why a write failed
+            np.lib.format.write_array_header_1_0(file, np.lib.format.header_data_from_array_1_0(array))
+            file.write(array.tobytes() if array.ndim == 0 else array.view(np.uint8))
 
     @contextlib.contextmanager
     def writing(self, name: str) -> Iterator[str]:
         """A local path to write; when the block ends without an error the file is at `name`, whole."""
         if not self.is_local:
-            with tempfile.TemporaryDirectory(prefix="curate-") as scratch:
-                temporary = f"{scratch}/file"
+            with scratch() as folder:
+                temporary = f"{folder}/file"
                 yield temporary
-                self.fs.makedirs(self.path(name).rsplit("/", 1)[0], exist_ok=True)
-                self.fs.put_file(temporary, self.path(name))
+                with _blamed(f"{self.url}/{name}", UNWRITABLE):
+                    self.fs.makedirs(self.path(name).rsplit("/", 1)[0], exist_ok=True)
+                    self.fs.put_file(temporary, self.path(name))
             return
         final = Path(self.path(name))
         temporary_path = final.with_name(f".{final.name}.{socket.gethostname()}-{os.getpid()}.tmp")
-        try:
+        with _blamed(str(final), {*UNWRITABLE, errno.ENOENT, errno.EINVAL}):
             final.parent.mkdir(parents=True, exist_ok=True)
-            yield str(temporary_path)
-            _sync(temporary_path)
-            os.replace(temporary_path, final)
-        except OSError as error:
-            if error.errno in UNWRITABLE:
-                raise CurateError(f"cannot write {final}: {os.strerror(error.errno)}; choose another place") from error
-            raise
+        try:
+            with _blamed(str(final), UNWRITABLE):
+                yield str(temporary_path)
+                _sync(temporary_path)
+                os.replace(temporary_path, final)
         finally:
-            if final.parent.is_dir():
-                temporary_path.unlink(missing_ok=True)
+            temporary_path.unlink(missing_ok=True)
 
     @contextlib.contextmanager
     def local(self, name: str) -> Iterator[str]:
@@ -149,9 +153,9 @@ class Folder:
         if self.is_local:
             yield self.path(name)
             return
-        with tempfile.TemporaryDirectory(prefix="curate-") as scratch:
-            self.fs.get_file(self.path(name), f"{scratch}/file")
-            yield f"{scratch}/file"
+        with scratch() as folder:
+            self.fs.get_file(self.path(name), f"{folder}/file")
+            yield f"{folder}/file"
 
     def remove(self, name: str) -> None:
         """Delete a file or a whole subfolder; nothing happens where it is not there."""
@@ -166,6 +170,41 @@ class Folder:
             pid = int(path.name.rsplit("-", 1)[1].removesuffix(".tmp"))
             if not _alive(pid):
                 shutil.rmtree(path) if path.is_dir() else path.unlink(missing_ok=True)
+
+
+@contextlib.contextmanager
+def scratch() -> Iterator[str]:
+    """A folder of this machine's temporary space that goes when the block ends; where that space is full, CurateError.
+
+    What a killed process left there goes with the next use.
+    """
+    place = tempfile.gettempdir()
+    _sweep_scratch(place)
+    with (
+        _blamed(place, FULL, "; set TMPDIR to a larger place"),
+        tempfile.TemporaryDirectory(prefix=f"curate-{socket.gethostname()}-{os.getpid()}-") as folder,
+    ):
+        yield folder
+
+
+@functools.cache
+def _sweep_scratch(place: str) -> None:
+    for path in Path(place).glob(f"curate-{socket.gethostname()}-*-*"):
+        pid = path.name.split("-")[-2]
+        if pid.isdigit() and not _alive(int(pid)):
+            shutil.rmtree(path, ignore_errors=True)
+
+
+@contextlib.contextmanager
+def _blamed(place: str, reasons: set[int], way_out: str = "; choose another place") -> Iterator[None]:
+    """An OSError for one of these reasons becomes a CurateError that names the place."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno not in reasons:
+            raise
+        out = "; make room, then run again" if error.errno in FULL and "TMPDIR" not in way_out else way_out
+        raise CurateError(f"cannot write {place}: {os.strerror(error.errno)}{out}") from error
 
 
 def _open(url: str) -> tuple[fsspec.AbstractFileSystem, str]:

@@ -20,7 +20,7 @@ from PIL import Image
 
 from curate.dataset import Dataset
 from curate.errors import CurateError
-from curate.harvest import candidates, matches, run
+from curate.harvest import matches, run, shuffle
 from curate.harvest.cap import ranks
 from curate.shard import Shard, uid_of
 
@@ -71,7 +71,7 @@ ALL = (*TABLES, "shards/*.parquet", "shards/*.tar")
 
 @pytest.mark.parametrize("bucket_rows", [1_000_000, 40])
 def test_each_query_draws_its_first_pairs_in_the_order_of_the_seeded_hash(ask, tmp_path, monkeypatch, bucket_rows):
-    monkeypatch.setattr(candidates, "BUCKET_ROWS", bucket_rows)
+    monkeypatch.setattr(shuffle, "BUCKET_ROWS", bucket_rows)
     rows = rows_of(600)
     dataset = ask([write_pool(tmp_path / "pool.parquet", rows)], seed=3)
     having = {}
@@ -87,7 +87,7 @@ def test_each_query_draws_its_first_pairs_in_the_order_of_the_seeded_hash(ask, t
              for uid in sorted((u for u in having if query in having[u][2]), key=order)[:7]}  # fmt: skip
     found = candidates_of(dataset)
     assert [row["uid"] for row in found] == sorted(having)
-    assert len(dataset.folder.names("candidates/*.parquet")) == (1 if bucket_rows > 1000 else 15)
+    assert len(dataset.folder.names("candidates/*.parquet")) == (1 if bucket_rows > 1000 else 16)
     for row in found:
         assert (row["url"], row["text"], row["queries"]) == having[row["uid"]]
         assert set(row["selected_by"]) == {query for query in QUERIES if (row["uid"], query) in drawn}
@@ -205,7 +205,7 @@ def test_candidates_can_lie_in_memory(ask, tmp_path):
 
 @pytest.mark.slow
 def test_workers_change_no_byte(ask, tmp_path, monkeypatch):
-    monkeypatch.setattr(candidates, "BUCKET_ROWS", 100)
+    monkeypatch.setattr(shuffle, "BUCKET_ROWS", 100)
     for i in range(4):
         write_pool(tmp_path / f"pool/{i}.parquet", rows_of(600)[i::4])
     one = ask([str(tmp_path / "pool")], "one", cap=20)
@@ -330,7 +330,7 @@ def test_a_killed_command_leaves_nothing_half_and_its_rerun_the_same_bytes(ask, 
     wanted = contents(fetched(ask, pool, "calm", shard_size=8), *ALL)
     out = tmp_path / "stormy"
     web.delay = 0.05
-    for sign in ("work/harvest/matches/*.json", "work/harvest/plan.json", "shards/*.tar", "shards/*_stats.json"):
+    for sign in ("work/harvest/matched/*.json", "work/harvest/plan.json", "shards/*.tar", "shards/*_stats.json"):
         with subprocess.Popen(command(out, tmp_path, pool), start_new_session=True, stderr=subprocess.PIPE,
                               stdout=subprocess.DEVNULL) as process:  # fmt: skip
             while process.poll() is None and not any(out.glob(sign)):

@@ -16,8 +16,7 @@ from curate.dataset import Dataset, fingerprint
 from curate.errors import CurateError
 from curate.files import Folder
 from curate.harvest import queries as query_lists
-from curate.harvest import select
-from curate.harvest.candidates import buckets_of, choose
+from curate.harvest.candidates import BALANCES, Balance, choose, kept_of
 from curate.harvest.download import Download, places
 from curate.harvest.matches import WORK, Part
 from curate.named import Spec
@@ -27,6 +26,9 @@ from curate.work import Engine, Outcome, run_all
 
 ASKED_AT_ONCE = 32  # files of a pool whose sizes are asked for: a crawl has 90,000
 IDENTITY = f"{WORK}/identity.json"
+CAP = 20_000  # CLIP's and MetaCLIP's for 400M pairs
+TOLD = ("pairs", "matches", "draws", "selected", "cap", "head_share", "tail_share", "queries_matched",
+        "queries_unmatched", "queries_capped", "largest")  # fmt: skip
 HINTS = {
     "blocked address": "these urls lead to this machine or a private network; --allow-private fetches them",
     "dns": "no name could be looked up: is there a network?",
@@ -36,7 +38,8 @@ HINTS = {
 }
 
 
-def run(dataset: Dataset, pools: Sequence[str], queries: str, cap: int = 20_000, match: str = "default",
+def run(dataset: Dataset, pools: Sequence[str], queries: str, cap: int | None = None, match: str = "default",
+        balance: str = "cap", tail_share: float | None = None,
         download: bool = True, downloader: str = "auto", allow_private: bool = False, shard_size: int = 10_000,
         seed: int = 0, engine: str | Engine = "local") -> Dataset:  # fmt: skip
     """Harvest pools of urls and texts into a dataset; run again, it continues where it was stopped.
@@ -44,41 +47,56 @@ def run(dataset: Dataset, pools: Sequence[str], queries: str, cap: int = 20_000,
     Raises CurateError for pools, queries or options that cannot work, for a dataset that another harvest made, and
     where not one image could be downloaded (the candidates are kept then).
     """
-    for name, value in (("cap", cap), ("shard-size", shard_size)):
-        if value < 1:
-            raise CurateError(f"--{name} {value}: at least 1")
+    if shard_size < 1:
+        raise CurateError(f"--shard-size {shard_size}: at least 1")
+    drawing = _balance(balance, cap, tail_share, seed)
     listed = query_lists.read(queries)
     parts = _parts(pools)
     spec = _downloader(downloader, allow_private) if download else None
     identity = {
         "pools": fingerprint([[part.path, part.size] for part in parts]),
         "queries": listed.sha256,
-        "cap": cap,
         "match": match,
-        "seed": seed,
+        **drawing._asdict(),
     }
     _claim(dataset, identity)
-    plan = choose(dataset.folder, parts, listed, match, cap, seed, engine)
+    plan = choose(dataset.folder, parts, listed, match, drawing, engine)
     counts = {
         "pool": plan["read"],
         "unusable": plan["unusable"],
         "matched": plan["matched"],
-        **{key: plan[key] for key in ("pairs", "draws", "selected", "queries_matched", "queries_capped")},
+        "matched_share": round(plan["matched"] / plan["read"], 6),
+        **{key: plan[key] for key in TOLD},
         "queries": len(listed.texts),
         "queries_blank": listed.blank,
         "queries_repeated": listed.repeated,
     }
-    options = {"pools": list(pools), "queries": queries, "cap": cap, "match": match, "seed": seed,
+    options = {"pools": list(pools), "queries": queries, "match": match, **drawing._asdict(),
                "shard_size": shard_size, "downloader": str(spec) if spec else None, "identity": identity}  # fmt: skip
     failures = dict(plan["damaged"])
     if spec:
         outcome = _download(dataset.folder, plan, spec, shard_size, engine)
         failures |= outcome.failures
         counts |= _downloaded(outcome)
-    done = dataset.after("harvest", options, _summary(counts, cap), counts, failures).save()
+    done = dataset.after("harvest", options, _summary(counts, drawing), counts, failures).save()
     if spec and not counts["downloaded"] and not outcome.failures:
         raise CurateError(_no_image(done.url, counts))
     return done
+
+
+def _balance(kind: str, cap: int | None, tail_share: float | None, seed: int) -> Balance:
+    """Raises CurateError for what is no cap, no share, or both."""
+    if kind not in BALANCES:
+        raise CurateError(f"--balance {kind}: choose from {', '.join(BALANCES)}")
+    if cap is not None and tail_share is not None:
+        raise CurateError("--cap or --tail-share, not both: the second finds the first")
+    if tail_share is None:
+        cap = CAP if cap is None else cap
+        if cap < 1:
+            raise CurateError(f"--cap {cap}: at least 1")
+    elif not 0 < tail_share <= 1:
+        raise CurateError(f"--tail-share {tail_share}: above 0, at most 1; MetaCLIP's is 0.06")
+    return Balance(kind, cap, tail_share, seed)
 
 
 def _parts(pools: Sequence[str]) -> list[Part]:
@@ -119,7 +137,6 @@ def _claim(dataset: Dataset, identity: dict[str, Any]) -> None:
 
 
 def _download(folder: Folder, plan: dict[str, Any], spec: Spec, shard_size: int, engine: str | Engine) -> Outcome:
-    kept = tuple(select.kept_of(bucket) for bucket in buckets_of(plan))
     todo = places(plan["selected"], shard_size)
     strange = set(folder.names("shards/*.tar")) - {f"{place}.tar" for place in todo}
     if strange:
@@ -127,7 +144,7 @@ def _download(folder: Folder, plan: dict[str, Any], spec: Spec, shard_size: int,
             f"{folder.url}/{min(strange)} is no shard of this harvest (another --shard-size?); "
             "choose another --out, or delete the folder shards"
         )
-    return run_all(Download(folder, kept, spec), todo, engine, "download")
+    return run_all(Download(folder, kept_of(plan), spec), todo, engine, "download")
 
 
 def _downloaded(outcome: Outcome) -> dict[str, Any]:
@@ -138,12 +155,16 @@ def _downloaded(outcome: Outcome) -> dict[str, Any]:
     return {"downloaded": downloaded, "failed": dict(sorted(reasons.items(), key=lambda item: (-item[1], item[0])))}
 
 
-def _summary(counts: dict[str, Any], cap: int) -> str:
+def _summary(counts: dict[str, Any], balance: Balance) -> str:
     text = (
         f"harvest: {counts['pool']:,} pairs read, {counts['pairs']:,} distinct ones matched "
         f"{counts['queries_matched']:,} of {counts['queries']:,} queries, "
-        f"{counts['selected']:,} drawn under cap {cap:,}"
+        f"{counts['selected']:,} drawn under cap {counts['cap']:,}"
     )
+    if balance.tail_share is not None:
+        text += f", where the {balance.tail_share:.3g} tail ends"
+    if balance.kind != "cap":
+        text += f" (balance {balance.kind})"
     if counts["unusable"]:
         text += f" ({counts['unusable']:,} without a web url)"
     if "downloaded" not in counts:

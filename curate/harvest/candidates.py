@@ -1,7 +1,7 @@
 """From pools to candidates: match, join, count, find each query's limit, select; no step holds more than a bucket."""
 
 from collections.abc import Iterable
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import pyarrow as pa
@@ -10,59 +10,89 @@ from curate.dataset import fingerprint
 from curate.errors import CurateError
 from curate.files import Folder
 from curate.harvest import cap as caps
-from curate.harvest import select
+from curate.harvest import limits, ranges, select
 from curate.harvest.match import Matcher
-from curate.harvest.matches import INDEX, WORK, Match, Part
+from curate.harvest.matches import INDEX, RUNS, WORK, Match, Part, grouped, run_of, sorted_by_uid
 from curate.harvest.queries import Queries
 from curate.harvest.select import Bucket
+from curate.harvest.shuffle import Gather, Piece, Ranged, pieces_for, shuffled
 from curate.work import Engine, Outcome, run_all
 
 PLAN = f"{WORK}/plan.json"
-BUCKET_ROWS = 500_000  # matched rows in a bucket, about: 200 MB while it is sorted
-SPREAD = 6.0  # standard deviations: the first windows miss about once in 1e9 queries
+JOINED = f"{WORK}/joined.json"  # the pairs are joined; the runs they came from are gone
+BALANCES = ("cap", "metaclip")
+LARGEST = 20  # queries that the plan names
 
 
-def choose(folder: Folder, parts: list[Part], listed: Queries, match: str, cap: int, seed: int,
+class Balance(NamedTuple):
+    """How many of its pairs each query draws: `cap` of them, or each with probability cap / count (metaclip)."""
+
+    kind: str
+    cap: int | None
+    tail_share: float | None  # in place of the cap: the queries within it hold this share of all matches
+    seed: int
+
+    def cap_for(self, counts: np.ndarray) -> int:
+        """The cap, where the queries match this many pairs."""
+        if self.cap is not None:
+            return self.cap
+        assert self.tail_share is not None
+        return caps.cap_of_tail(counts, self.tail_share)
+
+
+def choose(folder: Folder, parts: list[Part], listed: Queries, match: str, balance: Balance,
            engine: str | Engine) -> dict[str, Any]:  # fmt: skip
     """Write candidates/ and return the numbers of the plan; at once where that was done before.
 
     Raises CurateError where the pools hold no row, or none that a query stands in.
     """
-    decides = {"queries": listed.sha256, "match": match, "cap": cap, "seed": seed}
+    decides = {"queries": listed.sha256, "match": match, **balance._asdict()}
     made_by = fingerprint([decides, [[part.path, part.size] for part in parts]])
     if folder.exists(PLAN) and folder.read_json(PLAN)["made_by"] == made_by:
         return folder.read_json(PLAN)
     runs, totals = _match(folder, parts, listed, match, engine)
     state = fingerprint([made_by, totals, runs])
-    folder.write_json(select.RUNS, {"runs": runs})
-    buckets = _buckets(totals["matched"])
-    _whole(run_all(select.Merge(folder, state), buckets, engine, "join"))
+    if folder.exists(JOINED) and folder.read_json(JOINED)["state"] != state:
+        folder.remove(f"{WORK}/matched")  # a damaged file was mended meanwhile, and the runs of the others are gone
+        runs, totals = _match(folder, parts, listed, match, engine)
+    of = pieces_for(totals["matched"], totals["bytes"])
+    buckets = [Bucket(number, of) for number in range(of)]
+    _join(folder, buckets, runs, totals, state, engine)
     counts, pairs, digest = _counted(folder, buckets, len(listed.texts))
-    _limit(folder, buckets, counts, cap, seed, state, engine)
-    said = tuple({**decides, "pairs": digest}.items())
-    selected = _whole(run_all(select.Select(folder, state, seed, said), buckets, engine, "select"))
-    draws = np.minimum(counts, cap)
-    if selected.total("draws") != draws.sum():
-        raise RuntimeError(f"{selected.total('draws')} draws, expected {draws.sum()}")
-    _report_queries(folder, listed, counts, draws, decides)
+    cap = balance.cap_for(counts)
+    if balance.kind == "metaclip":
+        limits.toss(folder, listed.texts, counts, cap, state)
+    else:
+        _whole(limits.find(folder, buckets, counts, cap, balance.seed, state, engine))
+    said = tuple({**decides, "cap": cap, "pairs": digest}.items())
+    selected = _whole(run_all(select.Select(folder, state, balance.seed, said), buckets, engine, "select"))
+    draws = _draws(folder, buckets, len(listed.texts))
+    if balance.kind == "cap" and not np.array_equal(draws, np.minimum(counts, cap)):
+        raise RuntimeError(f"{draws.sum()} draws, expected {np.minimum(counts, cap).sum()}")
+    _report_queries(folder, listed, counts, draws, dict(said))
     plan = {
         **totals,
+        **_told(listed, counts, draws, cap),
         "made_by": made_by,
+        "cap": cap,
         "buckets": len(buckets),
         "pairs": pairs,
-        "draws": int(draws.sum()),
         "selected": int(selected.total("selected")),
-        "queries_matched": int((counts > 0).sum()),
-        "queries_capped": int((counts > cap).sum()),
+        "kept": _kept(folder, buckets, int(selected.total("selected")), totals, state, engine).files,
     }
     folder.write_json(PLAN, plan)
-    for done in ("matches", "pairs", "counts", "windows"):
+    for done in ("matched", "pairs", "counts", "draws", "windows"):
         folder.remove(f"{WORK}/{done}")
     return plan
 
 
 def buckets_of(plan: dict[str, Any]) -> list[Bucket]:
     return [Bucket(number, plan["buckets"]) for number in range(plan["buckets"])]
+
+
+def kept_of(plan: dict[str, Any]) -> Ranged:
+    """The files with the pairs to download, by place."""
+    return Ranged(tuple(tuple(files) for files in plan["kept"]))
 
 
 def _match(folder: Folder, parts: list[Part], listed: Queries, match: str, engine: str | Engine):
@@ -72,15 +102,41 @@ def _match(folder: Folder, parts: list[Part], listed: Queries, match: str, engin
         with folder.writing(INDEX) as temporary:
             Matcher(listed.texts, match).save(temporary)
         folder.write_table(select.QUERIES, pa.table({"query": pa.array(listed.texts)}), {"index": made_by})
-    outcome = run_all(Match(folder, made_by), parts, engine, "match")
-    done = [folder.read_json(f"{part.prefix}.json") for part in parts]
-    about = {"pools": [p.pool for p in parts], "paths": [p.path for p in parts], "rows": [d["read"] for d in done]}
-    folder.write_json(select.PARTS, about)
-    totals: dict[str, Any] = {name: sum(d[name] for d in done) for name in ("read", "unusable", "matched")}
-    totals["damaged"] = outcome.failures
+    groups = grouped(parts)
+    _whole(run_all(Match(folder, made_by), groups, engine, "match"))
+    done = [folder.read_json(group.marker) for group in groups]
+    rows = [rows for found in done for rows in found["read"]]
+    folder.write_json(select.PARTS, {"pools": [p.pool for p in parts], "paths": [p.path for p in parts], "rows": rows})
+    totals: dict[str, Any] = {name: sum(found[name] for found in done) for name in ("unusable", "matched", "bytes")}
+    totals["read"] = sum(rows)
+    totals["damaged"] = {path: reason for found in done for path, reason in found["damaged"].items()}
     _check(totals, parts, listed)
-    runs = [f"{p.prefix}.{run:05d}.parquet" for p, d in zip(parts, done, strict=True) for run in range(d["runs"])]
-    return runs, totals
+    return [run_of(group, run) for group, found in zip(groups, done) for run in range(found["runs"])], totals
+
+
+def _join(folder: Folder, buckets: list[Bucket], runs: list[str], totals: dict[str, Any], state: str,
+          engine: str | Engine) -> None:  # fmt: skip
+    """Write the pairs of each bucket, then let go of the runs."""
+    if not folder.exists(JOINED) or folder.read_json(JOINED)["state"] != state:
+        gather = Gather(folder, state, "high", sorted_by_uid)
+        held, outcome = shuffled(gather, runs, totals["matched"], totals["bytes"], f"{WORK}/shuffle", engine)
+        _whole(outcome)
+        pieces = [Piece(b.number, b.of, held.over(*ranges.bounds(b.number, b.of)), select.pairs_of(b)) for b in buckets]
+        _whole(run_all(select.Merge(folder, state), pieces, engine, "join"))
+        folder.write_json(JOINED, {"state": state})
+    for done in (RUNS, f"{WORK}/shuffle"):
+        folder.remove(done)
+
+
+def _kept(folder: Folder, buckets: list[Bucket], selected: int, totals: dict[str, Any], state: str,
+          engine: str | Engine) -> Ranged:  # fmt: skip
+    """The kept pairs in the order of their places, in few files for each shard."""
+    size = totals["bytes"] * selected // totals["matched"]
+    files = [select.kept_of(bucket) for bucket in buckets]
+    gather = Gather(folder, state, "place", select.placed)
+    held, outcome = shuffled(gather, files, selected, size, f"{WORK}/placed", engine)
+    _whole(outcome)
+    return held
 
 
 def _check(totals: dict[str, Any], parts: list[Part], listed: Queries) -> None:
@@ -101,11 +157,6 @@ def _check(totals: dict[str, Any], parts: list[Part], listed: Queries) -> None:
         )
 
 
-def _buckets(matched: int) -> list[Bucket]:
-    of = max(1, -(-matched // BUCKET_ROWS))
-    return [Bucket(number, of) for number in range(of)]
-
-
 def _counted(folder: Folder, buckets: Iterable[Bucket], queries: int) -> tuple[np.ndarray, int, int]:
     """Distinct pairs of each query int64 [queries], of all, and the digest of their uids."""
     counts, pairs, digest = np.zeros(queries, np.int64), 0, 0
@@ -117,32 +168,32 @@ def _counted(folder: Folder, buckets: Iterable[Bucket], queries: int) -> tuple[n
     return counts, pairs, digest
 
 
-def _limit(folder: Folder, buckets: list[Bucket], counts: np.ndarray, cap: int, seed: int, state: str,
-           engine: str | Engine) -> None:  # fmt: skip
-    """Write the last (rank, low) that each query draws; a query whose window missed is looked for in a wider one."""
-    rank, low = np.full(len(counts), caps.LAST), np.full(len(counts), caps.LAST)
-    missing, number, spread = np.flatnonzero(counts > cap), 0, SPREAD
-    while len(missing):
-        seen = caps.window(counts, missing, cap, spread)
-        folder.write_table(f"{WORK}/windows/{number}-slots.parquet", pa.table({"slot": seen.slots}))
-        folder.write_table(select.window_of(number), pa.table({"first": seen.first, "last": seen.last}))
-        _whole(run_all(select.Look(folder, state, seed, number), buckets, engine, "cap"))
-        below, slot, *inside = _seen(folder, buckets, number, len(missing))
-        found, ranks, lows = caps.cut(below, slot, inside[0], inside[1], cap)
-        rank[missing[found]], low[missing[found]] = ranks[found], lows[found]
-        missing, number, spread = missing[~found], number + 1, spread * 4
-    folder.write_table(select.LIMITS, pa.table({"rank": rank, "low": low}), {"state": state})
-
-
-def _seen(folder: Folder, buckets: list[Bucket], number: int, slots: int):
-    """Everything the buckets saw in one pass: (below, slot, rank, low)."""
-    below, inside = np.zeros(slots, np.int64), []
+def _draws(folder: Folder, buckets: Iterable[Bucket], queries: int) -> np.ndarray:
+    """How many pairs each query drew, int64 [queries]."""
+    draws = np.zeros(queries, np.int64)
     for bucket in buckets:
-        below_name, inside_name = select.seen_in(number, bucket)
-        below += folder.read_table(below_name)["below"].to_numpy()
-        inside.append(folder.read_table(inside_name))
-    table = pa.concat_tables(inside)
-    return below, *(table[name].to_numpy() for name in ("slot", "rank", "low"))
+        table = folder.read_table(select.draws_of(bucket))
+        draws[table["query"].to_numpy()] += table["count"].to_numpy()
+    return draws
+
+
+def _told(listed: Queries, counts: np.ndarray, draws: np.ndarray, cap: int) -> dict[str, Any]:
+    """What the history says of the queries; the head are those over the cap, the tail the others."""
+    largest = np.lexsort((np.arange(len(counts)), -counts))[:LARGEST]
+    over = counts > cap
+    matches = int(counts.sum())
+    return {
+        "matches": matches,
+        "draws": int(draws.sum()),
+        "queries_matched": int((counts > 0).sum()),
+        "queries_unmatched": int((counts == 0).sum()),
+        "queries_capped": int(over.sum()),
+        "head_share": round(int(counts[over].sum()) / matches, 6),
+        "tail_share": round(int(counts[~over].sum()) / matches, 6),
+        "largest": [
+            {"query": listed.texts[i], "pairs": int(counts[i]), "draws": int(draws[i])} for i in largest if counts[i]
+        ],
+    }
 
 
 def _report_queries(folder: Folder, listed: Queries, counts: np.ndarray, draws: np.ndarray, decides: dict) -> None:

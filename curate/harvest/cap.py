@@ -4,6 +4,9 @@ Every pair has one place in a random order, (rank, low), which its uid and the s
 first min(count, cap) pairs in that order and a pair is kept where any of its queries draws it (MetaCLIP's union, with
 an exact bottom-k sample instead of coin flips). So the result does not depend on how the pool is cut, a repeated pair
 counts once, and the pairs drawn under cap 10 are among those drawn under cap 20.
+
+MetaCLIP's own balancing (Xu et al. 2023, algorithm 2) is `tossed`: each query draws each of its pairs with probability
+min(1, cap / count), here by a seeded hash of the two in place of a random number.
 """
 
 from dataclasses import dataclass
@@ -47,9 +50,14 @@ def window(counts: np.ndarray, wanted: np.ndarray, cap: int, spread: float) -> W
     """
     slots = np.full(len(counts), -1, np.int32)
     slots[wanted] = np.arange(len(wanted), dtype=np.int32)
-    margin = spread * np.sqrt(cap) + MARGIN
+    margin = _margin(cap, spread)
     low, high = (cap - margin) / counts[wanted], (cap + margin) / counts[wanted]
     return Window(slots, _rank_at(low), _rank_at(high))
+
+
+def expected(cap: int, spread: float) -> int:
+    """How many pairs of a query lie in its window, about."""
+    return int(2 * _margin(cap, spread))
 
 
 def look(seen: Window, rank: np.ndarray, low: np.ndarray, offsets: np.ndarray, ids: np.ndarray):
@@ -90,6 +98,36 @@ def drawn(rank: np.ndarray, low: np.ndarray, offsets: np.ndarray, ids: np.ndarra
     row = np.repeat(np.arange(len(rank)), np.diff(offsets))
     value, limit = rank[row], last_rank[ids]
     return (value < limit) | ((value == limit) & (low[row] <= last_low[ids]))
+
+
+def tossed(rank: np.ndarray, offsets: np.ndarray, ids: np.ndarray, limit: np.ndarray, salt: np.ndarray) -> np.ndarray:
+    """For each entry of `ids`, whether that query draws that pair, by a hash of the two, for every query its own.
+
+    `limit` is `chances` of the queries, `salt` uint64 one random number for each.
+    """
+    row = np.repeat(np.arange(len(rank)), np.diff(offsets))
+    return mix(rank[row] ^ salt[ids]) <= limit[ids]
+
+
+def chances(counts: np.ndarray, cap: int) -> np.ndarray:
+    """The probability min(1, cap / count) of each query as the largest hash, uint64, that draws."""
+    return _rank_at(cap / np.maximum(counts, 1))
+
+
+def cap_of_tail(counts: np.ndarray, share: float) -> int:
+    """The smallest cap for which the queries that match at most `cap` pairs hold at least `share` of all matches.
+
+    `counts` int64 [queries] are the pairs of each query; their sum is the number of matches. MetaCLIP: 20,000 for its
+    400M, 170,000 for its 2.5B pairs, "where the 6% tail falls".
+    """
+    ascending = np.sort(counts[counts > 0])
+    held = np.cumsum(ascending)
+    last = int(np.searchsorted(held, share * held[-1]))
+    return int(ascending[min(last, len(held) - 1)])
+
+
+def _margin(cap: int, spread: float) -> float:
+    return spread * np.sqrt(cap) + MARGIN
 
 
 def _rank_at(share: np.ndarray) -> np.ndarray:

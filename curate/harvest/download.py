@@ -2,7 +2,6 @@
 
 import collections
 import contextlib
-import tempfile
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -14,9 +13,10 @@ import pyarrow as pa
 from curate import named, shard, tar
 from curate.dataset import fingerprint
 from curate.errors import CurateError
-from curate.files import Folder
+from curate.files import Folder, scratch
 from curate.harvest import ranges, stored
 from curate.harvest.resize import RESULTS
+from curate.harvest.shuffle import Ranged
 from curate.named import Spec
 from curate.work import Report
 
@@ -45,7 +45,7 @@ class Download:
     """Write one shard, unless it is there: made of the same pairs with the same options, and not without any image."""
 
     folder: Folder
-    kept: tuple[str, ...]  # the files that hold the kept pairs, sorted by place
+    kept: Ranged  # the files that hold the kept pairs, sorted by place
     downloader: Spec
 
     def __call__(self, place: Place) -> Report:
@@ -57,8 +57,8 @@ class Download:
         if stats:
             return Report(str(place), len(rows), stats["status_dict"], skipped=True)
         start = time.time()
-        with tempfile.TemporaryDirectory(prefix="curate-") as scratch:
-            archives, results = self._downloaded(place, rows, worker, scratch)
+        with scratch() as folder:
+            archives, results = self._downloaded(place, rows, worker, folder)
             table = _joined(stored.without_place(rows), results)
             stats = _stats(table, start)
             with contextlib.ExitStack() as stack:
@@ -66,14 +66,14 @@ class Download:
                 shard.write(self.folder, place.name, _members(views, str(place)), table, stats, made_by)
         return Report(str(place), len(rows), stats["status_dict"])
 
-    def _downloaded(self, place: Place, rows: pa.Table, worker: Any, scratch: str) -> tuple[list[str], pa.Table]:
-        """Tars in `scratch`, and what became of every row: from the web, and from the pools themselves."""
+    def _downloaded(self, place: Place, rows: pa.Table, worker: Any, folder: str) -> tuple[list[str], pa.Table]:
+        """Tars in `folder`, and what became of every row: from the web, and from the pools themselves."""
         web, inside = stored.split(rows)
         done = []
         if len(web):
-            done.append(worker.download(place.name, stored.without_place(web), scratch))
+            done.append(worker.download(place.name, stored.without_place(web), folder))
         if len(inside):
-            done.append(stored.Stored(self.folder, worker.resizer).download(place.name, inside, scratch))
+            done.append(stored.Stored(self.folder, worker.resizer).download(place.name, inside, folder))
         tables = [results.select(RESULTS.names).cast(RESULTS) for _, results in done]
         return [path for path, _ in done], pa.concat_tables(tables) if tables else RESULTS.empty_table()
 
@@ -84,9 +84,10 @@ def places(selected: int, shard_size: int) -> list[Place]:
     return [Place(number, of) for number in range(of)]
 
 
-def _rows(folder: Folder, kept: tuple[str, ...], place: Place) -> pa.Table:
+def _rows(folder: Folder, kept: Ranged, place: Place) -> pa.Table:
     """The pairs of a shard, those from the web first, in the order of (url, uid), with their keys."""
-    table = ranges.between(folder, list(kept), "place", *ranges.bounds(place.number, place.of)).drop_columns(["place"])
+    start, stop = ranges.bounds(place.number, place.of)
+    table = ranges.between(folder, kept.over(start, stop), "place", start, stop).drop_columns(["place"])
     table = pa.concat_tables(
         part.sort_by([("url", "ascending"), ("uid", "ascending")]) for part in stored.split(table)
     ).combine_chunks()

@@ -1,6 +1,6 @@
-"""Match one file of a pool: the pairs that a query stands in, as runs sorted by uid."""
+"""Match some files of a pool: the pairs that a query stands in, as runs sorted by uid."""
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any
@@ -8,19 +8,22 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
-import xxhash
 
 from curate.errors import BadShard
 from curate.files import Folder
-from curate.harvest import ranges
+from curate.harvest import ranges, uids
 from curate.harvest.match import Matcher
 from curate.pools import open_pool
 from curate.work import Number, Report
 
 WORK = "work/harvest"
 INDEX = f"{WORK}/index"
+RUNS = f"{WORK}/runs"
 WEB = -1  # the part and the row of a pair whose image is not in a pool
 RUN_ROWS = 500_000  # matched pairs sorted at a time
+RUN_BYTES = 1 << 28  # or so many bytes of them
+GROUP_BYTES = 1 << 25  # files smaller than this are matched together: a task for each takes longer than its work
+GROUP_PARTS = 1_000
 
 
 @dataclass(frozen=True)
@@ -30,86 +33,111 @@ class Part:
     number: int
     pool: str  # as the user wrote it
     path: str
-    size: int
+    size: int  # bytes; 0 where its store does not tell
 
     def __str__(self) -> str:
         return self.path
 
+
+@dataclass(frozen=True)
+class Group:
+    """Files of a pool that one task matches."""
+
+    number: int
+    parts: tuple[Part, ...]
+
+    def __str__(self) -> str:
+        return str(self.parts[0])
+
     @property
-    def prefix(self) -> str:
-        return f"{WORK}/matches/{self.number:06d}"
+    def marker(self) -> str:
+        """The file that says that its runs are whole, and counts them."""
+        return f"{WORK}/matched/{self.number:06d}.json"
+
+
+def grouped(parts: Iterable[Part]) -> list[Group]:
+    """Neighbours together until they are large enough; a file of unknown size stays alone."""
+    groups: list[list[Part]] = []
+    size = GROUP_BYTES
+    for part in parts:
+        if size + part.size > GROUP_BYTES or not part.size or len(groups[-1]) >= GROUP_PARTS:
+            groups.append([])
+            size = 0
+        groups[-1].append(part)
+        size += part.size or GROUP_BYTES
+    return [Group(number, tuple(group)) for number, group in enumerate(groups)]
 
 
 @dataclass(frozen=True)
 class Match:
-    """Write the matched pairs of a part as runs, then PART.json, which says that they are whole and counts them.
+    """Write the matched pairs of a group as runs, then the marker.
 
-    A part that breaks halfway keeps the pairs before the damage and raises BadShard.
+    A part that breaks halfway keeps the pairs before the damage; the marker says so, and another run tries it again.
     """
 
     folder: Folder
     made_by: str  # fingerprint of the query list and the way to match
 
-    def __call__(self, part: Part) -> Report:
-        marker = f"{part.prefix}.json"
-        wanted = [self.made_by, part.path, part.size]
-        done = self.folder.read_json(marker) if self.folder.exists(marker) else {}
-        if done.get("made_by") == wanted and not done["damage"]:
-            return Report(str(part), done["read"], _counts(done), skipped=True)
-        done = {"made_by": wanted, "read": 0, "unusable": 0, "matched": 0, "runs": 0, "damage": None}
+    def __call__(self, group: Group) -> Report:
+        wanted = [self.made_by, [[part.path, part.size] for part in group.parts]]
+        done = self.folder.read_json(group.marker) if self.folder.exists(group.marker) else {}
+        if done.get("made_by") == wanted and not done["damaged"]:
+            return Report(str(group), sum(done["read"]), _counts(done), skipped=True)
+        done = {"made_by": wanted, "read": [], "unusable": 0, "matched": 0, "bytes": 0, "runs": 0, "damaged": {}}
         waiting: list[pa.Table] = []
-        try:
-            for table in self._matched(part, done):
-                waiting.append(table)
-                if sum(map(len, waiting)) >= RUN_ROWS:
-                    self._write_run(part, waiting, done)
-        except BadShard as error:
-            done["damage"] = str(error)
-        self._write_run(part, waiting, done)
-        self.folder.write_json(marker, done)
-        if done["damage"]:
-            raise BadShard(done["damage"])
-        return Report(str(part), done["read"], _counts(done))
+        for part in group.parts:
+            done["read"].append(0)
+            try:
+                for table in self._matched(part, done):
+                    waiting.append(table)
+                    if sum(map(len, waiting)) >= RUN_ROWS or sum(table.nbytes for table in waiting) >= RUN_BYTES:
+                        self._write_run(group, waiting, done)
+            except BadShard as error:
+                done["damaged"][part.path] = str(error)
+        self._write_run(group, waiting, done)
+        self.folder.write_json(group.marker, done)
+        return Report(str(group), sum(done["read"]), _counts(done))
 
     def _matched(self, part: Part, done: dict[str, Any]) -> Iterator[pa.Table]:
         matcher = _matcher(self.folder, self.made_by)
-        for table in open_pool(part.pool).read(part.path):
+        for table in _pool(part.pool).read(part.path):
             usable = _usable(table, part.number)
             offsets, ids = matcher.match(usable["caption"])
             hits = np.flatnonzero(np.diff(offsets))
-            done["read"] += len(table)
+            queries = pa.ListArray.from_arrays(pa.array(offsets.astype(np.int32)), pa.array(ids))
+            found = with_uids(usable.append_column("queries", queries).take(pa.array(hits)))
+            done["read"][-1] += len(table)
             done["unusable"] += len(table) - len(usable)
             done["matched"] += len(hits)
-            queries = pa.LargeListArray.from_arrays(pa.array(offsets), pa.array(ids))
-            yield with_uids(usable.append_column("queries", queries).take(pa.array(hits)))
+            done["bytes"] += sum(pc.sum(pc.binary_length(found[name])).as_py() or 0 for name in ("url", "caption"))
+            yield found
 
-    def _write_run(self, part: Part, waiting: list[pa.Table], done: dict[str, Any]) -> None:
+    def _write_run(self, group: Group, waiting: list[pa.Table], done: dict[str, Any]) -> None:
         if sum(map(len, waiting)) == 0:
             return
         run = sorted_by_uid(pa.concat_tables(waiting))
-        ranges.write(self.folder, f"{part.prefix}.{done['runs']:05d}.parquet", run, {"part": part.path})
-        done["runs"] += 1
         waiting.clear()
+        ranges.write(self.folder, run_of(group, done["runs"]), run, "high", {})
+        done["runs"] += 1
+
+
+def run_of(group: Group, number: int) -> str:
+    return f"{RUNS}/{group.number:06d}.{number:05d}.arrow"
 
 
 def with_uids(table: pa.Table) -> pa.Table:
     """The table with `high` and `low` in front, uint64: the two halves of each pair's uid."""
-    urls, texts = (table[name].cast(pa.binary()).to_pylist() for name in ("url", "caption"))
-    digests = b"".join(xxhash.xxh3_128_digest(b"%b\0%b" % pair) for pair in zip(urls, texts, strict=True))
-    halves = np.frombuffer(digests, ">u8").astype(np.uint64).reshape(-1, 2)
-    return pa.table({"high": halves[:, 0], "low": halves[:, 1], **{n: table[n] for n in table.column_names}})
-
-
-def hex_uids(table: pa.Table) -> pa.Array:
-    """The uids as 32 hex digits."""
-    halves = zip(table["high"].to_pylist(), table["low"].to_pylist(), strict=True)
-    return pa.array([f"{high:016x}{low:016x}" for high, low in halves], pa.string())
+    high, low = uids.halves(table["url"], table["caption"])
+    return pa.table({"high": high, "low": low, **{name: table[name] for name in table.column_names}})
 
 
 def sorted_by_uid(table: pa.Table) -> pa.Table:
     """The table in the order of the uids, one row for each: the first whose image lies in a pool, if there is one."""
     high, low, part = (table[name].to_numpy() for name in ("high", "low", "part"))
-    if len(part) and part.max() != WEB:
+    order = np.argsort(high, kind="stable")
+    if len(high) == 0 or np.all(np.diff(high[order]) != 0):
+        return table.take(pa.array(order)).combine_chunks()
+    if part.max() != WEB:
         order = np.lexsort((table["row"].to_numpy(), part, part == WEB, low, high))
     else:
         order = np.lexsort((low, high))
@@ -130,7 +158,8 @@ def _usable(table: pa.Table, part: int) -> pa.Table:
     place = {"part": pa.repeat(pa.scalar(part if stored else WEB, pa.int32()), len(table)),
              "row": table["row"].cast(pa.int64()) if stored else nowhere}  # fmt: skip
     fetchable = pc.greater(pc.utf8_length(url), 0) if stored else pc.match_substring_regex(url, r"(?i)^https?://[^/]")
-    return pa.table({"url": url, "caption": table["caption"], **place}).filter(fetchable)
+    usable = pa.table({"url": url, "caption": table["caption"], **place})
+    return usable if pc.all(fetchable, min_count=0).as_py() else usable.filter(fetchable)
 
 
 def _counts(done: dict[str, Any]) -> dict[str, Number]:
@@ -141,3 +170,8 @@ def _counts(done: dict[str, Any]) -> dict[str, Number]:
 def _matcher(folder: Folder, made_by: str) -> Matcher:
     with folder.local(INDEX) as path:
         return Matcher.load(path)
+
+
+@lru_cache(maxsize=8)
+def _pool(text: str) -> Any:
+    return open_pool(text)  # once for all its parts: where its kind has to be told from a folder, that is listed
