@@ -1,6 +1,6 @@
 """Measure several signals over every shard in one pass over its tar; what is measured already is left alone."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property, lru_cache
 from typing import Any
@@ -16,11 +16,15 @@ from curate.shard import Shard
 from curate.work import Engine, Report, run_all
 
 BATCH = 128  # images decoded at a time: 25 MB of pixels at 256 x 256
+MOST_PIXELS = 1 << 25  # of all images of a batch: 100 MB, unless a single one has more
+DECODED = frozenset({"pixels", "grey", "flat"})  # what is derived from the image, once for all signals of a pass
+FROM_IMAGE = DECODED | {"image"}
 
 
 class Rows:
-    """A batch of rows as signals see it: any sidecar column as Arrow data, "image" as encoded bytes, "pixels" as RGB
-    uint8 [height, width, 3] arrays (None where the image cannot be decoded). Both are read only when asked for."""
+    """A batch of rows as signals see it: any sidecar column as Arrow data, "image" as encoded bytes, and, derived when
+    first asked for and None where the image cannot be decoded, "pixels" (RGB uint8 [height, width, 3]), "grey" (uint8
+    [height, width], Pillow's convert("L")) and "flat" (whether the picture is near-blank or tiny)."""
 
     def __init__(self, table: pa.Table, encoded: list[bytes] | None = None):
         self.table, self._encoded = table, encoded
@@ -29,8 +33,8 @@ class Rows:
         return len(self.table)
 
     def __getitem__(self, name: str) -> Any:
-        if name == "pixels":
-            return self.pixels
+        if name in DECODED:
+            return getattr(self, name)
         if name == "image":
             return self.encoded
         return self.table[name].combine_chunks()
@@ -44,6 +48,14 @@ class Rows:
     @cached_property
     def pixels(self) -> list[np.ndarray | None]:
         return [_pixels(encoded) for encoded in self.encoded]
+
+    @cached_property
+    def grey(self) -> list[np.ndarray | None]:
+        return [None if pixels is None else images.grey(pixels) for pixels in self.pixels]
+
+    @cached_property
+    def flat(self) -> list[bool | None]:
+        return [None if grey is None else images.is_flat(grey) for grey in self.grey]
 
 
 def measure(dataset: Dataset, specs: Sequence[str], engine: str | Engine = "local") -> Dataset:
@@ -91,10 +103,11 @@ class Measure:
             return Report(str(shard), len(table), skipped=True)
         parts: dict[str, list[dict[str, Any]]] = {spec.slug: [] for spec in todo}
         undecodable = 0
-        for rows in _batches(shard, table, images_needed=any(_wants_image(spec) for spec in todo)):
+        wanted = {name for spec in todo for name in _build(spec).reads}
+        for rows in _batches(shard, table, wanted):
             for spec in todo:
                 parts[spec.slug].append(_checked(spec, _build(spec).measure(rows), len(rows)))
-            if any("pixels" in _build(spec).reads for spec in todo):
+            if wanted & DECODED:
                 undecodable += sum(pixels is None for pixels in rows.pixels)
         for spec in todo:
             _write(shard, spec, table["uid"], parts[spec.slug], made_by[spec.slug])
@@ -132,12 +145,8 @@ def _aliased(spec: Spec) -> str:
     return f"{str(spec).removesuffix(')')}{', ' if spec.options else '('}as={spec.slug}2)"
 
 
-def _wants_image(spec: Spec) -> bool:
-    return bool({"image", "pixels"} & set(_build(spec).reads))
-
-
-def _batches(shard: Shard, table: pa.Table, images_needed: bool) -> Iterator[Rows]:
-    if not images_needed:
+def _batches(shard: Shard, table: pa.Table, wanted: set[str]) -> Iterator[Rows]:
+    if not wanted & FROM_IMAGE:
         yield Rows(table)
         return
     keys = table["key"].to_pylist()
@@ -145,8 +154,24 @@ def _batches(shard: Shard, table: pa.Table, images_needed: bool) -> Iterator[Row
         missing = [key for key in keys if key not in encoded]
         if missing:
             raise BadShard(f"{shard}: its tar lacks {len(missing)} images of its parquet, the first is {missing[0]}")
-        for start in range(0, max(len(keys), 1), BATCH):
-            yield Rows(table.slice(start, BATCH), [encoded[key] for key in keys[start : start + BATCH]])
+        start = 0
+        for files in _chunks((encoded[key] for key in keys), bool(wanted & DECODED)):
+            yield Rows(table.slice(start, len(files)), files)
+            start += len(files)
+
+
+def _chunks(files: Iterable[bytes], decoded: bool) -> Iterator[list[bytes]]:
+    """At most BATCH files at a time, and at most MOST_PIXELS pixels where they will be decoded; at least one list."""
+    chunk: list[bytes] = []
+    pixels = 0
+    for file in files:
+        size = images.pixel_count(file) if decoded else 0
+        if chunk and (len(chunk) == BATCH or pixels + size > MOST_PIXELS):
+            yield chunk
+            chunk, pixels = [], 0
+        chunk.append(file)
+        pixels += size
+    yield chunk
 
 
 def _pixels(encoded: bytes) -> np.ndarray | None:

