@@ -62,7 +62,8 @@ def open_pool(text: str) -> Any:
 def explicit(text: str) -> named.Spec:
     """The pool with its kind, which a path alone may tell only after a look into its folder."""
     head, bracket, rest = text.partition("(")
-    if bracket and rest.rstrip().endswith(")") and head.strip() in named.available("pools"):
+    own = head.strip().endswith(".py")  # a plug-in file of the user
+    if bracket and rest.rstrip().endswith(")") and (own or head.strip() in named.available("pools")):
         return named.parse(text)
     return named.Spec(kind_of(text) or _kind_inside(text), (("path", text),))
 
@@ -85,7 +86,7 @@ class Places:
     @property
     def root(self) -> str:
         """The path that all parts have in common, without its protocol."""
-        root = _open(self.path)[1].rstrip("/")
+        root = store(self.path)[1].rstrip("/")
         return GLOB.split(root)[0].rpartition("/")[0] if GLOB.search(root) else root
 
     @property
@@ -94,7 +95,7 @@ class Places:
 
     def of(self, part: str, keys: Iterable[str]) -> list[str]:
         """The place of each key in a part, or in a folder below the pool."""
-        within = f"{self.base}{_open(part)[1].removeprefix(self.root)}"
+        within = f"{self.base}{store(part)[1].removeprefix(self.root)}"
         return [f"{within}/{key}".encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace")
                 for key in keys]  # fmt: skip
 
@@ -116,7 +117,7 @@ def files_of(path: str, kind: str) -> list[str]:
 
     Raises CurateError where there is none.
     """
-    fs, root = _open(path)
+    fs, root = store(path)
     if GLOB.search(path):
         found = [str(name) for name in fs.glob(root)]
     elif fs.isfile(root):
@@ -134,7 +135,7 @@ def files_of(path: str, kind: str) -> list[str]:
 
 def size_of(part: str) -> int:
     """Bytes of a file of a pool; 0 where its store does not tell, or has no such file."""
-    fs, root = _open(part)
+    fs, root = store(part)
     try:
         return int(persist(lambda: fs.size(root)) or 0)
     except FileNotFoundError:
@@ -191,7 +192,7 @@ def _strings(values: Any) -> pa.Array:
 
 def opened(part: str) -> BinaryIO:
     """The bytes of a file as they are stored. Raises CurateError where it is missing or its store does not answer."""
-    fs, root = _open(part)
+    fs, root = store(part)
     try:
         file = persist(lambda: fs.open(root, "rb"))
     except FileNotFoundError as error:
@@ -366,7 +367,7 @@ def damaged(part: str, rows: int, reason: Any) -> BadShard:
 
 
 def _kind_inside(path: str) -> str:
-    fs, root = _open(path)
+    fs, root = store(path)
     if GLOB.search(path):
         names = [str(name) for name in fs.glob(root)]
     else:
@@ -416,7 +417,7 @@ def _is_dataset(fs: fsspec.AbstractFileSystem, root: str) -> bool:
 
 def exists(part: str) -> bool:
     """Raises CurateError where the store does not answer."""
-    fs, root = _open(part)
+    fs, root = store(part)
     try:
         return bool(persist(lambda: fs.exists(root)))
     except OSError as error:
@@ -429,19 +430,20 @@ def valid(text: str) -> str:
 
 
 def is_local(part: str) -> bool:
-    return _is_local(_open(part)[0])
+    return _is_local(store(part)[0])
 
 
-def local_path(part: str) -> str:
-    """The path of a local file, without a protocol."""
-    return _open(part)[1]
+def path_of(part: str) -> str:
+    """The path without its protocol."""
+    return store(part)[1]
 
 
 def _is_local(fs: fsspec.AbstractFileSystem) -> bool:
     return "file" in fs.protocol if isinstance(fs.protocol, tuple) else fs.protocol == "file"
 
 
-def _open(path: str) -> tuple[fsspec.AbstractFileSystem, str]:
+def store(path: str) -> tuple[fsspec.AbstractFileSystem, str]:
+    """The filesystem of a path or URL, and the path as it spells it. Raises CurateError where it cannot be opened."""
     try:
         return fsspec.core.url_to_fs(path)
     except ImportError as error:
