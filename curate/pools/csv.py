@@ -26,7 +26,7 @@ class Pool:
         return pools.files_of(self.path, self.kind)
 
     def read(self, part: str) -> Iterator[pa.Table]:
-        url, caption = self._columns(part)
+        url, caption = pools.chosen(self.columns(part), self.url, self.caption, part, self.kind)
         names = list(dict.fromkeys([url, caption]))
         convert = csv.ConvertOptions(
             column_types=dict.fromkeys(names, pa.binary()), include_columns=names, strings_can_be_null=False
@@ -50,16 +50,16 @@ class Pool:
         if bad:
             raise BadShard(f"{part}: {len(bad):,} lines left out ({bad[0]}), {rows:,} rows read")
 
-    def _columns(self, part: str) -> tuple[str, str]:
+    def columns(self, part: str) -> list[str]:
+        """The names in the header."""
         with pools.Lines(part) as lines:
             header = lines.readline(pools.BLOCK)
             if not header.strip():
                 if lines.damage:
                     raise pools.damaged(part, 0, lines.damage)
-                return pools.chosen([], self.url, self.caption, part, self.kind)
+                return []
         parse = csv.ParseOptions(**self.quoting)
         try:
-            names = csv.read_csv(pa.BufferReader(header), parse_options=parse).column_names
+            return csv.read_csv(pa.BufferReader(header), parse_options=parse).column_names
         except pools.DAMAGE as error:
             raise pools.damaged(part, 0, error) from error
-        return pools.chosen(names, self.url, self.caption, part, self.kind)

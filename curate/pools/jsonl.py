@@ -25,6 +25,11 @@ class Pool:
     def parts(self) -> list[str]:
         return pools.files_of(self.path, "jsonl")
 
+    def columns(self, part: str) -> list[str]:
+        """The keys of the first object."""
+        with pools.Lines(part) as lines:
+            return list(next(filter(None, map(_object, _buffered(lines))), {}))
+
     def read(self, part: str) -> Iterator[pa.Table]:
         rows, bad, keys = 0, [], None
         urls, captions = [], []

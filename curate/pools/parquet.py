@@ -46,6 +46,13 @@ class Pool:
     def parts(self) -> list[str]:
         return pools.files_of(self.path, "parquet")
 
+    def columns(self, part: str) -> list[str]:
+        try:
+            with opened(part) as file:
+                return file.schema_arrow.names
+        except pools.DAMAGE as error:
+            raise pools.damaged(part, 0, error) from error
+
     def read(self, part: str) -> Iterator[pa.Table]:
         rows = 0
         try:
@@ -118,7 +125,8 @@ class Pool:
             return self.image
         kind = str(schema.field(self.image).type)
         raise CurateError(
-            f"{part}: column '{self.image}' is {kind[:60]}; images are encoded files, binary or struct<bytes: binary, ...>"
+            f"{part}: column '{self.image}' is {kind[:60]}; images are encoded files: "
+            "binary, or struct<bytes: binary, ...>"
         )
 
     def _has_url(self, columns: list[str]) -> bool:
@@ -131,7 +139,7 @@ def opened(part: str) -> Iterator[pq.ParquetFile]:
     with pools.opened(part) as stored:
         # Arrow's threads must not hold a Python file: as the process ends they abort it
         if pools.is_local(part):
-            with pa.OSFile(pools.local_path(part)) as native:
+            with pa.OSFile(pools.path_of(part)) as native:
                 yield pq.ParquetFile(native)
         else:
             yield pq.ParquetFile(stored, pre_buffer=False)

@@ -7,7 +7,6 @@ import json
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from typing import Any
 
 import pyarrow as pa
 import pyarrow.compute as pc
@@ -101,8 +100,8 @@ class Pool:
         found = pools.pairs(table[url or "key"], table[caption])
         good = pc.equal(table["status"].cast(pa.string()), SUCCESS) if "status" in read else pa.repeat(True, len(table))
         columns = (table["key"].cast(pa.string()), found["url"], found["caption"], good)
-        return {key: Sample(address if url else None, [text], bool(there))
-                for key, address, text, there in zip(*(column.to_pylist() for column in columns), strict=True)}  # fmt: skip
+        rows = zip(*(column.to_pylist() for column in columns), strict=True)
+        return {key: Sample(address if url else None, [text], bool(there)) for key, address, text, there in rows}
 
     def _check_end(self, part: str, samples: dict[str, Sample]) -> str | None:
         """Take the images from the samples that a damaged tar lacks; why, or None where its end is there."""
