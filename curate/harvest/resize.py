@@ -1,12 +1,15 @@
 """One untrusted encoded image to a bounded JPEG: looked at before it is decoded, the pixels those of img2dataset."""
 
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import cv2
 import numpy as np
 import pyarrow as pa
 
-from curate import images
+from curate.errors import CurateError
+from curate.harvest.decode import decode
+from curate.harvest.memory import keep_freed_memory
 from curate.harvest.peek import Header, peek
 from curate.images import UndecodableImage
 
@@ -15,17 +18,21 @@ RESULTS = pa.schema(
      ("height", pa.int32()), ("original_width", pa.int32()), ("original_height", pa.int32()), ("sha256", pa.string()),
      ("format", pa.string()), ("animated", pa.bool_()), ("alpha", pa.bool_())]
 )  # fmt: skip  # what a downloader says of each row; all but key, status and error_message are null without an image
+DECODE = "balanced"  # nobody sees the difference, networks hardly: docs/commands/harvest.md has the table
+MARGIN = {"exact": float("inf"), "balanced": 1.5, "fast": 1.0}  # a JPEG is decoded at this many times the target
+SMOOTH = 1.6  # fast: interpolating between pixels is enough where no more of them than this become one
+SUPERSAMPLED = 3  # balanced: up to this ratio, two pixels a side are interpolated for each one and averaged
 
 
 class Resized(NamedTuple):
-    """A JPEG, its size in pixels, and what it came as: size, format, one of several frames, not wholly opaque."""
+    """A JPEG, its size in pixels, and what it came as: upright size, format, one of several frames, with alpha."""
 
     jpeg: bytes
     width: int
     height: int
     original_width: int
     original_height: int
-    format: str  # jpeg, png, webp, gif, avif, bmp, tiff ...
+    format: str  # jpeg, png, webp, gif, avif, bmp, tiff, jpeg2000
     animated: bool
     alpha: bool
 
@@ -36,45 +43,88 @@ class Resized(NamedTuple):
 
 
 class Resizer:
-    """Shrinks the short side to `image_size` pixels where it is longer (area averaging), then JPEG of `quality`.
+    """Shrinks the short side to `image_size` pixels where it is longer, then JPEG of `quality`.
 
-    Raises UndecodableImage with a short reason that is the same for the same cause.
+    `decode` says how JPEG files are shrunk; all else is decoded whole and averaged by area:
+    exact: whole too; the pixels of img2dataset, bit for bit.
+    balanced: decoded by libjpeg at 1/2, 1/4 or 1/8 with at least 1.5 times the pixels a side, then averaged by area.
+    fast: the same with at least as many pixels, then bilinear up to a ratio of 1.6.
+    `strict`: a JPEG that libjpeg-turbo has to repair is refused.
+
+    Raises UndecodableImage with a short reason that is the same for the same cause: not an image, too many pixels,
+    image too small, not decodable, corrupt.
     """
 
-    def __init__(self, image_size: int, quality: int, min_image_size: int):
+    def __init__(self, image_size: int, quality: int, min_image_size: int, decode: str = "exact", strict: bool = True):
+        if decode not in MARGIN:
+            raise CurateError(f"decode={decode}: choose from {', '.join(MARGIN)}")
         self.image_size, self.quality, self.min_image_size = image_size, quality, min_image_size
+        self.decode, self.strict = decode, strict
+        keep_freed_memory()
 
     def __call__(self, encoded: bytes) -> Resized:
-        cv2.setNumThreads(1)
+        return self._resized(encoded, self._peek(encoded))
+
+    def kept(self, encoded: bytes) -> Resized:
+        """The same, but a sound JPEG that fits as it is stays byte for byte: for images that were resized before."""
+        header = self._peek(encoded)
+        resized = self._resized(encoded, header)
+        return resized._replace(jpeg=encoded) if self._fits(encoded, header) else resized
+
+    def fits(self, encoded: bytes) -> bool:
+        """Whether the header is that of a small, upright JPEG of one scan. Raises UndecodableImage."""
+        return self._fits(encoded, self._peek(encoded))
+
+    def _peek(self, encoded: bytes) -> Header:
         header = peek(encoded)
-        pixels = cv2.imdecode(np.frombuffer(readable(encoded, header), np.uint8), cv2.IMREAD_UNCHANGED)
-        if pixels is None:
-            raise UndecodableImage("not decodable")
-        height, width = pixels.shape[:2]
-        if min(height, width) < self.min_image_size:
+        if min(header.width, header.height) < self.min_image_size:
             raise UndecodableImage("image too small")
-        if pixels.ndim == 3 and pixels.shape[2] == 4:
-            pixels = _on_white(pixels)
-        if min(height, width) > self.image_size:
-            scale = self.image_size / min(height, width)
-            size = (round(width * scale), round(height * scale))
-            pixels = cv2.resize(pixels, size, interpolation=cv2.INTER_AREA)
+        return header
+
+    def _fits(self, encoded: bytes, header: Header) -> bool:
+        whole = encoded.endswith(b"\xff\xd9")  # nothing behind the image
+        return header.baseline and header.turn == 1 and whole and min(header.width, header.height) <= self.image_size
+
+    def _resized(self, encoded: bytes, header: Header) -> Resized:
+        cv2.setNumThreads(1)
+        pixels = decode(encoded, header, MARGIN[self.decode] * self.image_size, self.strict)
+        height, width = (header.height, header.width) if header.format == "jpeg" else pixels.shape[:2]
+        if min(width, height) > self.image_size:
+            scale = self.image_size / min(width, height)
+            shrink = SHRINK[self.decode if header.format == "jpeg" else "exact"]
+            pixels = shrink(pixels, (round(width * scale), round(height * scale)))
+        if header.turn > 1:
+            pixels = TURN[header.turn](pixels)
+            width, height = (height, width) if header.turn > 4 else (width, height)
         jpeg = cv2.imencode(".jpg", pixels, [cv2.IMWRITE_JPEG_QUALITY, self.quality])[1].tobytes()
-        return Resized(jpeg, pixels.shape[1], pixels.shape[0], width, height, *header.told)
+        small_height, small_width = pixels.shape[:2]
+        return Resized(jpeg, small_width, small_height, width, height, header.format, header.animated, header.alpha)
 
 
-def readable(encoded: bytes, header: Header) -> bytes:
-    """The image itself, or as PNG where OpenCV alone would get it wrong: turned by EXIF, 16 bits a channel."""
-    if not (header.turned or header.deep):
-        return encoded
-    try:
-        pixels = images.decode(encoded)
-    except UndecodableImage as error:
-        raise UndecodableImage("not decodable") from error
-    return cv2.imencode(".png", pixels[:, :, ::-1])[1].tobytes()
+def _area(pixels: np.ndarray, size: tuple[int, int]) -> np.ndarray:
+    return cv2.resize(pixels, size, interpolation=cv2.INTER_AREA)
 
 
-def _on_white(bgra: np.ndarray) -> np.ndarray:
-    alpha = bgra[:, :, 3:]
-    mixed = alpha / 255 * bgra[:, :, :3] + 255 - alpha
-    return np.rint(mixed.clip(0, 255)).astype(np.uint8)
+def _supersampled(pixels: np.ndarray, size: tuple[int, int]) -> np.ndarray:
+    if pixels.shape[1] >= SUPERSAMPLED * size[0]:
+        return _area(pixels, size)
+    return _area(cv2.resize(pixels, (2 * size[0], 2 * size[1]), interpolation=cv2.INTER_LINEAR), size)
+
+
+def _interpolated(pixels: np.ndarray, size: tuple[int, int]) -> np.ndarray:
+    if pixels.shape[1] >= SMOOTH * size[0]:
+        return _area(pixels, size)
+    return cv2.resize(pixels, size, interpolation=cv2.INTER_LINEAR)
+
+
+Pixels = Callable[[np.ndarray], np.ndarray]
+SHRINK = {"exact": _area, "balanced": _supersampled, "fast": _interpolated}
+TURN: dict[int, Pixels] = {  # EXIF's orientation to upright
+    2: lambda pixels: cv2.flip(pixels, 1),
+    3: lambda pixels: cv2.rotate(pixels, cv2.ROTATE_180),
+    4: lambda pixels: cv2.flip(pixels, 0),
+    5: cv2.transpose,
+    6: lambda pixels: cv2.rotate(pixels, cv2.ROTATE_90_CLOCKWISE),
+    7: lambda pixels: cv2.transpose(cv2.rotate(pixels, cv2.ROTATE_180)),
+    8: lambda pixels: cv2.rotate(pixels, cv2.ROTATE_90_COUNTERCLOCKWISE),
+}

@@ -10,7 +10,7 @@ import pyarrow as pa
 from curate.harvest import samples
 from curate.harvest.fetch import AGENT, Fetcher, FetchError, check_limits
 from curate.harvest.once import Once
-from curate.harvest.resize import RESULTS, Resizer
+from curate.harvest.resize import DECODE, RESULTS, Resizer
 
 WAITING = 2  # fetched images held for each thread: bounds the memory
 
@@ -21,16 +21,16 @@ class Downloader:
     The options and the pixels are those of the img2dataset downloader.
     """
 
-    def __init__(self, image_size: int = 256, quality: int = 95, min_image_size: int = 32, threads: int = 32,
-                 timeout: float = 10, deadline: float = 30, retries: int = 0, max_bytes: int = 32 << 20,
-                 allow_private: bool = False, user_agent: str = AGENT):  # fmt: skip
+    def __init__(self, image_size: int = 256, quality: int = 95, min_image_size: int = 32, decode: str = DECODE,
+                 strict: bool = True, threads: int = 32, timeout: float = 10, deadline: float = 30, retries: int = 0,
+                 max_bytes: int = 32 << 20, allow_private: bool = False, user_agent: str = AGENT):  # fmt: skip
         check_limits("native", image_size=image_size, threads=threads, timeout=timeout, deadline=deadline,
                      max_bytes=max_bytes)  # fmt: skip
         self.threads = threads
         self.fetcher = Fetcher(timeout, deadline, retries, max_bytes, allow_private, user_agent)
-        self.resizer = Resizer(image_size, quality, min_image_size)
+        self.resizer = Resizer(image_size, quality, min_image_size, decode, strict)
         self.made_by = {"downloader": "native", "image_size": image_size, "quality": quality,
-                        "min_image_size": min_image_size}  # fmt: skip
+                        "min_image_size": min_image_size, "decode": decode, "strict": strict}  # fmt: skip
 
     def download(self, name: str, rows: pa.Table, scratch: str) -> tuple[str, pa.Table]:
         """A tar in `scratch`, and its rows: the columns RESULTS; in the order of completion."""

@@ -1,0 +1,84 @@
+"""One encoded image to pixels, JPEG at a fraction of its size where that is enough; only sound files pass."""
+
+import cv2
+import numpy as np
+import simplejpeg
+
+from curate import images
+from curate.harvest.peek import Header
+from curate.harvest.quiet import quiet
+from curate.images import UndecodableImage
+
+SCALES = (8, 4, 2)  # libjpeg leaves out the high frequencies of a block: exact averages, no cost for what is left out
+CUT = "Premature end of JPEG file"
+
+
+def decode(encoded: bytes, header: Header, least: float, strict: bool) -> np.ndarray:
+    """Blue, green, red or grey uint8 [height, width(, 3)] of the first frame, as stored; transparency on white.
+
+    A JPEG comes at 1/2, 1/4 or 1/8 of its size where its short side then still has `least` pixels.
+    Raises UndecodableImage: not decodable (cut off, too), and where `strict` corrupt: a JPEG that libjpeg-turbo
+    decodes with a warning.
+    """
+    if header.format == "jpeg":
+        return _jpeg(encoded, least, strict)
+    pixels = _opencv(encoded) if header.plain else None
+    if pixels is None and header.plain and header.format in ("png", "webp", "gif"):
+        raise UndecodableImage("not decodable")
+    if pixels is None or pixels.dtype != np.uint8:
+        return _pillow(encoded)
+    return on_white(pixels) if pixels.ndim == 3 and pixels.shape[2] == 4 else pixels
+
+
+def _jpeg(encoded: bytes, least: float, strict: bool) -> np.ndarray:
+    try:
+        height, width, space, _ = simplejpeg.decode_jpeg_header(encoded, strict=False)
+    except (ValueError, KeyError):  # KeyError: samplings that it has no name for
+        return _unusual_jpeg(encoded)
+    scale = next((scale for scale in SCALES if min(height, width) / scale >= least), 1)
+    size = {"min_height": -(-height // scale), "min_width": -(-width // scale)}
+    if space in ("CMYK", "YCCK"):
+        _sound(encoded, "CMYK", strict, {"min_height": 1, "min_width": 1})
+        return _unusual_jpeg(encoded)
+    return _sound(encoded, "GRAY" if space == "Gray" else "BGR", strict, size)
+
+
+def _sound(encoded: bytes, space: str, strict: bool, size: dict[str, int]) -> np.ndarray:
+    try:
+        return simplejpeg.decode_jpeg(encoded, space, **size)
+    except ValueError as error:
+        if str(error).startswith(CUT):
+            raise UndecodableImage("not decodable") from error
+    try:
+        pixels = simplejpeg.decode_jpeg(encoded, space, strict=False, **size)
+    except ValueError as error:
+        raise UndecodableImage("not decodable") from error
+    if strict:
+        raise UndecodableImage("corrupt")
+    return pixels
+
+
+def _unusual_jpeg(encoded: bytes) -> np.ndarray:
+    """CMYK, whose inks OpenCV turns to colours as img2dataset does, or a sampling that simplejpeg has no name for."""
+    pixels = _opencv(encoded)
+    if pixels is None:
+        raise UndecodableImage("not decodable")
+    return pixels
+
+
+def _opencv(encoded: bytes) -> np.ndarray | None:
+    with quiet():
+        return cv2.imdecode(np.frombuffer(encoded, np.uint8), cv2.IMREAD_UNCHANGED)
+
+
+def _pillow(encoded: bytes) -> np.ndarray:
+    try:
+        return np.ascontiguousarray(images.decode(encoded, upright=False)[:, :, ::-1])
+    except UndecodableImage as error:
+        raise UndecodableImage("not decodable") from error
+
+
+def on_white(bgra: np.ndarray) -> np.ndarray:
+    """uint8 [height, width, 4] over white: round(alpha / 255 * colour + 255 - alpha), img2dataset's, in integers."""
+    bgr, alpha = cv2.cvtColor(bgra, cv2.COLOR_BGRA2BGR), cv2.cvtColor(bgra[:, :, 3], cv2.COLOR_GRAY2BGR)
+    return cv2.add(cv2.multiply(bgr, alpha, scale=1 / 255), cv2.bitwise_not(alpha))
