@@ -169,7 +169,7 @@ def test_a_damaged_file_of_a_pool_is_reported_and_its_good_rows_are_kept(ask, tm
     [
         ({"url": [], "caption": []}, "the pool is empty"),
         ({"link": ["http://a"], "caption": ["red"]}, "has no column 'url'; its columns: link, caption"),
-        ({"url": ["x.jpg"], "caption": ["red"]}, "none of the 1 rows of the pool has an http"),
+        ({"url": ["x.jpg"], "caption": ["red"]}, "none of the 1 rows of the pool has an image or an http"),
         ({"url": ["http://a/x.jpg"], "caption": ["Rot"]}, "none of 1 texts holds any of 9 queries"),
     ],
 )

@@ -20,7 +20,7 @@ from curate.harvest.candidates import BALANCES, Balance, choose, kept_of
 from curate.harvest.download import Download, places
 from curate.harvest.matches import WORK, Part
 from curate.named import Spec
-from curate.pools import open_pool, size_of
+from curate.pools import check_places, explicit, open_pool, size_of
 from curate.shard import SUCCESS
 from curate.work import Engine, Outcome, run_all
 
@@ -101,7 +101,9 @@ def _balance(kind: str, cap: int | None, tail_share: float | None, seed: int) ->
 
 def _parts(pools: Sequence[str]) -> list[Part]:
     """The files of all pools in the order of their paths, each once."""
-    found = {path: text for text in pools for path in open_pool(text).parts()}
+    opened = {spec: open_pool(spec) for spec in (str(explicit(text)) for text in pools)}
+    check_places(opened.values())
+    found = {path: spec for spec, pool in opened.items() for path in pool.parts()}
     paths = sorted(found)
     with ThreadPoolExecutor(ASKED_AT_ONCE) as asking:
         sizes = asking.map(size_of, paths)
@@ -166,7 +168,7 @@ def _summary(counts: dict[str, Any], balance: Balance) -> str:
     if balance.kind != "cap":
         text += f" (balance {balance.kind})"
     if counts["unusable"]:
-        text += f" ({counts['unusable']:,} without a web url)"
+        text += f" ({counts['unusable']:,} without an image or a web url)"
     if "downloaded" not in counts:
         return text
     failed = sum(counts["failed"].values())

@@ -147,7 +147,7 @@ def _check(totals: dict[str, Any], parts: list[Part], listed: Queries) -> None:
         raise CurateError(f"the pool is empty: {names}{' ...' if len(parts) > 3 else ''} hold no row")
     if totals["unusable"] == totals["read"]:
         raise CurateError(
-            f"none of the {totals['read']:,} rows of the pool has an http(s) url; name its column: "
+            f"none of the {totals['read']:,} rows of the pool has an image or an http(s) url; name its column: "
             "parquet(path=..., url=COLUMN)"
         )
     if not totals["matched"]:

@@ -4,17 +4,18 @@ import hashlib
 import io
 import json
 import tarfile
+from collections.abc import Callable
 from typing import Any
 
-from curate.harvest.resize import Resizer
+from curate.harvest.resize import Resized
 from curate.images import UndecodableImage
 from curate.shard import SUCCESS
 
 
-def result_of(encoded: bytes, resizer: Resizer) -> tuple[dict[str, Any], bytes | None]:
+def result_of(encoded: bytes, resize: Callable[[bytes], Resized]) -> tuple[dict[str, Any], bytes | None]:
     """What became of an image, as columns of RESULTS without the key, and its JPEG or None."""
     try:
-        image = resizer(encoded)
+        image = resize(encoded)
     except UndecodableImage as error:
         return {"status": "failed_to_resize", "error_message": str(error)}, None
     return {"status": SUCCESS, **image.about, "sha256": hashlib.sha256(encoded).hexdigest()}, image.jpeg

@@ -13,7 +13,7 @@ from curate.harvest.resize import RESULTS, Resizer
 from curate.harvest.select import PARTS
 from curate.pools import open_pool
 
-GONE = "no longer in the pool"
+GONE = "missing or damaged in the pool"
 
 
 class Stored:
@@ -25,20 +25,23 @@ class Stored:
     def download(self, name: str, rows: pa.Table, scratch: str) -> tuple[str, pa.Table]:
         """A tar in `scratch`, and its rows: RESULTS. `rows` has part and row beside the columns of any pair.
 
-        Raises BadShard where a pool's file is damaged, CurateError where it is gone.
+        An image that fits as it is stays byte for byte. Raises BadShard where a pool's store does not answer,
+        CurateError where its file is gone.
         """
         path, done = f"{scratch}/{name}-stored.tar", []
         with tarfile.open(path, "w", format=tarfile.PAX_FORMAT) as archive:
-            for pair, encoded in self._read(rows):
-                result, jpeg = samples.result_of(encoded, self.resizer)
-                done.append({"key": pair["key"], **result})
-                if jpeg is not None:
-                    samples.add(archive, pair, result, jpeg)
+            for pairs, encoded in self._read(rows):
+                result, jpeg = samples.result_of(encoded, self.resizer.kept)
+                for pair in pairs:
+                    done.append({"key": pair["key"], **result})
+                    if jpeg is not None:
+                        samples.add(archive, pair, result, jpeg)
         missing = set(rows["key"].to_pylist()) - {result["key"] for result in done}
         done += [{"key": key, "status": "failed_to_download", "error_message": GONE} for key in sorted(missing)]
         return path, pa.Table.from_pylist(done, RESULTS)
 
-    def _read(self, rows: pa.Table) -> Iterator[tuple[dict[str, Any], bytes]]:
+    def _read(self, rows: pa.Table) -> Iterator[tuple[list[dict[str, Any]], bytes]]:
+        """Each image, and the pairs that it is in."""
         about = self.folder.read_json(PARTS)
         for part in sorted(set(rows["part"].to_pylist())):
             of_part = rows.filter(pa.compute.equal(rows["part"], part))
@@ -47,8 +50,7 @@ class Stored:
                 pairs.setdefault(number, []).append(pair)
             pool = open_pool(about["pools"][part])
             for number, encoded in pool.images(about["paths"][part], sorted(pairs)):
-                for pair in pairs[number]:
-                    yield pair, encoded
+                yield pairs[number], encoded
 
 
 def split(rows: pa.Table) -> tuple[pa.Table, pa.Table]:
