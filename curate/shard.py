@@ -111,11 +111,18 @@ def tar_bytes(files: Iterable[tuple[str, bytes]]) -> bytes:
 
 def write_tar(out: IO[bytes], files: Iterable[tuple[str, bytes]]) -> None:
     """Stream (name, content) into an uncompressed tar; the same files always give the same bytes."""
-    with tarfile.open(fileobj=out, mode="w", format=tarfile.PAX_FORMAT) as archive:
-        for name, content in files:
-            info = tarfile.TarInfo(name)
-            info.size, info.mode, info.uname, info.gname = len(content), 0o444, "", ""
-            archive.addfile(info, io.BytesIO(content))
+    written = 0
+    for name, content in files:
+        written += out.write(_header(name, len(content)) + content + tar.padding(len(content)))
+    out.write(bytes(2 * tar.BLOCK + -(written + 2 * tar.BLOCK) % tarfile.RECORDSIZE))
+
+
+def _header(name: str, size: int) -> bytes:
+    if tar.fits(name, size):
+        return tar.header(name, size)
+    info = tarfile.TarInfo(name)
+    info.size, info.mode, info.uname, info.gname = size, 0o444, "", ""
+    return info.tobuf(tarfile.PAX_FORMAT)
 
 
 def write(folder: Folder, name: str, archive: bytes | Iterable[tuple[str, bytes]], table: pa.Table,

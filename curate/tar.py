@@ -157,13 +157,18 @@ def header(name: str, size: int) -> bytes:
     Raises BadShard for a name of more than 100 bytes or a size of 8 GiB and more, which ustar cannot hold.
     """
     encoded = name.encode()
-    if len(encoded) > 100 or size >= 8**11:
+    if not fits(name, size):
         raise BadShard(f"{name}, {size:,} bytes: too long for a tar header")
     block = bytearray(_BLANK)
     block[: len(encoded)] = encoded
     block[124:135] = b"%011o" % size
     block[148:156] = b"%06o\0 " % sum(block)
     return bytes(block)
+
+
+def fits(name: str, size: int) -> bool:
+    """Whether `header` can say it."""
+    return len(name.encode()) <= 100 and size < 8**11
 
 
 def padding(size: int) -> bytes:

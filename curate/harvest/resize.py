@@ -68,8 +68,11 @@ class Resizer:
     def kept(self, encoded: bytes) -> Resized:
         """The same, but a sound JPEG that fits as it is stays byte for byte: for images that were resized before."""
         header = self._peek(encoded)
-        resized = self._resized(encoded, header)
-        return resized._replace(jpeg=encoded) if self._fits(encoded, header) else resized
+        if not self._fits(encoded, header):
+            return self._resized(encoded, header)
+        decode(encoded, header, self.image_size, self.strict)  # it may be cut or corrupt
+        size = header.width, header.height
+        return Resized(encoded, *size, *size, header.format, header.animated, header.alpha)
 
     def fits(self, encoded: bytes) -> bool:
         """Whether the header is that of a small, upright JPEG of one scan. Raises UndecodableImage."""

@@ -1,12 +1,12 @@
 """One downloaded pair as members of a shard's tar: the image, its text, and all that is known of it as JSON."""
 
 import hashlib
-import io
 import json
-import tarfile
-from collections.abc import Callable
-from typing import Any
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import IO, Any
 
+from curate import tar
 from curate.harvest.resize import Resized
 from curate.images import UndecodableImage
 from curate.shard import SUCCESS
@@ -21,10 +21,16 @@ def result_of(encoded: bytes, resize: Callable[[bytes], Resized]) -> tuple[dict[
     return {"status": SUCCESS, **image.about, "sha256": hashlib.sha256(encoded).hexdigest()}, image.jpeg
 
 
-def add(archive: tarfile.TarFile, pair: dict[str, Any], result: dict[str, Any], jpeg: bytes) -> None:
+@contextmanager
+def archive(path: str) -> Iterator[IO[bytes]]:
+    """A tar to `add` to."""
+    with open(path, "wb") as file:
+        yield file
+        file.write(bytes(2 * tar.BLOCK))
+
+
+def add(archive: IO[bytes], pair: dict[str, Any], result: dict[str, Any], jpeg: bytes) -> None:
     """Write KEY.jpg, KEY.txt and KEY.json; `pair` is a row with its key and caption."""
-    about = json.dumps({**pair, **result, "error_message": None}, indent=4).encode()
+    about = json.dumps({**pair, **result, "error_message": None}).encode()
     for suffix, content in (("jpg", jpeg), ("txt", pair["caption"].encode()), ("json", about)):
-        info = tarfile.TarInfo(f"{pair['key']}.{suffix}")
-        info.size = len(content)
-        archive.addfile(info, io.BytesIO(content))
+        archive.write(tar.header(f"{pair['key']}.{suffix}", len(content)) + content + tar.padding(len(content)))

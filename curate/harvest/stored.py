@@ -1,6 +1,5 @@
 """Images that lie in the pools themselves (tars, folders, parquet): read where they are, nothing is downloaded."""
 
-import tarfile
 from collections.abc import Iterator
 from typing import Any
 
@@ -29,7 +28,7 @@ class Stored:
         CurateError where its file is gone.
         """
         path, done = f"{scratch}/{name}-stored.tar", []
-        with tarfile.open(path, "w", format=tarfile.PAX_FORMAT) as archive:
+        with samples.archive(path) as archive:
             for pairs, encoded in self._read(rows):
                 result, jpeg = samples.result_of(encoded, self.resizer.kept)
                 for pair in pairs:

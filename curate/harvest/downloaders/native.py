@@ -1,6 +1,5 @@
 """curate's own downloader: threads that fetch safely, one that shrinks and writes; runs wherever curate does."""
 
-import tarfile
 from collections.abc import Iterator
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from typing import Any
@@ -37,7 +36,7 @@ class Downloader:
         pairs = rows.to_pylist()
         done = []
         path = f"{scratch}/{name}.tar"
-        with tarfile.open(path, "w", format=tarfile.PAX_FORMAT) as archive:
+        with samples.archive(path) as archive:
             for pair, fetched in self._fetched(pairs):
                 result, jpeg = self._result(fetched)
                 done.append({"key": pair["key"], **result})
