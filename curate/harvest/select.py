@@ -77,23 +77,24 @@ class Select:
         offsets, ids = lists(pairs["queries"])
         draws = drawn(self.folder, self.state, *order_of(pairs, self.seed), offsets, ids)
         drawn_offsets = np.concatenate(([0], np.cumsum(draws)))[offsets]
-        queries = _queries(self.folder, self.state)
         table = pa.table(
             {
                 "uid": hex_digits(pairs["high"].to_numpy(), pairs["low"].to_numpy()),
                 "url": pairs["url"],
                 "text": pairs["caption"],
-                "queries": _named(offsets, ids, queries),
-                "selected_by": _named(drawn_offsets, ids[draws], queries),
+                "queries": _lists(offsets, ids),
+                "selected_by": _lists(drawn_offsets, ids[draws]),
                 "part": pairs["part"],
                 "row": pairs["row"],
             }
         )
-        kept = table.filter(pa.array(np.diff(drawn_offsets) > 0))
+        kept = np.flatnonzero(np.diff(drawn_offsets))
         counts: dict[str, Number] = {"selected": len(kept), "draws": int(draws.sum())}
-        self.folder.write_table(f"{bucket}.parquet", table, said, dictionary=REPEATED)
+        queries = _queries(self.folder, self.state)
+        self.folder.write_table(f"{bucket}.parquet", _named(table, queries), said, dictionary=REPEATED)
         self.folder.write_table(draws_of(bucket), _counted(ids[draws]))
-        ranges.write(self.folder, kept_of(bucket), by_place(kept, _starts(self.folder, self.state)), "place",
+        placed = _named(by_place(table, _starts(self.folder, self.state), kept), queries)
+        ranges.write(self.folder, kept_of(bucket), placed, "place",
                      {"state": self.state, "pairs": len(pairs), "counts": counts})  # fmt: skip
         return Report(str(bucket), len(pairs), counts)
 
@@ -137,18 +138,20 @@ def order_of(pairs: pa.Table, seed: int) -> tuple[np.ndarray, np.ndarray]:
     return caps.ranks(high, low, seed), low
 
 
-def by_place(kept: pa.Table, starts: np.ndarray) -> pa.Table:
-    """Candidates in the order in which shards read them, with `place` in front, uint64.
+def by_place(candidates: pa.Table, starts: np.ndarray, rows: np.ndarray | None = None) -> pa.Table:
+    """Rows of a table sorted by uid, all by default, in the order in which shards read them: `place` in front, uint64.
 
     That is the hash of the url, so that all pairs of one url meet in one shard. Images in the pools keep the pools'
     order, so that a shard reads one stretch of them and not a bit of each.
     """
-    places = hashes(kept["url"])
-    part, row = kept["part"].to_numpy(), kept["row"].to_numpy()
+    rows = np.arange(len(candidates)) if rows is None else rows
+    places = hashes(candidates["url"].take(pa.array(rows)))
+    part, row = candidates["part"].to_numpy()[rows], candidates["row"].to_numpy()[rows]
     stored = part != WEB
     step = np.uint64((2**64 - 1) // max(int(starts[-1]), 1))
     places[stored] = (starts[part[stored]] + row[stored]).astype(np.uint64) * step
-    return placed(kept.add_column(0, "place", pa.array(places)))
+    order = np.argsort(places, kind="stable")
+    return candidates.take(pa.array(rows[order])).add_column(0, "place", pa.array(places[order]))
 
 
 def placed(kept: pa.Table) -> pa.Table:
@@ -168,8 +171,17 @@ def _counted(ids: np.ndarray) -> pa.Table:
     return pa.table({"query": queries.astype(np.int32), "count": counts[queries].astype(np.int64)})
 
 
-def _named(offsets: np.ndarray, ids: np.ndarray, queries: pa.Array) -> pa.Array:
-    return pa.ListArray.from_arrays(pa.array(offsets.astype(np.int32)), queries.take(pa.array(ids)))
+def _lists(offsets: np.ndarray, ids: np.ndarray) -> pa.Array:
+    return pa.ListArray.from_arrays(pa.array(offsets.astype(np.int32)), pa.array(ids))
+
+
+def _named(table: pa.Table, queries: pa.Array) -> pa.Table:
+    """The table with the queries themselves in place of their numbers."""
+    for name in ("queries", "selected_by"):
+        offsets, ids = lists(table[name])
+        named = pa.ListArray.from_arrays(pa.array(offsets.astype(np.int32)), queries.take(pa.array(ids)))
+        table = table.set_column(table.column_names.index(name), name, named)
+    return table
 
 
 def _digest(pairs: pa.Table) -> int:
