@@ -7,7 +7,6 @@ import pytest
 from harvest_web import picture, serving
 
 from curate.harvest.fetch import Fetcher, FetchError, is_public
-from curate.harvest.once import Once
 
 QUICK = {"timeout": 0.5, "deadline": 0.8, "allow_private": True}
 
@@ -18,14 +17,23 @@ def web():
         yield web
 
 
+def fetch(*urls: str, **options) -> list[bytes | str]:
+    """What each url brings: its body, or the reason why there is none."""
+    with Fetcher(**QUICK | options).fetch(urls) as fetched:
+        found = dict(fetched)
+    assert set(found) == set(urls)
+    return [result.reason if isinstance(result, FetchError) else result for result in map(found.get, urls)]
+
+
 def why(url: str, **options) -> str:
-    with pytest.raises(FetchError) as failure:
-        Fetcher(**QUICK | options).fetch(url)
-    return failure.value.reason
+    """The reason why a url brings nothing."""
+    (result,) = fetch(url, **options)
+    assert isinstance(result, str)
+    return result
 
 
 def test_an_image_comes_back_as_it_was_sent_and_the_agent_says_who_asks(web):
-    assert Fetcher(**QUICK).fetch(f"{web.url}/7.jpg") == picture(7)
+    assert fetch(f"{web.url}/7.jpg") == [picture(7)]
     assert all(agent.startswith("curate/") for agent in web.agents)
 
 
@@ -60,11 +68,11 @@ def test_a_dripping_server_is_left_at_the_deadline(web):
 
 
 def test_a_compressed_body_is_inflated(web):
-    assert Fetcher(**QUICK).fetch(f"{web.url}/gzipped.jpg") == picture(3)
+    assert fetch(f"{web.url}/gzipped.jpg") == [picture(3)]
 
 
 def test_redirects_are_followed(web):
-    assert Fetcher(**QUICK).fetch(f"{web.url}/to?/9.jpg") == picture(9)
+    assert fetch(f"{web.url}/to?/9.jpg") == [picture(9)]
 
 
 def test_spaces_and_letters_beyond_ascii_are_encoded_and_what_is_encoded_stays(web):
@@ -88,13 +96,13 @@ def test_the_robots_header_is_honoured(web, value, reason):
     if reason:
         assert why(f"{web.url}/optout?{value}") == reason
     else:
-        assert Fetcher(**QUICK).fetch(f"{web.url}/optout?{value}") == picture(4)
+        assert fetch(f"{web.url}/optout?{value}") == [picture(4)]
 
 
 def test_only_what_may_pass_is_tried_again(web):
-    assert why(f"{web.url}/flaky.jpg") == "http 503"
+    assert why(f"{web.url}/flaky.jpg", retries=0) == "http 503"
     web.hits.clear()
-    assert Fetcher(**QUICK | {"retries": 1, "deadline": 5}).fetch(f"{web.url}/flaky.jpg") == picture(5)
+    assert fetch(f"{web.url}/flaky.jpg", retries=1, deadline=5) == [picture(5)]
     why(f"{web.url}/nothing.jpg", retries=2)
     assert web.hits["/nothing.jpg"] == 1
 
@@ -121,50 +129,3 @@ def test_private_addresses_are_refused_however_they_are_written(host):
 def test_public_addresses_are_not():
     assert is_public("8.8.8.8")
     assert is_public("2606:4700:4700::1111")
-
-
-def test_every_hop_is_checked_and_the_checked_address_is_the_dialled_one(web, monkeypatch):
-    # the internet is played by a resolver and a dialler that bring 93.184.216.34 to our server
-    port = int(web.url.rsplit(":", 1)[1])
-    look_up, asked, dialled = socket.getaddrinfo, [], []
-
-    def resolve(host, at, **options):
-        asked.append(host)
-        name = {"public.example": "93.184.216.34", "rebound.example": "127.0.0.1"}.get(host, host)
-        if host == "public.example" and asked.count(host) > 1:
-            name = "127.0.0.1"  # a name that changes between the look at it and the dialling
-        return look_up(name, at, **options)
-
-    class Dialler(socket.socket):
-        def connect(self, address):
-            dialled.append(address[0])
-            super().connect(("127.0.0.1", port))
-
-    monkeypatch.setattr(socket, "getaddrinfo", resolve)
-    monkeypatch.setattr(socket, "socket", Dialler)
-    assert Fetcher(1, 5).fetch("http://public.example/6.jpg") == picture(6)
-    assert asked == ["public.example"]
-    assert dialled == ["93.184.216.34"]
-    asked.clear()
-    for private in ("http://127.0.0.1/6.jpg", "http://rebound.example/6.jpg", "http://169.254.169.254/"):
-        assert why(f"http://public.example/to?{private}", allow_private=False) == "blocked address"
-        asked.clear()
-    assert set(dialled) == {"93.184.216.34"}
-
-
-def test_a_url_is_fetched_once_however_many_ask_and_its_failure_is_shared():
-    calls = []
-
-    def fetch(url):
-        calls.append(url)
-        if url == "bad":
-            raise FetchError("http 404")
-        return url.upper()
-
-    once = Once(fetch, ["a", "a", "b", "bad", "bad"])
-    assert [once(url) for url in ("a", "b", "a")] == ["A", "B", "A"]
-    for _ in range(2):
-        with pytest.raises(FetchError):
-            once("bad")
-    assert calls == ["a", "b", "bad"]
-    assert not once._answers

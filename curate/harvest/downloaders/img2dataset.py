@@ -15,8 +15,7 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from curate.harvest.fetch import AGENT, Fetcher, FetchError, check_limits
-from curate.harvest.once import Once
+from curate.harvest.fetch import AGENT, Fetcher, FetchError, Fetches, check_limits
 from curate.harvest.resize import DECODE, RESULTS, Resizer
 from curate.images import UndecodableImage
 
@@ -30,18 +29,17 @@ with warnings.catch_warnings():
 class Downloader:
     """Images with a short side of at most `image_size` pixels as JPEG of `quality`, smaller ones as they are.
 
-    `min_image_size`: the shortest side taken. `decode`: exact, balanced or fast, and `strict` as in
-    curate.harvest.resize. `timeout` seconds for each wait, `deadline` for one url. `retries` for
-    what may pass. `threads` fetch at a time. `allow_private`: also dial loopback and private addresses.
+    The options are those of the native downloader.
     """
 
     def __init__(self, image_size: int = 256, quality: int = 95, min_image_size: int = 32, decode: str = DECODE,
-                 strict: bool = True, threads: int = 32, timeout: float = 10, deadline: float = 30, retries: int = 0,
-                 max_bytes: int = 32 << 20, allow_private: bool = False, user_agent: str = AGENT):  # fmt: skip
-        check_limits("img2dataset", image_size=image_size, threads=threads, timeout=timeout, deadline=deadline,
-                     max_bytes=max_bytes)  # fmt: skip
-        self.threads = threads
-        self.fetcher = Fetcher(timeout, deadline, retries, max_bytes, allow_private, user_agent)
+                 strict: bool = True, threads: int = 128, per_host: int = 8, timeout: float = 10, deadline: float = 30,
+                 retries: int = 1, max_bytes: int = 32 << 20, robots_txt: bool = False, allow_private: bool = False,
+                 user_agent: str = AGENT):  # fmt: skip
+        check_limits("img2dataset", image_size=image_size, threads=threads, per_host=per_host, timeout=timeout,
+                     deadline=deadline, max_bytes=max_bytes)  # fmt: skip
+        self.fetcher = Fetcher(timeout, deadline, retries, max_bytes, allow_private, user_agent, robots_txt, threads,
+                               per_host)  # fmt: skip
         self.resizer = Resizer(image_size, quality, min_image_size, decode, strict)
         # what decides the bytes of an image; how it is fetched does not
         self.made_by = {"downloader": "img2dataset", "image_size": image_size, "quality": quality,
@@ -59,7 +57,7 @@ class Downloader:
         resize = _Resizer(self.resizer)
         driven = downloader.Downloader(
             sample_writer_class=_writer(resize), resizer=resize,
-            thread_count=min(self.threads, len(rows)), save_caption=True, extract_exif=False, output_folder=scratch,
+            thread_count=1, save_caption=True, extract_exif=False, output_folder=scratch,
             column_list=rows.column_names[1:], timeout=None, number_sample_per_shard=10**width,
             oom_shard_count=len(name), compute_hash="sha256", verify_hash_type=None, encode_format="jpg", retries=0,
             user_agent_token=None, disallowed_header_directives=None,
@@ -71,14 +69,7 @@ class Downloader:
     @contextlib.contextmanager
     def _safe_names(self, urls: list[str]) -> Iterator[dict[str, Any]]:
         """What stands in for three names that `download_shard` looks up: our fetch, and a pool that can be stopped."""
-        once = Once(self.fetcher.fetch, urls)
         gates = []
-
-        def fetch(row: tuple[int, str], **_: Any) -> tuple[int, io.BytesIO | None, str | None]:
-            try:
-                return row[0], io.BytesIO(once(row[1])), None
-            except FetchError as error:
-                return row[0], None, error.reason
 
         def semaphore(count: int) -> Any:
             gates.append(downloader.Semaphore(count))
@@ -91,7 +82,27 @@ class Downloader:
                     gate.release(len(urls) + 1)
                 super().terminate()
 
-        yield {"download_image_with_retry": fetch, "Semaphore": semaphore, "ThreadPool": Pool}
+        with self.fetcher.fetch(urls) as fetched:
+            answers = _answers(urls, fetched)
+
+            def fetch(row: tuple[int, str], **_: Any) -> tuple[int, io.BytesIO | None, str | None]:
+                # it is asked for one row and answers with the next that is there, which says its own number
+                return next(answers)
+
+            yield {"download_image_with_retry": fetch, "Semaphore": semaphore, "ThreadPool": Pool}
+
+
+def _answers(urls: list[str], fetched: Fetches) -> Iterator[tuple[int, io.BytesIO | None, str | None]]:
+    """As img2dataset wants them: number of the row, body or None, error or None."""
+    sharing: dict[str, list[int]] = {}
+    for number, url in enumerate(urls):
+        sharing.setdefault(url, []).append(number)
+    for url, found in fetched:
+        for number in sharing[url]:
+            if isinstance(found, FetchError):
+                yield number, None, found.reason
+            else:
+                yield number, io.BytesIO(found), None
 
 
 class _Resizer:
