@@ -138,7 +138,8 @@ class Pool:
                     elif extension == "json" and not self._add(sample, stream.read(member.data, member.size)):
                         bad.append(member.name)
             except (BadShard, OSError) as error:
-                damage = (inflated and inflated.damage) or str(error).removeprefix(f"{part}: ")
+                damage = str(error).removeprefix(f"{part}: ")
+        damage = (inflated and inflated.damage) or damage
         return samples, damage, f"{len(bad):,} json members are no JSON object ({bad[0]})" if bad else None
 
     def _add(self, sample: Sample, stored: bytes) -> bool:
