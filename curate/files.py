@@ -120,7 +120,7 @@ class Folder:
         with self.writing(name) as temporary, open(temporary, "wb") as file:
             # what np.save writes; np.save itself does not say why a write failed
             np.lib.format.write_array_header_1_0(file, np.lib.format.header_data_from_array_1_0(array))
-            file.write(array.tobytes() if array.ndim == 0 else array.view(np.uint8))
+            file.write(array.reshape(-1).view(np.uint8).data)
 
     @contextlib.contextmanager
     def writing(self, name: str) -> Iterator[str]:
@@ -237,4 +237,8 @@ def _alive(pid: int) -> bool:
         return False
     except PermissionError:
         return True
-    return True
+    try:
+        about = Path(f"/proc/{pid}/stat").read_text()
+    except OSError:
+        return True
+    return about.rsplit(")", 1)[1].split()[0] != "Z"  # killed, but its parent has not looked yet

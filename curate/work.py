@@ -1,6 +1,7 @@
 """Run one small, picklable task for every item, on any engine, and account for each of them."""
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+import contextlib
+from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Protocol, TypeVar
 
@@ -55,22 +56,36 @@ def engine(spec: "str | Engine") -> Engine:
 
 
 def run_all(task: Task, items: Iterable[Any], engine_spec: "str | Engine" = "local", label: str = "",
-            quiet: bool | None = None) -> Outcome:  # fmt: skip
-    """Run `task` on every item; a BadShard costs its item only. Shows a progress bar when the label is given."""
+            quiet: bool | None = None, postfix: Callable[[Report], str] | None = None) -> Outcome:  # fmt: skip
+    """Run `task` on every item; a BadShard costs its item only. Shows a progress bar when the label is given, and
+    behind it what `postfix` says after each report."""
     todo = list(items)
     reports: list[Report | None] = [None] * len(todo)
     outcome = Outcome()
     silent = quiet if quiet is not None else (not label or QUIET)
-    with tqdm(total=len(todo), desc=label, disable=silent, unit="shard", leave=True) as bar:
-        for index, result in engine(engine_spec).map(task, todo):
+    results = engine(engine_spec).map(task, todo)
+    with tqdm(total=len(todo), desc=label, disable=silent, unit="shard", leave=True) as bar, _closed(results):
+        for index, result in results:
             if isinstance(result, BadShard):
                 outcome.failures[str(todo[index])] = str(result)
             else:
                 reports[index] = result
+                if postfix:
+                    bar.set_postfix_str(postfix(result), refresh=False)
             bar.update()
     outcome.reports = [report for report in reports if report is not None]
     outcome.failures = dict(sorted(outcome.failures.items()))
     return outcome
+
+
+@contextlib.contextmanager
+def _closed(results: Iterator[Any]) -> Iterator[None]:
+    """Whatever happens in the block, an engine that is still at work hears of its end."""
+    try:
+        yield
+    finally:
+        if isinstance(results, Generator):
+            results.close()
 
 
 QUIET = False  # set by `curate -q`: no progress bars

@@ -2,12 +2,16 @@
 
 import os
 import signal
+import subprocess
+import sys
+import time
 from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
 
 from curate.errors import BadShard, CurateError
+from curate.files import Folder
 from curate.measure import measure
 from curate.work import Report, engine, run_all
 
@@ -16,6 +20,7 @@ ENGINES = [
     pytest.param("local(workers=2)", id="two-processes", marks=pytest.mark.slow),
     pytest.param("ray(workers=2)", id="ray", marks=[pytest.mark.slow, pytest.mark.ray]),
 ]
+MANY = ENGINES[1:]
 
 
 @dataclass(frozen=True)
@@ -42,34 +47,55 @@ class DieOnce:
 
 
 @dataclass(frozen=True)
-class AlwaysDie:
+class DieOver:
+    """Kill the process that runs one of these items, always, and leave a file for each time."""
+
+    items: frozenset[int]
+    place: Path
+
     def __call__(self, number: int) -> Report:
-        os.kill(os.getpid(), signal.SIGKILL)
-        raise AssertionError("not reached")
+        if number in self.items:
+            (self.place / f"{number} {os.getpid()}").write_text("")
+            os.kill(os.getpid(), signal.SIGKILL)
+        return Report(str(number))
+
+
+@dataclass(frozen=True)
+class Divide:
+    def __call__(self, number: int) -> Report:
+        return Report(str(1 / number))
+
+
+@dataclass(frozen=True)
+class Unwritable:
+    def __call__(self, number: int) -> Report:
+        Folder("/proc/no-such-folder").write_bytes("file", b"")
+        return Report(str(number))
+
+
+def engine_for(spec: str) -> str:
+    if spec.startswith("ray"):
+        pytest.importorskip("ray", reason="the extra 'ray' is not installed")
+    return spec
 
 
 @pytest.fixture
 def stop_ray():
     yield
-    import sys
-
     if "ray" in sys.modules:
         sys.modules["ray"].shutdown()
 
 
 @pytest.mark.parametrize("spec", ENGINES)
 def test_every_engine_gives_the_same_reports_in_order(spec, stop_ray):
-    if spec.startswith("ray"):
-        pytest.importorskip("ray", reason="the extra 'ray' is not installed")
-    outcome = run_all(Square(), [3, 13, *range(20)], spec)
+    outcome = run_all(Square(), [3, 13, *range(20)], engine_for(spec))
     assert [report.rows for report in outcome.reports] == [9, *(n * n for n in range(20) if n != 13)]
     assert outcome.failures == {"13": "thirteen is damaged"}
 
 
 @pytest.mark.parametrize("spec", ENGINES)
 def test_every_engine_writes_the_same_tables(spec, dataset, tmp_path, stop_ray):
-    if spec.startswith("ray"):
-        pytest.importorskip("ray", reason="the extra 'ray' is not installed")
+    engine_for(spec)
     first = measure(dataset, ["size"], "local(workers=0)")
     expected = {name: first.folder.read_bytes(name) for name in first.folder.names("signals/**")}
     first.folder.remove("signals")
@@ -78,17 +104,117 @@ def test_every_engine_writes_the_same_tables(spec, dataset, tmp_path, stop_ray):
     assert {name: dataset.folder.read_bytes(name) for name in dataset.folder.names("signals/**")} == expected
 
 
-@pytest.mark.slow
-def test_a_killed_worker_costs_nothing(tmp_path):
-    outcome = run_all(DieOnce(tmp_path / "marker"), range(6), "local(workers=2)")
+@pytest.mark.parametrize("spec", MANY)
+def test_a_killed_worker_costs_nothing(spec, tmp_path, stop_ray):
+    outcome = run_all(DieOnce(tmp_path / "marker"), range(6), engine_for(spec))
     assert [report.item for report in outcome.reports] == ["0", "1", "2", "3", "4", "5"]
     assert (tmp_path / "marker").exists()
 
 
+@pytest.mark.parametrize("spec", MANY)
+def test_an_item_that_kills_its_workers_is_given_up_by_name_and_the_others_go_on(spec, tmp_path, stop_ray):
+    outcome = run_all(DieOver(frozenset({3}), tmp_path), range(8), engine_for(spec))
+    assert [report.item for report in outcome.reports] == ["0", "1", "2", "4", "5", "6", "7"]
+    assert list(outcome.failures) == ["3"]
+    assert "3: 3 workers were killed (out of memory?) over it" in outcome.failures["3"] or "ray" in spec
+    assert len(list(tmp_path.iterdir())) == 3
+
+
+@pytest.mark.parametrize("spec", MANY)
+def test_kills_without_any_progress_end_the_run(spec, tmp_path, stop_ray):
+    with pytest.raises(CurateError, match="nothing got done"):
+        run_all(DieOver(frozenset(range(20)), tmp_path), range(20), engine_for(spec))
+    assert len(list(tmp_path.iterdir())) < 40
+
+
 @pytest.mark.slow
-def test_workers_that_are_always_killed_are_reported(tmp_path):
-    with pytest.raises(CurateError, match="a worker was killed 3 times"):
-        run_all(AlwaysDie(), range(4), "local(workers=2)")
+def test_an_error_in_a_worker_is_raised_here_and_says_where_it_was(tmp_path):
+    with pytest.raises(ZeroDivisionError) as raised:
+        run_all(Divide(), [3, 0, 1], "local(workers=2)")
+    assert "in __call__" in "".join(raised.value.__notes__)
+    with pytest.raises(CurateError, match="cannot write"):
+        run_all(Unwritable(), [1, 2], "local(workers=2)")
+
+
+DRIVER = """
+import sys, time
+from pathlib import Path
+from curate.files import scratch
+from curate.work import Report, run_all
+
+class Wait:
+    def __call__(self, number):
+        with scratch() as folder:
+            Path(sys.argv[1], str(number)).write_text(folder)
+            time.sleep(60)
+        return Report(str(number))
+
+{guard}run_all(Wait(), range(4), "local(workers=2)")
+"""
+GUARD = 'if __name__ == "__main__":\n    '
+
+
+def started(tmp_path, guard: str = GUARD) -> tuple[subprocess.Popen, Path]:
+    """A driver with two workers, both in the middle of an item, and the folder in which they tell their scratch."""
+    (tmp_path / "driver.py").write_text(DRIVER.format(guard=guard))
+    told = tmp_path / "told"
+    told.mkdir()
+    process = subprocess.Popen([sys.executable, tmp_path / "driver.py", told], start_new_session=True,
+                               stderr=subprocess.PIPE, text=True)  # fmt: skip
+    deadline = time.monotonic() + 30
+    while len(list(told.iterdir())) < 2 and process.poll() is None and time.monotonic() < deadline:
+        time.sleep(0.02)
+    return process, told
+
+
+def no_process_left(group: int) -> bool:
+    """Whether every process of a group ends within five seconds."""
+    for _ in range(100):
+        try:
+            os.killpg(group, 0)
+        except ProcessLookupError:
+            return True
+        time.sleep(0.05)
+    return False
+
+
+def gone(told: Path) -> bool:
+    return not any(Path(path.read_text()).exists() for path in told.iterdir())
+
+
+@pytest.mark.slow
+def test_ctrl_c_ends_every_worker_within_seconds_and_tidies_up(tmp_path):
+    process, told = started(tmp_path)
+    assert len(list(told.iterdir())) == 2
+    start = time.monotonic()
+    os.killpg(process.pid, signal.SIGINT)
+    said = process.communicate(timeout=10)[1]
+    assert time.monotonic() - start < 3
+    assert process.returncode != 0
+    assert said.rstrip().endswith("KeyboardInterrupt")
+    assert said.count("Traceback") == 1  # the driver's, none of a worker
+    assert gone(told)
+    assert no_process_left(process.pid)
+
+
+@pytest.mark.slow
+def test_workers_end_at_once_with_a_killed_driver_and_what_they_left_is_swept(tmp_path):
+    process, told = started(tmp_path)
+    process.kill()
+    process.communicate(timeout=10)
+    assert no_process_left(process.pid)
+    sweeping = "from curate.files import scratch\nwith scratch(): pass"
+    subprocess.run([sys.executable, "-c", sweeping], check=True)
+    assert gone(told)
+
+
+@pytest.mark.slow
+def test_a_script_without_a_main_guard_is_told_so_in_one_line(tmp_path):
+    process, _ = started(tmp_path, guard="")
+    said = process.communicate(timeout=30)[1]
+    assert process.returncode == 1
+    assert 'put its calls under if __name__ == "__main__":' in said.splitlines()[-1]
+    assert said.count("Traceback") == 1
 
 
 @pytest.mark.parametrize(
