@@ -144,6 +144,32 @@ def test_lines_that_do_not_fit_are_left_out_and_reported(tmp_path):
     assert "2 lines are no JSON object (line 2)" in reason
 
 
+@pytest.mark.parametrize("kind", ["csv", "jsonl"])
+def test_a_gzip_member_that_is_corrupt_ends_the_file_by_name(kind, tmp_path):
+    lines = KINDS[kind]([(f"http://a.test/{i}.jpg", f"text {i}") for i in range(9)]).splitlines(True)
+    packed = [gzip.compress(line) for line in lines]
+    packed[6] = packed[6][:-9] + bytes([packed[6][-9] ^ 0xFF]) + packed[6][-8:]
+    (tmp_path / f"pool.{kind}.gz").write_bytes(b"".join(packed))
+    found, reason = read_damaged(tmp_path / f"pool.{kind}.gz")
+    assert found == [(f"http://a.test/{i}.jpg", f"text {i}") for i in range(6 - (kind == "csv"))]
+    assert f"pool.{kind}.gz is damaged after {len(found)} rows: " in reason
+
+
+def test_a_pool_that_a_server_does_not_have_is_named(tmp_path, web):
+    pool = open_pool(f"{web_url(web)}/pool.parquet")
+    assert len([row for part in pool.parts() for table in pool.read(part) for row in table.to_pylist()]) == 40
+    for name in ("missing.parquet", "missing.tar", "missing.jsonl.gz"):
+        with pytest.raises(CurateError, match=f"no such pool: .*{name}"):
+            open_pool(f"{web_url(web)}/{name}").parts()
+        with pytest.raises(CurateError, match=f"no such pool file: .*{name}"):
+            list(open_pool(f"{web_url(web)}/{name}").read(f"{web_url(web)}/{name}"))
+
+
+def web_url(folder) -> str:
+    """The address of the test's web, which its pool's urls begin with."""
+    return pq.read_table(folder / "pool.parquet")["url"][0].as_py().rpartition("/")[0]
+
+
 def test_a_quote_in_a_tsv_swallows_nothing(tmp_path):
     (tmp_path / "pool.tsv").write_text('url\tcaption\nhttp://a/1\t6" nails\nhttp://a/2\tplain\n')
     assert read(tmp_path / "pool.tsv") == [("http://a/1", '6" nails'), ("http://a/2", "plain")]

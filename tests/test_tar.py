@@ -17,6 +17,19 @@ NAMES = st.text(st.characters(codec="utf-8", exclude_characters="\0/"), min_size
 )
 
 
+class Packed:
+    """Bytes that come in blocks of any size and cannot be sought in, as those of a compressed file."""
+
+    def __init__(self, data: bytes):
+        self.blocks = iter([data[at : at + 700] for at in range(0, len(data), 700)])
+
+    def seekable(self):
+        return False
+
+    def read(self, size):
+        return next(self.blocks, b"")
+
+
 @settings(max_examples=60, deadline=None)
 @given(st.dictionaries(NAMES, st.binary(max_size=1500), min_size=1, max_size=6),
        st.sampled_from([tarfile.PAX_FORMAT, tarfile.GNU_FORMAT]))  # fmt: skip
@@ -30,6 +43,9 @@ def test_members_are_those_of_tarfile(files, form):
     data = buffer.getvalue()
     found = list(tar.members(memoryview(data)))
     assert {m.name: data[m.data : m.data + m.size] for m in found} == files
+    packed = Packed(data)
+    for stream in (tar.Stream(io.BytesIO(data)), tar.Stream(packed)):
+        assert [(m, stream.read(m.data, m.size)) for m in tar.members(stream)] == [(m, files[m.name]) for m in found]
     joined = b"".join(data[m.start : m.end] for m in found)
     with tarfile.open(fileobj=io.BytesIO(joined + bytes(1024))) as copy:
         assert {m.name for m in copy.getmembers()} == set(files)
@@ -60,8 +76,30 @@ def test_a_truncated_tar_is_named_with_the_byte(keep):
     cut = data[: len(data.rstrip(b"\0")) // 512 * 512 + 512] if keep < 0 else data[:keep]
     with pytest.raises(BadShard, match=r"00003.tar: truncated at byte \d+"):
         list(tar.members(memoryview(cut), "00003.tar"))
+    for file in (io.BytesIO(cut), Packed(cut)):
+        with pytest.raises(BadShard, match=r"00003.tar: truncated at byte \d+"):
+            list(tar.members(tar.Stream(file), "00003.tar"))
 
 
 def test_bytes_that_are_no_tar_are_named():
     with pytest.raises(BadShard, match="no tar header at byte 0"):
         list(tar.members(memoryview(b"<html>" + bytes(range(250)) * 4)))
+
+
+@pytest.mark.parametrize("records", [b"\0" * 20, b"0 path=a\n", b"9 no", b"-3 path=a\n"])
+def test_a_spoilt_extended_header_is_named(records):
+    header = bytearray(tar.header("pax", len(records)))
+    header[156:157] = b"x"
+    header[148:156] = b" " * 8
+    header[148:156] = b"%06o\0 " % sum(header)
+    with pytest.raises(BadShard, match=r"a\.tar: byte 512 is no extended header; the file is damaged"):
+        list(tar.members(memoryview(bytes(header) + records + tar.padding(len(records))), "a.tar"))
+
+
+def test_tars_are_written_as_tarfile_reads_them():
+    files = {"1.jpg": b"", "2/\u00fc.txt": b"x" * 513, "n" * 150 + ".jpg": b"y" * 512, "\u00e9" * 80: b"z"}
+    data = tar_bytes(files.items())
+    assert len(data) % tarfile.RECORDSIZE == 0
+    with tarfile.open(fileobj=io.BytesIO(data)) as archive:
+        assert {member.name: archive.extractfile(member).read() for member in archive} == files
+    assert [member.name for member in tar.members(memoryview(data))] == list(files)
