@@ -126,7 +126,8 @@ def _build(spec: Spec) -> Any:
 
 def _made_by(spec: Spec, tar_bytes: int) -> dict[str, Any]:
     extra = getattr(_build(spec), "made_by", {})
-    return {"signal": spec.name, "options": dict(spec.options), "tar_bytes": tar_bytes, **extra}
+    options = {name: list(value) if isinstance(value, tuple) else value for name, value in spec.options}  # as in JSON
+    return {"signal": spec.name, "options": options, "tar_bytes": tar_bytes, **extra}
 
 
 def _done(shard: Shard, spec: Spec, made_by: dict[str, Any]) -> bool:

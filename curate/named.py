@@ -140,6 +140,7 @@ def _written(value: Any) -> str:
 
 def _value(text: str) -> Any:
     try:
-        return ast.literal_eval(text)
+        value = ast.literal_eval(text)
+        return tuple(value) if isinstance(value, list) else value  # a spec is a key
     except (ValueError, SyntaxError):
         return {"true": True, "false": False, "none": None}.get(text.lower(), text)

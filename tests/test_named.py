@@ -14,7 +14,7 @@ from curate.named import Spec
         ("phash(size=16)", Spec("phash", (("size", 16),))),
         ("clip(model=ViT-B-32, pretrained=runs/a b/model.pt, as=mine)",
          Spec("clip", (("model", "ViT-B-32"), ("pretrained", "runs/a b/model.pt")), "mine")),
-        ("x(a=[1,2], b=true, c=None, d='q,r')", Spec("x", (("a", [1, 2]), ("b", True), ("c", None), ("d", "q,r")))),
+        ("x(a=[1,2], b=true, c=None, d='q,r')", Spec("x", (("a", (1, 2)), ("b", True), ("c", None), ("d", "q,r")))),
         ("x()", Spec("x")),
     ],
 )  # fmt: skip
