@@ -228,7 +228,10 @@ class Persistent(io.RawIOBase):
                 self._file.seek(at)
             return self._file.read(size)
 
-        return persist(attempt)
+        try:
+            return persist(attempt)
+        except ValueError as error:  # fsspec's word for a server that sends whole files only
+            raise OSError(f"{' '.join(str(error).split())} Fetch the file first.") from error
 
     def close(self) -> None:
         self._file.close()
