@@ -1,10 +1,13 @@
 """One downloaded pair as members of a shard's tar: the image, its text, and all that is known of it as JSON."""
 
+import base64
 import hashlib
 import json
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import IO, Any
+
+import pyarrow as pa
 
 from curate import tar
 from curate.harvest.resize import Resized
@@ -19,6 +22,27 @@ def result_of(encoded: bytes, resize: Callable[[bytes], Resized]) -> tuple[dict[
     except UndecodableImage as error:
         return {"status": "failed_to_resize", "error_message": str(error)}, None
     return {"status": SUCCESS, **image.about, "sha256": hashlib.sha256(encoded).hexdigest()}, image.jpeg
+
+
+def sayable(rows: pa.Table) -> pa.Table:
+    """The rows with columns that JSON cannot hold as text: times as ISO 8601, bytes as base64."""
+    for index, field in enumerate(rows.schema):
+        if not _in_json(field.type):
+            values = json.loads(json.dumps(rows[index].to_pylist(), default=_said))
+            rows = rows.set_column(index, field.name, pa.array(values))
+    return rows
+
+
+def _in_json(kind: pa.DataType) -> bool:
+    if pa.types.is_nested(kind):
+        return all(_in_json(kind.field(number).type) for number in range(kind.num_fields))
+    tests = (pa.types.is_string, pa.types.is_large_string, pa.types.is_integer, pa.types.is_floating,
+             pa.types.is_boolean, pa.types.is_null)  # fmt: skip
+    return any(test(kind) for test in tests)
+
+
+def _said(value: Any) -> str:
+    return base64.b64encode(value).decode() if isinstance(value, bytes) else str(value)
 
 
 @contextmanager

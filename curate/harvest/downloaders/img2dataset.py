@@ -15,6 +15,7 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from curate.harvest import samples
 from curate.harvest.fetch import AGENT, Fetcher, FetchError, Fetches, check_limits
 from curate.harvest.resize import DECODE, RESULTS, Resizer
 from curate.images import UndecodableImage
@@ -51,6 +52,7 @@ class Downloader:
         `rows` holds key (the shard's `name` and a number that counts up from 0), url, caption and what else each
         sample's json shall say. Both come back in the order of completion.
         """
+        rows = samples.sayable(rows)
         with pa.OSFile(f"{scratch}/rows", "wb") as file, pa.ipc.new_file(file, rows.schema.remove(0)) as stored:
             stored.write_table(rows.drop_columns(["key"]))
         width = len(rows["key"][0].as_py()) - len(name)

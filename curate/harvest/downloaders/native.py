@@ -37,7 +37,7 @@ class Downloader:
         A url that several rows share is fetched and shrunk once.
         """
         sharing: dict[str, list[dict[str, Any]]] = {}
-        for pair in rows.to_pylist():
+        for pair in samples.sayable(rows).to_pylist():
             sharing.setdefault(pair["url"], []).append(pair)
         done = []
         path = f"{scratch}/{name}.tar"
