@@ -70,7 +70,7 @@ def photographs() -> list[Any]:
 
 
 def picture(photos: list[Any], size: tuple[int, int], rng: random.Random) -> Any:
-    """A crop, or where no photograph is that large a panel of crops, with noise of 2 grey levels."""
+    """A crop, or where no photograph is that large a panel of crops, with noise of 1 grey level."""
     import numpy as np
     from PIL import Image, ImageOps
 
@@ -82,7 +82,7 @@ def picture(photos: list[Any], size: tuple[int, int], rng: random.Random) -> Any
             left, top = rng.randint(0, photo.width - cell[0]), rng.randint(0, photo.height - cell[1])
             crop = photo.crop((left, top, left + cell[0], top + cell[1]))
             panel.paste(ImageOps.mirror(crop) if rng.random() < 0.5 else crop, (x, y))
-    noise = np.random.default_rng(rng.randrange(2**32)).normal(0, 2, (size[1], size[0], 3))
+    noise = np.random.default_rng(rng.randrange(2**32)).normal(0, 1, (size[1], size[0], 3))
     return Image.fromarray((np.asarray(panel) + noise).clip(0, 255).astype(np.uint8))
 
 
@@ -520,8 +520,8 @@ def main() -> None:
             }  # fmt: skip
             if options.whole:
                 many = {
-                    cell: [f"{urls[at % len(urls)]}?{at}" for at in range(options.whole)]
-                    for cell, urls in cells.items()
+                    cell: [f"{cells[cell][at % options.images]}?{at}" for at in range(options.whole)]
+                    for cell in ("https uni", "http mix")
                 }
                 result["whole"] = whole_in_turn(many, options.whole_rounds, folder)
     print(table(result))
