@@ -19,6 +19,7 @@ from conftest import pair
 from harvest_web import serving
 from PIL import Image
 from test_harvest import ALL, contents
+from test_storage import s3  # noqa: F401  a fixture
 
 from curate.dataset import Dataset
 from curate.errors import CurateError
@@ -196,6 +197,21 @@ def test_all_of_it_lies_in_memory(pools, harvested, tmp_path):
     for name in ("tars", "photos", "rows.parquet"):
         here = contents(harvested([str(tmp_path / name)], f"here-{name}"), *ALL)
         assert contents(harvested([f"memory://copies/{name}"], f"memory://there-{name}"), *ALL) == here
+
+
+@pytest.mark.slow
+def test_pools_on_s3_give_what_they_give_on_a_disk(pools, harvested, tmp_path, s3):  # noqa: F811
+    store = fsspec.filesystem("s3")
+    for path in sorted([*Path(pools["tars"]).rglob("*.tar"), *Path(pools["folder"]).rglob("*.*")]):
+        store.pipe(f"bucket/{path.relative_to(tmp_path)}", path.read_bytes())
+    store.pipe("bucket/rows.parquet", (tmp_path / "rows.parquet").read_bytes())
+    here = harvested([str(tmp_path / name) for name in ("tars", "photos", "rows.parquet")], "here")
+    there = harvested([f"s3://bucket/{name}" for name in ("tars", "photos", "rows.parquet")], "there")
+    assert there.history[-1]["counts"]["downloaded"] == 180
+    assert {text: image for text, (_, image) in stored(there).items()} == {
+        text: image for text, (_, image) in stored(here).items()
+    }
+    assert contents(there, *ALL) == contents(here, *ALL)
 
 
 @pytest.mark.slow

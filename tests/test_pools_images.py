@@ -133,6 +133,21 @@ def test_members_are_grouped_as_webdataset_does(form, tmp_path):
     assert images_of(pool, [0, 1, 2]) == {0: b"1", 1: b"2", 2: b"3"}
 
 
+@pytest.mark.slow
+def test_keys_are_those_of_webdataset(tmp_path):
+    webdataset = pytest.importorskip("webdataset", reason="webdataset is not installed")
+    names = ["1", "a.b/2", "./3", "x/y/4", "5 5", "x/y/z.w/6", "\u00fc7", "n" * 120]
+    kinds = ["jpg", "PNG", "seg.jpg", "jpg", "webp", "jpeg", "jpg", "jpg"]
+    files = [(f"{name}.{end}", f"{name} {end}".encode()) for name, kind in zip(names, kinds, strict=True)
+             for end in (kind, "jpg", "txt")]  # fmt: skip
+    (tmp_path / "a.tar").write_bytes(tar_bytes(dict(files).items()))
+    theirs = list(webdataset.WebDataset(f"{tmp_path}/a.tar", shardshuffle=False))
+    ours = rows_of(open_pool(f"{tmp_path}/a.tar"))
+    assert [(url.removeprefix("a.tar/"), text) for url, text, _ in ours] == [
+        (sample["__key__"].removeprefix("./"), sample["txt"].decode()) for sample in theirs
+    ]
+
+
 def test_members_in_any_order_are_samples_in_the_order_of_their_first_one(tmp_path):
     files = sorted(samples(PAIRS), key=lambda file: file[1])
     (tmp_path / "a.tar").write_bytes(tar_bytes(files))
