@@ -8,7 +8,7 @@ from typing import Any, Protocol, TypeVar
 from tqdm import tqdm
 
 from curate import named
-from curate.errors import BadShard
+from curate.errors import BadShard, CurateError
 
 Item = TypeVar("Item")
 Number = int | float
@@ -37,6 +37,12 @@ class Outcome:
     @property
     def rows(self) -> int:
         return sum(report.rows for report in self.reports)
+
+    def whole(self, way_out: str) -> "Outcome":
+        """This outcome, for a step that the next one needs whole. Raises CurateError where an item failed."""
+        if self.failures:
+            raise CurateError(f"{next(iter(self.failures.values()))}; {way_out}")
+        return self
 
 
 Task = Callable[[Any], Report]  # a frozen dataclass with __call__: picklable, and safe to run twice

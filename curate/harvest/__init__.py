@@ -16,7 +16,7 @@ from curate.dataset import Dataset, fingerprint
 from curate.errors import CurateError
 from curate.files import Folder
 from curate.harvest import queries as query_lists
-from curate.harvest.candidates import BALANCES, Balance, choose, kept_of
+from curate.harvest.candidates import BALANCES, Drawing, choose, kept_of
 from curate.harvest.download import Download, places
 from curate.harvest.matches import WORK, Part
 from curate.named import Spec
@@ -49,7 +49,7 @@ def run(dataset: Dataset, pools: Sequence[str], queries: str, cap: int | None = 
     """
     if shard_size < 1:
         raise CurateError(f"--shard-size {shard_size}: at least 1")
-    drawing = _balance(balance, cap, tail_share, seed)
+    drawing = _drawing(balance, cap, tail_share, seed)
     listed = query_lists.read(queries)
     parts = _parts(pools)
     spec = _downloader(downloader, allow_private) if download else None
@@ -84,10 +84,10 @@ def run(dataset: Dataset, pools: Sequence[str], queries: str, cap: int | None = 
     return done
 
 
-def _balance(kind: str, cap: int | None, tail_share: float | None, seed: int) -> Balance:
+def _drawing(balance: str, cap: int | None, tail_share: float | None, seed: int) -> Drawing:
     """Raises CurateError for what is no cap, no share, or both."""
-    if kind not in BALANCES:
-        raise CurateError(f"--balance {kind}: choose from {', '.join(BALANCES)}")
+    if balance not in BALANCES:
+        raise CurateError(f"--balance {balance}: choose from {', '.join(BALANCES)}")
     if cap is not None and tail_share is not None:
         raise CurateError("--cap or --tail-share, not both: the second finds the first")
     if tail_share is None:
@@ -96,7 +96,7 @@ def _balance(kind: str, cap: int | None, tail_share: float | None, seed: int) ->
             raise CurateError(f"--cap {cap}: at least 1")
     elif not 0 < tail_share <= 1:
         raise CurateError(f"--tail-share {tail_share}: above 0, at most 1; MetaCLIP's is 0.06")
-    return Balance(kind, cap, tail_share, seed)
+    return Drawing(balance, cap, tail_share, seed)
 
 
 def _parts(pools: Sequence[str]) -> list[Part]:
@@ -157,16 +157,16 @@ def _downloaded(outcome: Outcome) -> dict[str, Any]:
     return {"downloaded": downloaded, "failed": dict(sorted(reasons.items(), key=lambda item: (-item[1], item[0])))}
 
 
-def _summary(counts: dict[str, Any], balance: Balance) -> str:
+def _summary(counts: dict[str, Any], drawing: Drawing) -> str:
     text = (
         f"harvest: {counts['pool']:,} pairs read, {counts['pairs']:,} distinct ones matched "
         f"{counts['queries_matched']:,} of {counts['queries']:,} queries, "
         f"{counts['selected']:,} drawn under cap {counts['cap']:,}"
     )
-    if balance.tail_share is not None:
-        text += f", where the {balance.tail_share:.3g} tail ends"
-    if balance.kind != "cap":
-        text += f" (balance {balance.kind})"
+    if drawing.tail_share is not None:
+        text += f", where the {drawing.tail_share:.3g} tail ends"
+    if drawing.balance != "cap":
+        text += f" (balance {drawing.balance})"
     if counts["unusable"]:
         text += f" ({counts['unusable']:,} without an image or a web url)"
     if "downloaded" not in counts:

@@ -1,5 +1,6 @@
 """From pools to candidates: match, join, count, find each query's limit, select; no step holds more than a bucket."""
 
+import math
 from collections.abc import Iterable
 from typing import Any, NamedTuple
 
@@ -24,13 +25,14 @@ BALANCES = ("cap", "metaclip")
 LARGEST = 20  # queries that the plan names
 
 
-class Balance(NamedTuple):
+class Drawing(NamedTuple):
     """How many of its pairs each query draws: `cap` of them, or each with probability cap / count (metaclip)."""
 
-    kind: str
+    balance: str
     cap: int | None
     tail_share: float | None  # in place of the cap: the queries within it hold this share of all matches
     seed: int
+    oversample: float = 1.0  # draws so many times the cap, since not every link is alive
 
     def cap_for(self, counts: np.ndarray) -> int:
         """The cap, where the queries match this many pairs."""
@@ -39,14 +41,18 @@ class Balance(NamedTuple):
         assert self.tail_share is not None
         return caps.cap_of_tail(counts, self.tail_share)
 
+    def draws_for(self, cap: int) -> int:
+        """How many pairs a query draws at first."""
+        return math.ceil(cap * self.oversample)
 
-def choose(folder: Folder, parts: list[Part], listed: Queries, match: str, balance: Balance,
+
+def choose(folder: Folder, parts: list[Part], listed: Queries, match: str, drawing: Drawing,
            engine: str | Engine) -> dict[str, Any]:  # fmt: skip
     """Write candidates/ and return the numbers of the plan; at once where that was done before.
 
     Raises CurateError where the pools hold no row, or none that a query stands in.
     """
-    decides = {"queries": listed.sha256, "match": match, **balance._asdict()}
+    decides = {"queries": listed.sha256, "match": match, **drawing._asdict()}
     made_by = fingerprint([decides, [[part.path, part.size] for part in parts]])
     if folder.exists(PLAN) and folder.read_json(PLAN)["made_by"] == made_by:
         return folder.read_json(PLAN)
@@ -59,22 +65,24 @@ def choose(folder: Folder, parts: list[Part], listed: Queries, match: str, balan
     buckets = [Bucket(number, of) for number in range(of)]
     _join(folder, buckets, runs, totals, state, engine)
     counts, pairs, digest = _counted(folder, buckets, len(listed.texts))
-    cap = balance.cap_for(counts)
-    if balance.kind == "metaclip":
+    cap = drawing.cap_for(counts)
+    if drawing.balance == "metaclip":
         limits.toss(folder, listed.texts, counts, cap, state)
     else:
-        _whole(limits.find(folder, buckets, counts, cap, balance.seed, state, engine))
+        limits.find(folder, buckets, counts, drawing.draws_for(cap), drawing.seed, state, engine)
     said = tuple({**decides, "cap": cap, "pairs": digest}.items())
-    selected = _whole(run_all(select.Select(folder, state, balance.seed, said), buckets, engine, "select"))
+    selected = _whole(run_all(select.Select(folder, state, drawing.seed, said), buckets, engine, "select"))
     draws = _draws(folder, buckets, len(listed.texts))
-    if balance.kind == "cap" and not np.array_equal(draws, np.minimum(counts, cap)):
-        raise RuntimeError(f"{draws.sum()} draws, expected {np.minimum(counts, cap).sum()}")
+    wanted = np.minimum(counts, drawing.draws_for(cap))
+    if drawing.balance == "cap" and not np.array_equal(draws, wanted):
+        raise RuntimeError(f"{draws.sum()} draws, expected {wanted.sum()}")
     _report_queries(folder, listed, counts, draws, dict(said))
     plan = {
         **totals,
         **_told(listed, counts, draws, cap),
         "made_by": made_by,
         "cap": cap,
+        "depth": drawing.draws_for(cap),
         "buckets": len(buckets),
         "pairs": pairs,
         "selected": int(selected.total("selected")),
@@ -202,7 +210,4 @@ def _report_queries(folder: Folder, listed: Queries, counts: np.ndarray, draws: 
 
 
 def _whole(outcome: Outcome) -> Outcome:
-    """The outcome of a step that the next one needs whole."""
-    if outcome.failures:
-        raise CurateError(f"{next(iter(outcome.failures.values()))}; delete {WORK} of the dataset and run again")
-    return outcome
+    return outcome.whole(f"delete {WORK} of the dataset and run again")

@@ -43,10 +43,11 @@ class Window:
     last: np.ndarray  # uint64
 
 
-def window(counts: np.ndarray, wanted: np.ndarray, cap: int, spread: float) -> Window:
+def window(counts: np.ndarray, wanted: np.ndarray, cap: int | np.ndarray, spread: float) -> Window:
     """Ranks are uniform, so the cap-th smallest of `count` lies at cap / count, give or take sqrt(cap) / count.
 
-    `counts` int64 [queries], `wanted` the indices of the queries to look at, `spread` in standard deviations.
+    `counts` [queries], `wanted` the indices of the queries to look at, `cap` one or one for each of them, `spread` in
+    standard deviations.
     """
     slots = np.full(len(counts), -1, np.int32)
     slots[wanted] = np.arange(len(wanted), dtype=np.int32)
@@ -55,9 +56,9 @@ def window(counts: np.ndarray, wanted: np.ndarray, cap: int, spread: float) -> W
     return Window(slots, _rank_at(low), _rank_at(high))
 
 
-def expected(cap: int, spread: float) -> int:
+def expected(cap: int | np.ndarray, spread: float) -> np.ndarray:
     """How many pairs of a query lie in its window, about."""
-    return int(2 * _margin(cap, spread))
+    return 2 * _margin(cap, spread)
 
 
 def look(seen: Window, rank: np.ndarray, low: np.ndarray, offsets: np.ndarray, ids: np.ndarray):
@@ -75,7 +76,7 @@ def look(seen: Window, rank: np.ndarray, low: np.ndarray, offsets: np.ndarray, i
     return below, slot[inside], value[inside], low[row[inside]]
 
 
-def cut(below: np.ndarray, slot: np.ndarray, rank: np.ndarray, low: np.ndarray, cap: int):
+def cut(below: np.ndarray, slot: np.ndarray, rank: np.ndarray, low: np.ndarray, cap: int | np.ndarray):
     """The cap-th smallest (rank, low) of each slot, from all that `look` found: (found, rank, low).
 
     `found` is False where the window missed it; the other two then hold nothing of use.
@@ -126,7 +127,7 @@ def cap_of_tail(counts: np.ndarray, share: float) -> int:
     return int(ascending[min(last, len(held) - 1)])
 
 
-def _margin(cap: int, spread: float) -> float:
+def _margin(cap: int | np.ndarray, spread: float) -> np.ndarray:
     return spread * np.sqrt(cap) + MARGIN
 
 
