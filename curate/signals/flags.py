@@ -22,7 +22,7 @@ COLUMNS = {"format": pa.string(), "frames": pa.int32(), "animated": pa.bool_(), 
 class Signal:
     """All null where the header cannot be read. flags_format: as Pillow names it, in small letters. flags_frames:
     frames or pages. flags_animated: several frames that move. flags_alpha: has transparent pixels, or may have.
-    flags_orientation: 1 to 8, 1 is upright. flags_progressive: a progressive JPEG or an interlaced PNG or GIF."""
+    flags_orientation: 1 to 8, 1 is upright. flags_progressive: a progressive JPEG or an interlaced PNG."""
 
     reads = ("image",)
 
