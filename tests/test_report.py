@@ -158,16 +158,19 @@ def test_a_folder_that_is_no_run_is_named(dataset, tmp_path):
         report.run(dataset, runs=[str(tmp_path)])
 
 
-def test_the_long_tail_counts_candidates(dataset):
-    candidates = [{"queries": ["red", "circle"], "selected_by": ["red"]}] * 3
-    candidates += [{"queries": ["red"], "selected_by": []}]
-    schema = pa.schema([("queries", pa.list_(pa.string())), ("selected_by", pa.list_(pa.string()))])
-    dataset.folder.write_table("candidates/00000.parquet", pa.Table.from_pylist(candidates, schema))
+def test_the_long_tail_shows_head_and_tail_and_what_never_matched(dataset):
+    found = {"query": ["circle", "red", "unicorn"], "pairs": [3, 4, 0], "draws": [3, 3, 0]}
+    dataset.folder.write_table("reports/queries.parquet", pa.table(found))
     counts = {"pool": 9, "matched": 4, "selected": 3, "downloaded": 3, "failed": {"HTTP Error 404": 2}}
     _, numbers, _ = report.run(dataset.after("harvest", {"cap": 3}, "harvest: 3 pairs", counts).save())
     tail = numbers["harvest"]["long_tail"]
-    assert (tail["queries"], tail["over_cap"], tail["matches"], tail["drawn"]) == (2, 1, 7, 3)
-    assert tail["largest"][0] == {"query": "red", "matched": 4, "drawn": 3}
+    assert (tail["queries"], tail["unmatched"], tail["over_cap"], tail["matches"], tail["drawn"]) == (2, 1, 1, 7, 6)
+    assert tail["largest"] == [
+        {"query": "red", "matched": 4, "drawn": 3}, {"query": "circle", "matched": 3, "drawn": 3}
+    ]  # fmt: skip
+    assert tail["points"] == [[1, 4, 3], [2, 3, 3]]
+    page = Page(dataset.folder.read_bytes("reports/report.html").decode())
+    assert "1 queries over the cap, holds 57.1% of the matches; the tail, 1 queries, 42.9%; 1 have no pair" in page.text
     assert [step["count"] for step in numbers["funnel"]] == [9, 4, 3, 3]
     assert "HTTP Error 404" in Page(dataset.folder.read_bytes("reports/report.html").decode()).text
 

@@ -35,7 +35,9 @@ def long_tail(tail: dict[str, Any], cap: int | None) -> str:
     most = max(points[0][1], cap or 1, 2)
     x = scale(1, max(points[-1][0], 2), LEFT, WIDTH - RIGHT, True)
     y = scale(0.8, most * 1.3, HEIGHT - BOTTOM, TOP, True)
-    matched = _line("matched", [(x(rank), y(count)) for rank, count, _ in points])
+    places = [(x(rank), y(count)) for rank, count, _ in points]
+    over = sum(1 for rank, _, _ in points if rank <= tail["over_cap"])
+    matched = _line("head", places[: over + 1] if over else []) + _line("tail", places[over:])
     drawn = "".join(
         f'<circle class="drawn" cx="{x(rank):.1f}" cy="{y(kept):.1f}" r="1.8"/>' for rank, _, kept in points if kept
     )
@@ -47,8 +49,9 @@ def long_tail(tail: dict[str, Any], cap: int | None) -> str:
             f'<text class="cut-label" x="{right}" y="{height - 5:.1f}" text-anchor="end">cap {cap:,}</text>'
         )
     axes = _bottom(x, ticks(1, max(points[-1][0], 2), True)) + _side(y, ticks(1, most, True))
+    names = f'<text x="{LEFT + 5}" y="{HEIGHT - BOTTOM - 5}">pairs of each query, by its rank</text>'
     label = f"Long tail of {tail['queries']:,} queries: the largest matches {points[0][1]:,} pairs"
-    return _svg(label, [*axes, matched, drawn, line])
+    return _svg(label, [*axes, names, matched, drawn, line])
 
 
 def curve(points: Sequence[Sequence[float]], label: str) -> str:

@@ -128,7 +128,7 @@ def _harvest(dataset: Dataset) -> dict[str, Any] | None:
     step = latest(dataset, "harvest")
     if step is None:
         return None
-    cap = step["options"].get("cap")
+    cap = step["counts"].get("cap", step["options"].get("cap"))
     return {**step["counts"], "cap": cap, "long_tail": queries.long_tail(dataset.folder, cap)}
 
 

@@ -104,9 +104,10 @@ def _harvest(numbers: dict[str, Any], shown: Shown) -> str:
     if not harvest:
         return ""
     names = {"pool": "rows in the pool", "matched": "texts that hold a query", "pairs": "distinct pairs matched",
-             "draws": "draws under the cap", "selected": "pairs drawn", "downloaded": "downloaded",
-             "queries": "queries", "queries_matched": "queries that matched",
-             "queries_capped": "queries over the cap", "cap": "cap for each query"}  # fmt: skip
+             "matches": "matches of a pair and a query", "draws": "draws", "selected": "pairs drawn",
+             "downloaded": "downloaded", "queries": "queries", "queries_matched": "queries that matched",
+             "queries_unmatched": "queries without a pair", "queries_capped": "queries over the cap",
+             "cap": "cap for each query"}  # fmt: skip
     facts = [(label, harvest[name]) for name, label in names.items() if harvest.get(name) is not None]
     html = tiles(facts)
     failed = harvest.get("failed") or {}
@@ -118,12 +119,24 @@ def _harvest(numbers: dict[str, Any], shown: Shown) -> str:
         largest = [[row["query"], row["matched"], row["drawn"]] for row in tail["largest"]]
         html += (
             "<h3>The long tail of queries</h3>"
-            "<p>Pairs for each query, the largest on the left: the line is what matched, the dots what was drawn.</p>"
+            "<p>Pairs for each query, the largest on the left: the line is what matched, the dots what was drawn. "
+            f"{_head_and_tail(tail)}</p>"
             f"{charts.long_tail(tail, harvest['cap'])}"
             f"<details><summary>The {len(largest)} largest queries</summary>"
             f"{table(['query', 'matched', 'drawn'], largest)}</details>"
         )
     return html
+
+
+def _head_and_tail(tail: dict[str, Any]) -> str:
+    """How the matches divide between the queries over the cap and the others."""
+    if not tail["over_cap"]:
+        return f"No query is over the cap; {tail['unmatched']:,} have no pair (reports/queries.parquet)."
+    return (
+        f"The head, {tail['over_cap']:,} queries over the cap, holds {tail['head_share']:.1%} of the matches; "
+        f"the tail, {tail['queries'] - tail['over_cap']:,} queries, {1 - tail['head_share']:.1%}; "
+        f"{tail['unmatched']:,} have no pair (reports/queries.parquet)."
+    )
 
 
 def tiles(facts: list[tuple[str, Any]]) -> str:
