@@ -1,7 +1,6 @@
 """A small web on 127.0.0.1: drawn images, and every way in which a server can disappoint."""
 
 import contextlib
-import gzip
 import threading
 import time
 from collections import Counter
@@ -140,12 +139,6 @@ class Handler(BaseHTTPRequestHandler):
         self.send_header("Content-Length", str(5 << 30))
         self.end_headers()
 
-    def bomb(self, query):
-        self._send(gzip.compress(b"\0" * (8 << 20)), Content_Encoding="gzip")
-
-    def gzipped(self, query):
-        self._send(gzip.compress(picture(3)), Content_Encoding="gzip")
-
     def to(self, query):
         self._send(b"", 302, Location=query)
 
@@ -154,9 +147,6 @@ class Handler(BaseHTTPRequestHandler):
 
     def optout(self, query):
         self._send(picture(4), X_Robots_Tag=query.replace("_", " "))
-
-    def empty(self, query):
-        self._send(b"")
 
     def flaky(self, query):
         if self.web.hits["/flaky.jpg"] == 1:
