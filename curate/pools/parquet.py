@@ -1,8 +1,8 @@
 """Parquet files: DataComp's, LAION's or any other with a url and a text column, or with the images themselves."""
 
+import contextlib
 import itertools
 from collections.abc import Iterator
-from contextlib import contextmanager
 from typing import Any
 
 import numpy as np
@@ -133,16 +133,16 @@ class Pool:
         return pools.column_of(columns, "url", self.url) is not None
 
 
-@contextmanager
+@contextlib.contextmanager
 def opened(part: str) -> Iterator[pq.ParquetFile]:
     """A parquet file of a pool. Raises CurateError where it is missing, one of pools.DAMAGE where it is none."""
-    with pools.opened(part) as stored:
-        # Arrow's threads must not hold a Python file: as the process ends they abort it
+    with contextlib.ExitStack() as stack:
+        source: Any = stack.enter_context(pools.opened(part))
+        # Arrow's threads must not hold a Python file: as the process ends they abort it; pre_buffer has such threads,
+        # and takes the memory of a whole row group of images
         if pools.is_local(part):
-            with pa.OSFile(pools.path_of(part)) as native:
-                yield pq.ParquetFile(native)
-        else:
-            yield pq.ParquetFile(stored, pre_buffer=False)
+            source = stack.enter_context(pa.OSFile(pools.path_of(part)))
+        yield pq.ParquetFile(source, buffer_size=pools.BLOCK, pre_buffer=False)
 
 
 def _batches(file: pq.ParquetFile, columns: list[str]) -> Iterator[pa.RecordBatch]:
