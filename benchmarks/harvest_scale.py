@@ -150,7 +150,7 @@ def harvest(options: argparse.Namespace, rows: int, parts: int, engine: str, out
     pool = f"{HERE}/generated_pool.py(words={options.scratch}/words.parquet, rows={rows}, parts={parts})"
     command = [sys.executable, "-m", "curate.cli", "harvest", pool, "--queries", options.queries, "--out", str(out),
                "--cap", str(options.cap), "--no-download", "--engine", engine, "-q", "--json"]  # fmt: skip
-    environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(HERE)}
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
     before, start = os.times(), time.time()
     process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env=environment)
     watch = Watch(process.pid, out)

@@ -15,13 +15,14 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+import xxhash
 from harvest_web import COLOURS, SHAPES, picture, serving
 from PIL import Image
 
 from curate.dataset import Dataset
 from curate.errors import CurateError
 from curate.harvest import matches, run, shuffle
-from curate.harvest.cap import ranks
+from curate.harvest.cap import mix, ranks
 from curate.shard import Shard, uid_of
 
 HERE = "local(workers=1)"
@@ -102,6 +103,56 @@ def test_each_query_draws_its_first_pairs_in_the_order_of_the_seeded_hash(ask, t
     assert "602 pairs read" in dataset.history[-1]["summary"]
 
 
+def test_metaclips_balance_tosses_for_each_pair_and_query(ask, tmp_path):
+    rows = [(f"http://a.test/{i}.jpg", f"a {COLOURS[i % 6]} {SHAPES[i % 3]} {i}") for i in range(6000)]
+    dataset = ask([write_pool(tmp_path / "pool.parquet", rows)], balance="metaclip", cap=200, seed=5)
+    found = candidates_of(dataset)
+    salt = {query: int(mix(np.array([xxhash.xxh3_64_intdigest(query.encode())], np.uint64))[0]) for query in QUERIES}
+    counts = Counter(query for row in found for query in row["queries"])
+    for row in found:
+        rank = ranks(*(np.array([int(row["uid"][at : at + 16], 16)], np.uint64) for at in (0, 16)), 5)
+        assert row["selected_by"] == [
+            query for query in row["queries"]
+            if int(mix(rank ^ np.uint64(salt[query]))[0]) / 2**64 < 200 / counts[query]
+        ]  # fmt: skip
+    draws = Counter(query for row in found for query in row["selected_by"])
+    assert counts["red"] == 1000
+    assert all(abs(draws[query] - 200) < 5 * 200**0.5 for query in counts)
+    assert "under cap 200 (balance metaclip)" in dataset.history[-1]["summary"]
+    assert dataset.history[-1]["counts"]["draws"] == draws.total()
+
+
+def test_a_tail_share_finds_the_cap_and_says_so(ask, tmp_path):
+    rows = rows_of(600)
+    dataset = ask([write_pool(tmp_path / "pool.parquet", rows)], cap=None, tail_share=0.4)
+    counts = dataset.history[-1]["counts"]
+    pairs = Counter(query for row in candidates_of(dataset) for query in row["queries"])
+    within = {cap: sum(count for count in pairs.values() if count <= cap) for cap in range(max(pairs.values()) + 1)}
+    assert counts["cap"] == min(cap for cap, held in within.items() if held >= 0.4 * pairs.total())
+    assert f"under cap {counts['cap']:,}, where the 0.4 tail ends" in dataset.history[-1]["summary"]
+    same = ask([str(tmp_path / "pool.parquet")], "same", cap=counts["cap"])
+    assert [row["selected_by"] for row in candidates_of(same)] == [row["selected_by"] for row in candidates_of(dataset)]
+
+
+def test_the_history_tells_head_and_tail_and_what_never_matched(ask, tmp_path):
+    dataset = ask([write_pool(tmp_path / "pool.parquet", rows_of(600))], cap=150)
+    counts, found = dataset.history[-1]["counts"], candidates_of(dataset)
+    pairs = Counter(query for row in found for query in row["queries"])
+    draws = Counter(query for row in found for query in row["selected_by"])
+    head = [query for query in pairs if pairs[query] > 150]
+    assert 0 < len(head) < len(pairs)
+    assert counts["matches"] == pairs.total()
+    assert counts["queries_capped"] == len(head)
+    assert counts["head_share"] == pytest.approx(sum(pairs[query] for query in head) / pairs.total(), abs=1e-6)
+    assert counts["head_share"] + counts["tail_share"] == pytest.approx(1, abs=1e-6)
+    assert counts["matched_share"] == pytest.approx(counts["matched"] / 602, abs=1e-6)
+    assert counts["largest"][0]["pairs"] == max(pairs.values())
+    assert {row["query"]: row["pairs"] for row in counts["largest"]} == pairs
+    table = dataset.folder.read_table("reports/queries.parquet").to_pylist()
+    assert {row["query"]: (row["pairs"], row["draws"]) for row in table} == {q: (pairs[q], draws[q]) for q in QUERIES}
+    assert counts["queries_unmatched"] == sum(row["pairs"] == 0 for row in table) == 2
+
+
 def test_how_a_pool_is_cut_ordered_or_repeated_changes_no_byte(ask, tmp_path, monkeypatch):
     rows = rows_of(600)
     whole = contents(ask([write_pool(tmp_path / "one.parquet", rows)], "whole"), *TABLES)
@@ -130,7 +181,9 @@ def test_a_second_run_continues_and_other_options_are_refused(ask, tmp_path):
     before = contents(ask(pool), *TABLES)
     assert contents(ask(pool), *TABLES) == before
     other = write_pool(tmp_path / "other.parquet", rows_of(50))
-    for options, changed in (({"cap": 8}, "cap"), ({"seed": 1}, "seed"), ({"match": "metaclip"}, "match")):
+    others = [({"cap": 8}, "cap"), ({"seed": 1}, "seed"), ({"match": "metaclip"}, "match")]
+    others += [({"balance": "metaclip"}, "balance"), ({"cap": None, "tail_share": 0.1}, "cap, tail_share")]
+    for options, changed in others:
         with pytest.raises(CurateError, match=rf"harvested with other options \({changed}\); choose another --out"):
             ask(pool, **options)
     with pytest.raises(CurateError, match=r"other options \(pools\)"):
@@ -194,6 +247,13 @@ def test_a_target_that_cannot_be_written_or_is_something_else_is_refused(ask, tm
 def test_options_that_cannot_work_are_refused_before_anything_is_read(ask):
     with pytest.raises(CurateError, match="--cap 0"):
         ask(["missing.parquet"], cap=0)
+    for share in (0, 1.5):
+        with pytest.raises(CurateError, match=f"--tail-share {share}: above 0, at most 1"):
+            ask(["missing.parquet"], cap=None, tail_share=share)
+    with pytest.raises(CurateError, match="--cap or --tail-share, not both"):
+        ask(["missing.parquet"], cap=7, tail_share=0.06)
+    with pytest.raises(CurateError, match="--balance fair: choose from cap, metaclip"):
+        ask(["missing.parquet"], balance="fair")
     with pytest.raises(CurateError, match="--shard-size 0"):
         ask(["missing.parquet"], shard_size=0)
 

@@ -110,3 +110,59 @@ def test_another_seed_draws_another_sample():
     uids = np.random.default_rng(2).integers(0, 2**64, (2, 1000), np.uint64, endpoint=False)
     first, second = (np.argsort(caps.ranks(*uids, seed))[:100] for seed in (0, 1))
     assert len(set(first) & set(second)) < 30
+
+
+# MetaCLIP's balancing
+
+
+def tossed_plainly(rank, matches, counts, cap, salt):
+    """The reference, in Python's own numbers."""
+
+    def mix(x):
+        x = (x + 0x9E3779B97F4A7C15) % 2**64
+        x = (x ^ (x >> 30)) * 0xBF58476D1CE4E5B9 % 2**64
+        x = (x ^ (x >> 27)) * 0x94D049BB133111EB % 2**64
+        return x ^ (x >> 31)
+
+    return {(pair, query) for pair, ids in enumerate(matches) for query in ids
+            if mix(int(rank[pair]) ^ int(salt[query])) / 2**64 < cap / counts[query]}  # fmt: skip
+
+
+@settings(max_examples=50, deadline=None)
+@given(pools(), st.integers(1, 30))
+def test_each_query_tosses_for_each_of_its_pairs_by_a_hash_of_the_two(pool, cap):
+    rank, _, matches, queries = pool
+    offsets, ids = as_lists(matches)
+    counts = np.bincount(ids, minlength=queries)
+    salt = np.random.default_rng(queries).integers(0, 2**64, queries, np.uint64)
+    drawn = caps.tossed(rank, offsets, ids, caps.chances(counts, cap), salt)
+    row = np.repeat(np.arange(len(rank)), np.diff(offsets))
+    found = set(zip(row[drawn].tolist(), ids[drawn].tolist(), strict=True))
+    assert found == tossed_plainly(rank, matches, counts, cap, salt)
+    assert {(pair, query) for pair, having in enumerate(matches) for query in having if counts[query] <= cap} <= found
+
+
+def test_a_query_draws_each_pair_with_probability_cap_over_count_whatever_the_others_draw():
+    rng = np.random.default_rng(7)
+    rank, salt = rng.integers(0, 2**64, 200_000, np.uint64), rng.integers(0, 2**64, 3, np.uint64)
+    counts, caps_of = np.array([200_000, 200_000, 800_000]), 20_000  # 0.1, 0.1 and 0.025
+    offsets, ids = np.arange(0, 600_001, 3), np.tile(np.arange(3, dtype=np.int32), 200_000)
+    drawn = caps.tossed(rank, offsets, ids, caps.chances(counts, caps_of), salt).reshape(-1, 3)
+    for query, chance in enumerate((0.1, 0.1, 0.025)):
+        assert abs(drawn[:, query].mean() - chance) < 4 * np.sqrt(chance / 200_000)
+    assert abs((drawn[:, 0] & drawn[:, 1]).mean() - 0.01) < 4 * np.sqrt(0.01 / 200_000)
+    less = caps.tossed(rank, offsets, ids, caps.chances(counts, 10_000), salt).reshape(-1, 3)
+    assert not (less & ~drawn).any()
+
+
+@settings(max_examples=100, deadline=None)
+@given(st.lists(st.integers(0, 30), min_size=1, max_size=40).filter(any), st.integers(1, 1000))
+def test_the_cap_of_a_tail_is_the_smallest_whose_queries_hold_that_share(counts, thousandths):
+    share = thousandths / 1000
+
+    def held(cap):
+        return sum(count for count in counts if count <= cap)
+
+    found = caps.cap_of_tail(np.array(counts), share)
+    assert held(found) >= share * sum(counts)
+    assert all(held(cap) < share * sum(counts) for cap in range(found))

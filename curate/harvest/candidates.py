@@ -67,7 +67,7 @@ def choose(folder: Folder, parts: list[Part], listed: Queries, match: str, drawi
     counts, pairs, digest = _counted(folder, buckets, len(listed.texts))
     cap = drawing.cap_for(counts)
     if drawing.balance == "metaclip":
-        limits.toss(folder, listed.texts, counts, cap, state)
+        limits.toss(folder, listed.texts, counts, drawing.draws_for(cap), state)
     else:
         limits.find(folder, buckets, counts, drawing.draws_for(cap), drawing.seed, state, engine)
     said = tuple({**decides, "cap": cap, "pairs": digest}.items())
