@@ -6,6 +6,7 @@ bit, as matrix products. The first use compares them with the installed Pillow, 
 
 import functools
 import io
+import struct
 
 import cv2
 import numpy as np
@@ -27,6 +28,10 @@ LUMA = np.array([[19595, 38470, 7471, 1 << 15]], np.float32) / (1 << 16)  # Pill
 WEIGHT_BITS = 22  # of the weights of Pillow's resize
 
 
+# what Pillow's readers raise for damaged files: it passes these over itself where it looks for a reader
+DAMAGED = (OSError, ValueError, SyntaxError, IndexError, TypeError, KeyError, EOFError, RuntimeError, struct.error)
+
+
 class UndecodableImage(ValueError):
     """The bytes are no whole image of a size that can be decoded."""
 
@@ -46,7 +51,7 @@ def decode(encoded: bytes, upright: bool = True) -> np.ndarray:
         return np.asarray(_rgb(Image.open(io.BytesIO(encoded)), upright))
     except UndecodableImage:
         raise
-    except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
+    except (*DAMAGED, Image.DecompressionBombError) as error:
         raise UndecodableImage(str(error).split("\n", 1)[0]) from error
 
 
@@ -65,7 +70,7 @@ def pixel_count(encoded: bytes) -> int:
             height, width, _ = _jpeg_header(encoded)
         else:
             width, height = Image.open(io.BytesIO(encoded)).size
-    except (OSError, ValueError, SyntaxError, Image.DecompressionBombError):
+    except (*DAMAGED, Image.DecompressionBombError):
         return 0
     return width * height if width * height <= MAX_PIXELS else 0
 
@@ -172,7 +177,7 @@ def _rgb(image: Image.Image, upright: bool) -> Image.Image:
     image.load()
     image = ImageOps.exif_transpose(image) if upright else image
     if image.mode.startswith("I;16") or image.mode == "I":
-        wide = np.asarray(image).astype(np.int64)
+        wide = np.asarray(image)
         image = Image.fromarray(np.clip(wide >> 8, 0, 255).astype(np.uint8))
     if image.mode in ("RGBA", "LA", "PA", "RGBa", "La") or "transparency" in image.info:
         rgba = image.convert("RGBA")

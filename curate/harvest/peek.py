@@ -4,14 +4,16 @@ import io
 import warnings
 from typing import NamedTuple
 
-from PIL import Image, UnidentifiedImageError
+from PIL import Image
 
 from curate import images
-from curate.images import UndecodableImage
+from curate.images import DAMAGED, UndecodableImage
 
 EXIF_ORIENTATION = 0x0112
 TIFF_BITS = 258
-MAX_PIXELS = images.MAX_PIXELS // 2  # 270 MB once decoded
+MAX_PIXELS = images.MAX_PIXELS // 2  # 270 MB once decoded; half as many where decoding takes twice the memory
+START_OF_SCAN = b"\xff\xda"
+MAX_SCANS = 100  # of a progressive JPEG, usually 10: each passes over all pixels, and can be a few bytes long
 KINDS = ("JPEG", "PNG", "WEBP", "GIF", "AVIF", "BMP", "TIFF", "JPEG2000")  # no EPS, no icons: what nobody asked to read
 MOVING = {"GIF", "WEBP", "PNG", "AVIF"}  # the pages of a TIFF and the second picture of an MPO do not move
 
@@ -26,24 +28,29 @@ class Header(NamedTuple):
     alpha: bool  # has an alpha channel or a transparent colour
     turn: int  # EXIF's orientation, 1 to 8; 1 is upright
     plain: bool  # OpenCV reads it right: 8 bits a channel, no rare kind of TIFF
-    baseline: bool  # a JPEG of one scan, grey or in colour
+    baseline: bool  # a JPEG that is not progressive, grey or in colour
+
+    @property
+    def cheap(self) -> bool:
+        """Whether decoding takes little more memory than the pixels, 3 bytes each."""
+        return self.plain and not (self.alpha or self.animated) and (self.format != "jpeg" or self.baseline)
 
 
 def peek(encoded: bytes) -> Header:
-    """Read the header only. Raises UndecodableImage: not an image, too many pixels."""
+    """Read the header only. Raises UndecodableImage: not an image, too many pixels, too many scans."""
     try:
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore", Image.DecompressionBombWarning)
-            image = Image.open(io.BytesIO(encoded), formats=KINDS)
-        if image.width * image.height > MAX_PIXELS:
-            raise UndecodableImage("too many pixels")
-        return _header(image, encoded)
-    except UndecodableImage:
-        raise
-    except (UnidentifiedImageError, OSError, ValueError, SyntaxError) as error:
-        raise UndecodableImage("not an image") from error
+            warnings.simplefilter("ignore")  # of damaged EXIF, and of sizes that are refused here anyway
+            header = _header(Image.open(io.BytesIO(encoded), formats=KINDS), encoded)
     except Image.DecompressionBombError as error:
         raise UndecodableImage("too many pixels") from error
+    except DAMAGED as error:
+        raise UndecodableImage("not an image") from error
+    if header.width * header.height > (MAX_PIXELS if header.cheap else MAX_PIXELS // 2):
+        raise UndecodableImage("too many pixels")
+    if header.format == "jpeg" and encoded.count(START_OF_SCAN) > MAX_SCANS:
+        raise UndecodableImage("too many scans")
+    return header
 
 
 def _header(image: Image.Image, encoded: bytes) -> Header:
