@@ -169,6 +169,12 @@ def build(out: str, **options: Any) -> Any:
     help="auto (img2dataset where it can be imported, else native), or NAME(image_size=512, threads=64, retries=1).",
 )
 @click.option(
+    "--decode",
+    type=click.Choice(["exact", "balanced", "fast"]),
+    default=None,
+    help="JPEG of img2dataset's pixels, or close to them in less time.  [default: balanced]",
+)
+@click.option(
     "--allow-private", is_flag=True, help="Also fetch from loopback and private addresses (intranets, tests)."
 )
 @click.option("--shard-size", default=10_000, show_default=True, help="Pairs in a shard, about.")

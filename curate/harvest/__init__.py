@@ -39,9 +39,9 @@ HINTS = {
 
 
 def run(dataset: Dataset, pools: Sequence[str], queries: str, cap: int | None = None, match: str = "default",
-        balance: str = "cap", tail_share: float | None = None,
-        download: bool = True, downloader: str = "auto", allow_private: bool = False, shard_size: int = 10_000,
-        seed: int = 0, engine: str | Engine = "local") -> Dataset:  # fmt: skip
+        balance: str = "cap", tail_share: float | None = None, download: bool = True, downloader: str = "auto",
+        decode: str | None = None, allow_private: bool = False, shard_size: int = 10_000, seed: int = 0,
+        engine: str | Engine = "local") -> Dataset:  # fmt: skip
     """Harvest pools of urls and texts into a dataset; run again, it continues where it was stopped.
 
     Raises CurateError for pools, queries or options that cannot work, for a dataset that another harvest made, and
@@ -52,7 +52,7 @@ def run(dataset: Dataset, pools: Sequence[str], queries: str, cap: int | None = 
     drawing = _drawing(balance, cap, tail_share, seed)
     listed = query_lists.read(queries)
     parts = _parts(pools)
-    spec = _downloader(downloader, allow_private) if download else None
+    spec = _downloader(downloader, decode, allow_private) if download else None
     identity = {
         "pools": fingerprint([[part.path, part.size] for part in parts]),
         "queries": listed.sha256,
@@ -110,14 +110,13 @@ def _parts(pools: Sequence[str]) -> list[Part]:
         return [Part(number, found[path], path, size) for number, (path, size) in enumerate(zip(paths, sizes))]
 
 
-def _downloader(text: str, allow_private: bool) -> Spec:
+def _downloader(text: str, decode: str | None, allow_private: bool) -> Spec:
     if text == "auto":
         usable = sys.version_info < (3, 13) and importlib.util.find_spec("img2dataset")  # imports imghdr, gone in 3.13
         text = "img2dataset" if usable else "native"
     spec = named.parse(text)
-    if allow_private:
-        options = {**dict(spec.options), "allow_private": True}
-        spec = Spec(spec.name, tuple(sorted(options.items())), spec.alias)
+    told = {name: value for name, value in (("decode", decode), ("allow_private", allow_private)) if value}
+    spec = Spec(spec.name, tuple(sorted({**dict(spec.options), **told}.items())), spec.alias)
     named.load("harvest.downloaders", spec)
     return spec
 
