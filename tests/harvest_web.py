@@ -1,6 +1,7 @@
 """A small web on 127.0.0.1: drawn images, and every way in which a server can disappoint."""
 
 import contextlib
+import ssl
 import threading
 import time
 from collections import Counter
@@ -159,15 +160,17 @@ class Handler(BaseHTTPRequestHandler):
 
 
 @contextlib.contextmanager
-def serving() -> Iterator[Web]:
-    """A web on a free port; each call has its own counters."""
+def serving(tls: ssl.SSLContext | None = None) -> Iterator[Web]:
+    """A web on a free port, https where `tls` is given; each call has its own counters."""
     handler = type("Bound", (Handler,), {})
     # as many may wait to be let in as a downloader has threads
     many = type("Many", (ThreadingHTTPServer,), {"request_queue_size": 256})
     with many(("127.0.0.1", 0), handler) as server:
         server.daemon_threads = True
         server.block_on_close = False
-        handler.web = Web(f"http://127.0.0.1:{server.server_port}")
+        if tls:
+            server.socket = tls.wrap_socket(server.socket, server_side=True)
+        handler.web = Web(f"http{'s' if tls else ''}://127.0.0.1:{server.server_port}")
         threading.Thread(target=server.serve_forever, args=(0.05,), daemon=True).start()
         try:
             yield handler.web

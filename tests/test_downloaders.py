@@ -12,6 +12,7 @@ import os
 import re
 import shutil
 import signal
+import ssl
 import subprocess
 import sys
 import threading
@@ -30,7 +31,7 @@ from PIL import Image
 from curate import named, tar
 from curate.dataset import Dataset
 from curate.errors import CurateError
-from curate.harvest import fetch
+from curate.harvest import fetch, transfer
 
 NAMES = ["native", "img2dataset"]
 IMAGES = rows()
@@ -435,6 +436,34 @@ def test_every_redirect_is_checked(name, tmp_path, monkeypatch):
         assert web.hits["/2.jpg"] == 0
 
 
+@pytest.mark.skipif(not shutil.which("openssl"), reason="certificates are made by openssl")
+def test_https_is_verified_against_the_machines_authorities(name, tmp_path, monkeypatch):
+    def certified(label: str, host: str) -> tuple[Path, ssl.SSLContext]:
+        key, certificate = tmp_path / f"{label}.key", tmp_path / f"{label}.pem"
+        command = "openssl req -x509 -newkey ec -pkeyopt ec_paramgen_curve:prime256v1 -nodes -days 2 -subj /CN=test"
+        more = ["-addext", f"subjectAltName=IP:{host}", "-keyout", key, "-out", certificate]
+        subprocess.run([*command.split(), *more], check=True, capture_output=True)
+        context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+        context.load_cert_chain(certificate, key)
+        return certificate, context
+
+    ours, trusted = certified("ours", "127.0.0.1")
+    _, strange = certified("strange", "127.0.0.1")
+    other, elsewhere = certified("other", "192.0.2.1")
+    bundle = tmp_path / "bundle.pem"
+    bundle.write_bytes(ours.read_bytes() + other.read_bytes())
+    monkeypatch.setenv("SSL_CERT_FILE", str(bundle))
+    transfer.authorities.cache_clear()
+    try:
+        with serving(trusted) as known, serving(strange) as unknown, serving(elsewhere) as misnamed:
+            pairs = [web.pair(7) for web in (known, unknown, misnamed)]
+            reasons = [outcome.reason for outcome in downloaded(downloader(name), pairs, tmp_path / "out")]
+            assert reasons == [None, "tls", "tls"]
+            assert (unknown.asked, misnamed.asked) == ([], [])
+    finally:
+        transfer.authorities.cache_clear()
+
+
 # a resolver that plays the internet: `rebound.test` is public when it is first looked up and private ever after
 RESOLVER = r"""
 #define _GNU_SOURCE
@@ -453,7 +482,7 @@ int getaddrinfo(const char *host, const char *port, const struct addrinfo *hints
 """
 WITH_RESOLVER = """
 import json, sys
-from curate.harvest import fetch
+from curate.harvest import fetch, transfer
 from pathlib import Path
 from test_downloaders import downloaded, downloader
 really = fetch.is_public
