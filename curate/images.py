@@ -6,6 +6,7 @@ bit, as matrix products. The first use compares them with the installed Pillow, 
 
 import functools
 import io
+import itertools
 import struct
 
 import cv2
@@ -26,6 +27,7 @@ STRIP = 1 << 15  # pixels turned grey at a time: they stay in the cache, and hug
 LARGEST = 2048  # pixels on a side up to which `lanczos` multiplies matrices
 LUMA = np.array([[19595, 38470, 7471, 1 << 15]], np.float32) / (1 << 16)  # Pillow's weights of R, G, B; rounding
 WEIGHT_BITS = 22  # of the weights of Pillow's resize
+BLOCK, WIDE_BLOCK = 8, 16  # columns that `lanczos` makes at a time: fewer is slow, more multiplies zeros
 
 
 # what Pillow's readers raise for damaged files: it passes these over itself where it looks for a reader
@@ -131,20 +133,24 @@ def _lanczos(levels: np.ndarray, width: int, height: int) -> np.ndarray:
     found = levels.astype(np.float64)
     across, down = levels.shape[1] - width, levels.shape[0] - height
     if down > 2 * across:
-        return _rounded(_rounded(_weights(levels.shape[0], height).T @ found) @ _weights(levels.shape[1], width))
-    if across:
-        found = _rounded(found @ _weights(levels.shape[1], width))
-    return _rounded(_weights(levels.shape[0], height).T @ found) if down else found.astype(np.uint8)
+        return _shrunk(_shrunk(found.T, height).T, width).astype(np.uint8)
+    return _shrunk(_shrunk(found, width).T, height).T.astype(np.uint8)
 
 
-def _rounded(sums: np.ndarray) -> np.ndarray:
-    levels = np.floor(sums * 2.0**-WEIGHT_BITS + 0.5)
-    return np.clip(levels, 0, 255, out=levels).astype(np.uint8)
+def _shrunk(levels: np.ndarray, target: int) -> np.ndarray:
+    """Grey levels [n, size] in float64 -> [n, target], rounded as Pillow does; nothing is done where size == target."""
+    if levels.shape[1] == target:
+        return levels
+    sums = np.concatenate([levels[:, part] @ weights for part, weights in _weights(levels.shape[1], target)], axis=1)
+    sums *= 2.0**-WEIGHT_BITS
+    sums += 0.5
+    return np.clip(np.floor(sums, out=sums), 0, 255, out=sums)
 
 
-@functools.lru_cache(maxsize=128)
-def _weights(size: int, target: int) -> np.ndarray:
-    """float64 [size, target]: whole numbers, Pillow's weights of a Lanczos window of 3 lobes on either side."""
+@functools.lru_cache(maxsize=256)
+def _weights(size: int, target: int) -> list[tuple[slice, np.ndarray]]:
+    """Pillow's weights of a Lanczos window of 3 lobes on either side, whole numbers in float64 [some of size, some of
+    target]: a band matrix, cut into blocks that leave most of the zeros out."""
     scale = size / target
     reach = 3 * scale
     centres = (np.arange(target) + 0.5) * scale
@@ -156,7 +162,10 @@ def _weights(size: int, target: int) -> np.ndarray:
     whole = window / window.sum(axis=1, keepdims=True) * 2**WEIGHT_BITS
     weights = np.zeros((target, size + at.shape[1]))
     np.put_along_axis(weights, at, np.trunc(whole + np.where(whole < 0, -0.5, 0.5)), axis=1)
-    return np.ascontiguousarray(weights[:, :size].T)
+    blocks = max(1, target // (BLOCK if target <= 64 else WIDE_BLOCK))
+    cuts = np.linspace(0, target, blocks + 1).astype(int)
+    parts = [(slice(first[start], last[end - 1]), slice(start, end)) for start, end in itertools.pairwise(cuts)]
+    return [(taken, np.ascontiguousarray(weights[given, taken].T)) for taken, given in parts]
 
 
 def _lanczos_by_pillow(levels: np.ndarray, width: int, height: int) -> np.ndarray:
@@ -168,7 +177,7 @@ def _lanczos_agrees() -> bool:
     return all(
         np.array_equal(_lanczos(levels, *size), _lanczos_by_pillow(levels, *size))
         for levels in trials()
-        for size in ((32, 32), (9, 8))
+        for size in ((32, 32), (9, 8), (256, 256))
         if levels.shape[1] >= size[0] and levels.shape[0] >= size[1]
     )
 

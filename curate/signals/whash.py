@@ -45,7 +45,7 @@ class Signal:
 def above_median(levels: np.ndarray, size: int) -> bytes:
     """The hash of a grey uint8 [h, w] array."""
     side = max(1 << (min(levels.shape).bit_length() - 1), size)
-    small = np.asarray(Image.fromarray(levels).resize((side, side), Image.Resampling.LANCZOS))
+    small = images.lanczos(levels, side, side)
     block = side // size
     rows = np.add.reduce(small.reshape(size, block, side), axis=1, dtype=np.uint32)
     sums = rows.reshape(size, size, block).sum(axis=2, dtype=np.uint64)
