@@ -202,7 +202,7 @@ def test_another_member_json_key_or_column_holds_the_text(tmp_path):
 def test_texts_in_tars_may_be_several_odd_or_broken(tmp_path):
     files = {"1.json": b'{"caption": ["one", "", "eins"], "url": 7}', "3.json": b"[1]", "4.json": b'{"caption": null}',
              "2.json": b'{"text": "\\ud800 x\\u0000", "url": null}', "5.txt": b"caf\xe9\r\n", "6.txt": b"",
-             "6.json": b'{"text":"6"}', "7.json": b'{"caption": '}  # fmt: skip
+             "6.json": b'{"text":"6"}', "7.json": b"[" * 99_999}  # fmt: skip
     images = {f"{key}.jpg": b"i" for key in range(1, 8)}
     (tmp_path / "a.tar").write_bytes(tar_bytes(sorted((files | images).items())))
     found, reason = failing(open_pool(f"{tmp_path}/a.tar"))
@@ -456,6 +456,9 @@ def test_an_image_column_of_another_kind_is_named(tmp_path):
     paths = pa.array([{"bytes": None, "path": "1.jpg"}], KINDS["huggingface"][1])
     pq.write_table(pa.table({"text": ["t"], "image": paths}), tmp_path / "b.parquet")
     assert "'image' holds no bytes, only paths at most" in failing(open_pool(f"{tmp_path}/b.parquet"))[1]
+    pq.write_table(pa.table({"text": ["t"], "url": [["u"]]}), tmp_path / "d.parquet")
+    with pytest.raises(CurateError, match=r"column 'url' is list<element: string>; urls are strings"):
+        rows_of(open_pool(f"{tmp_path}/d.parquet"))
     pq.write_table(pa.table({"text": [{"a": 1}], "image": [b"i"]}), tmp_path / "c.parquet")
     with pytest.raises(CurateError, match=r"column 'text' is struct<a: int64>; texts are strings or lists of strings"):
         rows_of(open_pool(f"{tmp_path}/c.parquet"))
@@ -523,6 +526,9 @@ def test_places_stay_where_a_pool_is_moved_and_equal_ones_are_refused(tmp_path):
         pq.write_table(pa.table({"url": ["http://a"], "caption": ["c"]}), tmp_path / parent / "a.parquet")
     check_places([open_pool(f"{tmp_path}/{parent}/a.parquet") for parent in ("one", "two")])
     assert pools.Places("memory://x/y").base == "y"
+    assert pools.Places("http://a.test/x.tar?key=secret").base == "x.tar"
+    assert pools.kind_of("https://a.test/x.tar.gz?sign=a.csv") == "tars"
+    assert not pools.is_glob("https://a.test/x.tar?sign=a")
 
 
 def test_names_that_are_no_utf8_are_told_apart(tmp_path):

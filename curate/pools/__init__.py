@@ -21,7 +21,8 @@ from curate.images import IMAGE_EXTENSIONS
 
 BLOCK = 1 << 20  # bytes read at a time
 WAITS = (1.0, 5.0, 25.0)  # seconds before a store is asked again
-DAMAGE = (zlib.error, lzma.LZMAError, EOFError, pa.ArrowInvalid, OSError)  # what reading a broken file raises
+# what reading a broken file raises
+DAMAGE = (zlib.error, lzma.LZMAError, EOFError, pa.ArrowInvalid, pa.ArrowNotImplementedError, OSError)
 CODECS: dict[str, Callable[[], Any]] = {
     ".gz": functools.partial(zlib.decompressobj, 31),
     ".bz2": bz2.BZ2Decompressor,
@@ -32,7 +33,7 @@ ENDINGS = {
     ".wat": "wat", "wat.paths": "wat", ".warc": "warc", "warc.paths": "warc", ".tar": "tars", ".tgz": "tars",
 }  # fmt: skip
 TABLES = ("metadata", "captions")  # what a table of texts beside images is called, without its ending
-GLOB = re.compile(r"[*?[]")
+WEB = ("http://", "https://")
 ALSO = {"url": ("url", "URL", "image_url"), "caption": ("caption", "text", "alt", "TEXT", "top_caption")}
 
 
@@ -68,9 +69,19 @@ def explicit(text: str) -> named.Spec:
     return named.Spec(kind_of(text) or _kind_inside(text), (("path", text),))
 
 
+def is_glob(path: str) -> bool:
+    """Whether a path stands for several; in a web address ? is none of the signs."""
+    return any(sign in path for sign in ("*[" if path.startswith(WEB) else "*?["))
+
+
+def file_name(path: str) -> str:
+    """The last part of a path in small letters; of a web address without what follows a ?."""
+    return (path.split("?")[0] if path.startswith(WEB) else path).rstrip("/").rsplit("/", 1)[-1].lower()
+
+
 def kind_of(path: str) -> str | None:
     """The kind of a file by its ending, compression left aside; None where the ending tells nothing."""
-    name = path.rstrip("/").rsplit("/", 1)[-1].lower()
+    name = file_name(path)
     for compression in (*CODECS, ".zst"):
         name = name.removesuffix(compression)
     return next((kind for ending, kind in ENDINGS.items() if name.endswith(ending)), None)
@@ -87,11 +98,11 @@ class Places:
     def root(self) -> str:
         """The path that all parts have in common, without its protocol."""
         root = store(self.path)[1].rstrip("/")
-        return GLOB.split(root)[0].rpartition("/")[0] if GLOB.search(root) else root
+        return re.split(r"[*?[]", root)[0].rpartition("/")[0] if is_glob(self.path) else root
 
     @property
     def base(self) -> str:
-        return self.name or self.root.rsplit("/", 1)[-1]
+        return self.name or self.root.split("?")[0].rsplit("/", 1)[-1]  # no key of a signed url
 
     def of(self, part: str, keys: Iterable[str]) -> list[str]:
         """The place of each key in a part, or in a folder below the pool."""
@@ -118,7 +129,7 @@ def files_of(path: str, kind: str) -> list[str]:
     Raises CurateError where there is none.
     """
     fs, root = store(path)
-    if GLOB.search(path):
+    if is_glob(path):
         found = [str(name) for name in fs.glob(root)]
     elif fs.isfile(root):
         found = [root]
@@ -271,7 +282,7 @@ class Inflated:
     says why, and `lost` whether it is only that its store does not answer."""
 
     def __init__(self, part: str):
-        name = re.sub(r"\.tgz$", ".gz", part.lower())
+        name = file_name(part).replace(".tgz", ".tar.gz")
         self._codec = next((codec for ending, codec in CODECS.items() if name.endswith(ending)), None)
         self._decoder: Any = self._codec() if self._codec else None
         self._file: Any = opened(part)
@@ -371,7 +382,7 @@ def damaged(part: str, rows: int, reason: Any) -> BadShard:
 
 def _kind_inside(path: str) -> str:
     fs, root = store(path)
-    if GLOB.search(path):
+    if is_glob(path):
         names = [str(name) for name in fs.glob(root)]
     else:
         names = [str(name) for name in fs.find(root)] if fs.isdir(root) else []
@@ -409,9 +420,10 @@ def is_image(name: str) -> bool:
     return name.rpartition(".")[2].lower() in IMAGE_EXTENSIONS
 
 
-def sidecar_of(part: str) -> str:
-    """The parquet file beside a tar, as img2dataset names it."""
-    return re.sub(r"(\.tar(\.[a-z0-9]+)?|\.tgz)$", "", part, flags=re.IGNORECASE) + ".parquet"
+def sidecar_of(part: str) -> str | None:
+    """The parquet file beside a tar, as img2dataset names it; None where the tar's ending is not at the end."""
+    found = re.fullmatch(r"(.*)(\.tar(\.[a-z0-9]+)?|\.tgz)", part, re.IGNORECASE)
+    return f"{found[1]}.parquet" if found else None
 
 
 def _is_dataset(fs: fsspec.AbstractFileSystem, root: str) -> bool:

@@ -67,7 +67,7 @@ def _buffered(lines: pools.Lines) -> Iterator[bytes]:
 def _object(line: bytes) -> dict[str, Any] | None:
     try:
         found = json.loads(line.decode("utf-8", "replace"))
-    except ValueError:
+    except (ValueError, RecursionError):
         return None
     return found if isinstance(found, dict) else None
 

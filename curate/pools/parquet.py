@@ -76,7 +76,7 @@ class Pool:
         except OSError as error:
             if not pools.is_local(part):
                 raise BadShard(f"{part} cannot be read: {error}") from error
-        except pa.ArrowInvalid:
+        except (pa.ArrowInvalid, pa.ArrowNotImplementedError):
             return  # damaged from here on
 
     def _linked(self, file: pq.ParquetFile, part: str) -> Iterator[pa.Table]:
@@ -84,6 +84,7 @@ class Pool:
         if self.url is None:
             raise CurateError(f"{part} needs a url or an image column; its columns: {', '.join(columns)}")
         url, caption = pools.chosen(columns, self.url, self.caption, part, "parquet")
+        _check_urls(file, url, part)
         for batch in _batches(file, [url, caption]):
             parent, texts = _texts(batch[caption], f"{part}: column '{caption}'")
             yield pools.pairs(batch[url] if parent is None else batch[url].take(parent), texts)
@@ -91,6 +92,7 @@ class Pool:
     def _stored(self, file: pq.ParquetFile, image: str, part: str) -> Iterator[pa.Table]:
         columns = file.schema_arrow.names
         url, caption = pools.chosen(columns, self.url, self.caption, part, "parquet", needs_url=False)
+        _check_urls(file, url, part)
         _check_bytes(file, image, part)
         places = pools.Places(self.path, self.name)
         read, first = [name for name in (url, caption, "status") if name in columns], 0
@@ -167,6 +169,11 @@ def _texts(column: pa.Array, where: str) -> tuple[pa.Array | None, pa.Array]:
     filled = lengths.repeat(np.maximum(lengths, 1)) > 0
     taken = np.where(filled, np.cumsum(filled) - 1, -1)
     return pa.array(places), pc.list_flatten(column).take(pa.array(taken, mask=taken < 0))
+
+
+def _check_urls(file: pq.ParquetFile, url: str | None, part: str) -> None:
+    if url and pa.types.is_nested(file.schema_arrow.field(url).type):
+        raise CurateError(f"{part}: column '{url}' is {file.schema_arrow.field(url).type}; urls are strings")
 
 
 def _holds_bytes(kind: pa.DataType) -> bool:

@@ -84,14 +84,14 @@ class Pool:
     def _listed(self, part: str) -> dict[str, Sample] | None:
         """The samples by key as the parquet file beside the tar has them; None where none has the keys and texts."""
         sidecar = pools.sidecar_of(part)
-        if not pools.exists(sidecar):
+        if sidecar is None or not pools.exists(sidecar):
             return None
         try:
             with parquet.opened(sidecar) as file:
                 columns = file.schema_arrow.names
                 url, caption = (pools.column_of(columns, *option) for option in
                                 (("url", self.url), ("caption", self.caption)))  # fmt: skip
-                if "key" not in columns or caption is None:
+                if "key" not in columns or caption is None or pa.types.is_nested(file.schema_arrow.field(caption).type):
                     return None
                 read = [name for name in ("key", url, caption, "status") if name in columns]
                 table = file.read(list(dict.fromkeys(read)), use_threads=False)
@@ -146,7 +146,7 @@ class Pool:
         """Take url and text from a json member; False where it is no object. The text of another member goes first."""
         try:
             about = json.loads(stored.decode("utf-8", "replace"))
-        except ValueError:
+        except (ValueError, RecursionError):
             return False
         if not isinstance(about, dict):
             return False
@@ -184,7 +184,7 @@ class Pool:
 
 @contextmanager
 def _opened(part: str) -> Iterator[tuple[tar.Stream, pools.Inflated | None]]:
-    if part.lower().endswith(COMPRESSED):
+    if _is_compressed(part):
         inflated = pools.Inflated(part)
         try:
             yield tar.Stream(inflated), inflated  # type: ignore[arg-type]
@@ -199,9 +199,13 @@ def _opened(part: str) -> Iterator[tuple[tar.Stream, pools.Inflated | None]]:
         yield stream, None
 
 
+def _is_compressed(part: str) -> bool:
+    return pools.file_name(part).endswith(COMPRESSED)
+
+
 def _is_whole(part: str) -> bool:
     """Whether a tar ends as it should, which a look at its last block tells; a compressed one is taken for whole."""
-    if part.lower().endswith(COMPRESSED):
+    if _is_compressed(part):
         return True
     with pools.opened(part) as file:
         if not file.seekable():
