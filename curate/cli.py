@@ -178,6 +178,24 @@ def build(out: str, **options: Any) -> Any:
     "--allow-private", is_flag=True, help="Also fetch from loopback and private addresses (intranets, tests)."
 )
 @click.option("--shard-size", default=10_000, show_default=True, help="Pairs in a shard, about.")
+@click.option(
+    "--oversample", default=1.0, show_default=True, help="Draw so many times the cap at once: many links are dead."
+)
+@click.option(
+    "--top-up",
+    default=0,
+    show_default=True,
+    metavar="ROUNDS",
+    help="Draw further for queries that dead links left under their cap, at most so often.",
+)
+@click.option("--retry-failed", is_flag=True, help="Also download again what failed for a reason that may have passed.")
+@click.option(
+    "--min-success",
+    default=0.05,
+    show_default=True,
+    metavar="SHARE",
+    help="Fail, keeping what came, where a smaller share of the pairs gave an image.",
+)
 @seed_option
 @engine_option
 @common

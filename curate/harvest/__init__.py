@@ -4,7 +4,6 @@ The text side (match, join, cap, select) leaves DATASET/candidates; downloading 
 DATASET/shards. Both are tasks over small pieces whose result does not depend on how the work was cut or interrupted.
 """
 
-import collections
 import importlib.util
 import sys
 from collections.abc import Sequence
@@ -14,42 +13,36 @@ from typing import Any
 from curate import named
 from curate.dataset import Dataset, fingerprint
 from curate.errors import CurateError
-from curate.files import Folder
 from curate.harvest import queries as query_lists
-from curate.harvest.candidates import BALANCES, Drawing, choose, kept_of
-from curate.harvest.download import Download, places
+from curate.harvest.candidates import BALANCES, Drawing, choose
+from curate.harvest.counted import selection
+from curate.harvest.downloads import Downloads
 from curate.harvest.matches import WORK, Part
+from curate.harvest.summary import check_success, downloaded, summary
 from curate.named import Spec
 from curate.pools import check_places, explicit, open_pool, size_of
-from curate.shard import SUCCESS
-from curate.work import Engine, Outcome, run_all
+from curate.work import Engine
 
 ASKED_AT_ONCE = 32  # files of a pool whose sizes are asked for: a crawl has 90,000
 IDENTITY = f"{WORK}/identity.json"
+MOST_OVERSAMPLED = 100
 CAP = 20_000  # CLIP's and MetaCLIP's for 400M pairs
 TOLD = ("pairs", "matches", "draws", "selected", "cap", "head_share", "tail_share", "queries_matched",
         "queries_unmatched", "queries_capped", "largest")  # fmt: skip
-HINTS = {
-    "blocked address": "these urls lead to this machine or a private network; --allow-private fetches them",
-    "dns": "no name could be looked up: is there a network?",
-    "connection": "nothing answers: is there a network?",
-    "connection refused": "nothing answers there",
-    "timeout": "nothing answers: is there a network?",
-}
 
 
 def run(dataset: Dataset, pools: Sequence[str], queries: str, cap: int | None = None, match: str = "default",
         balance: str = "cap", tail_share: float | None = None, download: bool = True, downloader: str = "auto",
-        decode: str | None = None, allow_private: bool = False, shard_size: int = 10_000, seed: int = 0,
+        decode: str | None = None, allow_private: bool = False, shard_size: int = 10_000, oversample: float = 1.0,
+        top_up: int = 0, retry_failed: bool = False, min_success: float = 0.05, seed: int = 0,
         engine: str | Engine = "local") -> Dataset:  # fmt: skip
     """Harvest pools of urls and texts into a dataset; run again, it continues where it was stopped.
 
-    Raises CurateError for pools, queries or options that cannot work, for a dataset that another harvest made, and
-    where not one image could be downloaded (the candidates are kept then).
+    Raises CurateError for pools, queries or options that cannot work and for a dataset that another harvest made;
+    FewImages, once all else is saved, where a smaller share of the pairs than `min_success` gave an image.
     """
-    if shard_size < 1:
-        raise CurateError(f"--shard-size {shard_size}: at least 1")
-    drawing = _drawing(balance, cap, tail_share, seed)
+    _check(shard_size, oversample, top_up, min_success, balance)
+    drawing = _drawing(balance, cap, tail_share, seed)._replace(oversample=oversample)
     listed = query_lists.read(queries)
     parts = _parts(pools)
     spec = _downloader(downloader, decode, allow_private) if download else None
@@ -73,15 +66,39 @@ def run(dataset: Dataset, pools: Sequence[str], queries: str, cap: int | None = 
     }
     options = {"pools": list(pools), "queries": queries, "match": match, **drawing._asdict(),
                "shard_size": shard_size, "downloader": str(spec) if spec else None, "identity": identity}  # fmt: skip
-    failures = dict(plan["damaged"])
+    failures: dict[str, str] = dict(plan["damaged"])
+    changes: dict[str, Any] = {}
     if spec:
-        outcome = _download(dataset.folder, plan, spec, shard_size, engine)
-        failures |= outcome.failures
-        counts |= _downloaded(outcome)
-    done = dataset.after("harvest", options, _summary(counts, drawing), counts, failures).save()
-    if spec and not counts["downloaded"] and not outcome.failures:
-        raise CurateError(_no_image(done.url, counts))
+        found = Downloads(dataset.folder, plan, seed, spec, shard_size, engine)
+        found.run(top_up, retry_failed, min_success)
+        found.write_sizes()
+        failures |= found.failures
+        counts |= downloaded(found)
+        if oversample > 1 or top_up or found.topped_up:
+            changes, filled, broken = selection(dataset, found)
+            counts, failures = counts | filled, failures | broken
+        elif set(found.shards) - set(dataset.manifest["shards"]):
+            changes = {"selection": None}  # one that was made before knows nothing of the new shards
+    done = dataset.after("harvest", options, summary(counts, drawing), counts, failures, **changes).save()
+    if spec and not found.failures:
+        check_success(done.url, counts, min_success)
     return done
+
+
+def _check(shard_size: int, oversample: float, top_up: int, min_success: float, balance: str) -> None:
+    """Raises CurateError for what cannot work."""
+    if shard_size < 1:
+        raise CurateError(f"--shard-size {shard_size}: at least 1")
+    if not 1 <= oversample <= MOST_OVERSAMPLED:
+        raise CurateError(f"--oversample {oversample:g}: between 1 and {MOST_OVERSAMPLED}")
+    if top_up < 0:
+        raise CurateError(f"--top-up {top_up}: at least 0")
+    if not 0 <= min_success <= 1:
+        raise CurateError(f"--min-success {min_success:g}: a share, between 0 and 1")
+    if balance != "cap" and (oversample > 1 or top_up):
+        raise CurateError(
+            f"--top-up and --oversample fill queries up to their cap; --balance {balance} draws by chance and has none"
+        )
 
 
 def _drawing(balance: str, cap: int | None, tail_share: float | None, seed: int) -> Drawing:
@@ -135,51 +152,3 @@ def _claim(dataset: Dataset, identity: dict[str, Any]) -> None:
             f"{dataset.url} was harvested with other options ({changed}); choose another --out, or delete it first"
         )
     dataset.folder.write_json(IDENTITY, identity)
-
-
-def _download(folder: Folder, plan: dict[str, Any], spec: Spec, shard_size: int, engine: str | Engine) -> Outcome:
-    todo = places(plan["selected"], shard_size)
-    strange = set(folder.names("shards/*.tar")) - {f"{place}.tar" for place in todo}
-    if strange:
-        raise CurateError(
-            f"{folder.url}/{min(strange)} is no shard of this harvest (another --shard-size?); "
-            "choose another --out, or delete the folder shards"
-        )
-    return run_all(Download(folder, kept_of(plan), spec), todo, engine, "download")
-
-
-def _downloaded(outcome: Outcome) -> dict[str, Any]:
-    reasons: collections.Counter[str] = collections.Counter()
-    for report in outcome.reports:
-        reasons.update({reason: int(count) for reason, count in report.counts.items()})
-    downloaded = reasons.pop(SUCCESS, 0)
-    return {"downloaded": downloaded, "failed": dict(sorted(reasons.items(), key=lambda item: (-item[1], item[0])))}
-
-
-def _summary(counts: dict[str, Any], drawing: Drawing) -> str:
-    text = (
-        f"harvest: {counts['pool']:,} pairs read, {counts['pairs']:,} distinct ones matched "
-        f"{counts['queries_matched']:,} of {counts['queries']:,} queries, "
-        f"{counts['selected']:,} drawn under cap {counts['cap']:,}"
-    )
-    if drawing.tail_share is not None:
-        text += f", where the {drawing.tail_share:.3g} tail ends"
-    if drawing.balance != "cap":
-        text += f" (balance {drawing.balance})"
-    if counts["unusable"]:
-        text += f" ({counts['unusable']:,} without an image or a web url)"
-    if "downloaded" not in counts:
-        return text
-    failed = sum(counts["failed"].values())
-    named_first = ", ".join(f"{count:,} {reason}" for reason, count in list(counts["failed"].items())[:4])
-    more = ", ..." if len(counts["failed"]) > 4 else ""
-    return f"{text}, {counts['downloaded']:,} images" + (f" ({failed:,} failed: {named_first}{more})" if failed else "")
-
-
-def _no_image(url: str, counts: dict[str, Any]) -> str:
-    reason, count = next(iter(counts["failed"].items()))
-    hint = HINTS.get(reason, f"see error_message in {url}/shards/*.parquet")
-    return (
-        f"none of {sum(counts['failed'].values()):,} images could be downloaded, {count:,} of them: {reason} ({hint}); "
-        "the candidates are kept, run again to retry"
-    )

@@ -26,18 +26,19 @@ LOST = "lost by the downloader"
 
 @dataclass(frozen=True)
 class Place:
-    """One shard: the pairs whose url hash lies in one of `of` equal ranges."""
+    """One shard of a round: the pairs whose place lies in the number-th of `of` equal ranges."""
 
     number: int
     of: int
+    first: int = 0  # shards of the rounds before
+    width: int = 5  # digits of its name
 
     def __str__(self) -> str:
         return f"shards/{self.name}"
 
     @property
     def name(self) -> str:
-        # one width for all shards of a dataset: keys, the name and a number, are then unique whatever their length
-        return f"{self.number:0{max(5, len(str(self.of - 1)))}d}"
+        return f"{self.first + self.number:0{self.width}d}"
 
 
 @dataclass(frozen=True)
@@ -76,12 +77,6 @@ class Download:
             done.append(stored.Stored(self.folder, worker.resizer).download(place.name, inside, folder))
         tables = [results.select(RESULTS.names).cast(RESULTS) for _, results in done]
         return [path for path, _ in done], pa.concat_tables(tables) if tables else RESULTS.empty_table()
-
-
-def places(selected: int, shard_size: int) -> list[Place]:
-    """The shards of a dataset."""
-    of = max(1, -(-selected // shard_size))
-    return [Place(number, of) for number in range(of)]
 
 
 def _rows(folder: Folder, kept: Ranged, place: Place) -> pa.Table:

@@ -1,0 +1,83 @@
+"""What a harvest says at its end: numbers for the history, one line for the user, or why it did not go well."""
+
+from typing import Any
+
+from curate.errors import CurateError
+from curate.harvest.candidates import Drawing
+from curate.harvest.downloads import Downloads
+from curate.shard import SUCCESS
+
+SHOWN = 4  # reasons that the line names
+HINTS = {
+    "blocked address": "these urls lead to this machine or a private network; --allow-private fetches them",
+    "dns": "no name could be looked up: is there a network?",
+    "connection": "nothing answers: is there a network?",
+    "connection refused": "nothing answers there",
+    "timeout": "nothing answers: is there a network?",
+}
+
+
+class FewImages(CurateError):
+    """Fewer pairs than --min-success gave an image, maybe none. Everything that came is kept."""
+
+
+def downloaded(found: Downloads) -> dict[str, Any]:
+    """Counts of a download; `failed` by reason, a pair that was offered again once."""
+    reasons = found.reasons
+    images = reasons.pop(SUCCESS, 0)
+    return {"downloaded": images, "failed": reasons, "success": round(found.success, 6), "rounds": found.told}
+
+
+def summary(counts: dict[str, Any], drawing: Drawing) -> str:
+    """The line for the user."""
+    text = (
+        f"harvest: {counts['pool']:,} pairs read, {counts['pairs']:,} distinct ones matched "
+        f"{counts['queries_matched']:,} of {counts['queries']:,} queries, "
+        f"{counts['selected']:,} drawn under cap {counts['cap']:,}"
+    )
+    if drawing.oversample > 1:
+        text += f" x {drawing.oversample:g}"
+    if drawing.tail_share is not None:
+        text += f", where the {drawing.tail_share:.3g} tail ends"
+    if drawing.balance != "cap":
+        text += f" (balance {drawing.balance})"
+    if counts["unusable"]:
+        text += f" ({counts['unusable']:,} without an image or a web url)"
+    if "downloaded" not in counts:
+        return text
+    for kind, verb in (("retry", "offered again"), ("top-up", "drawn in addition")):
+        some = [found for found in counts["rounds"] if found["kind"] == kind]
+        if some:
+            text += f", {sum(found['pairs'] for found in some):,} {verb}"
+    text += f", {counts['downloaded']:,} images"
+    if counts["failed"]:
+        text += f" ({sum(counts['failed'].values()):,} failed: {_reasons(counts)})"
+    if "kept" in counts:
+        text += (
+            f"; {counts['kept']:,} count under the cap: {counts['queries_full']:,} queries full, "
+            f"{counts['queries_exhausted']:,} exhausted, {counts['queries_short']:,} still short"
+        )
+    return text
+
+
+def check_success(url: str, counts: dict[str, Any], least: float) -> None:
+    """Raises FewImages where a smaller share than `least` gave an image, or none did."""
+    images, failed = counts["downloaded"], sum(counts["failed"].values())
+    if not failed or (images and counts["success"] >= least):
+        return
+    reason, most = next(iter(counts["failed"].items()))
+    hint = HINTS.get(reason, f"see error_message in {url}/shards/*.parquet")
+    if images:
+        raise FewImages(
+            f"only {images:,} of {images + failed:,} pairs gave an image, fewer than --min-success {least:.0%}: "
+            f"{_reasons(counts)} ({reason}: {hint}); what came is kept, --retry-failed tries again"
+        )
+    raise FewImages(
+        f"none of {failed:,} images could be downloaded, {most:,} of them: {reason} ({hint}); "
+        "the candidates are kept, run again to retry"
+    )
+
+
+def _reasons(counts: dict[str, Any]) -> str:
+    shown = ", ".join(f"{count:,} {reason}" for reason, count in list(counts["failed"].items())[:SHOWN])
+    return f"{shown}, ..." if len(counts["failed"]) > SHOWN else shown
