@@ -1,11 +1,13 @@
 """Fetching, apart from what both downloaders must hold (test_downloaders.py)."""
 
+import random
 import socket
 import time
 
 import pytest
-from harvest_web import picture, serving
+from harvest_web import Page, picture, serving
 
+from curate.harvest import fetch_loop
 from curate.harvest.fetch import Fetcher, FetchError, is_public
 
 QUICK = {"timeout": 0.5, "deadline": 0.8, "allow_private": True}
@@ -56,3 +58,16 @@ def test_a_closed_port_a_missing_name_and_a_strange_url_have_names():
 def test_public_addresses_are_not():
     assert is_public("8.8.8.8")
     assert is_public("2606:4700:4700::1111")
+
+
+def test_a_slow_caller_stops_the_transfers_and_gets_every_body(web, monkeypatch):
+    monkeypatch.setattr(fetch_loop, "WAITING", 150_000)  # less than two bodies: most transfers wait for room
+    body = random.Random(0).randbytes(100_001)
+    web.pages = {f"/large?{number}": Page(body) for number in range(40)}
+    found = []
+    patient = Fetcher(timeout=20, deadline=20, per_host=16, allow_private=True)
+    with patient.fetch([web.url + path for path in web.pages]) as fetched:
+        for _, result in fetched:
+            found.append(result)
+            time.sleep(0.005)
+    assert found == [body] * 40

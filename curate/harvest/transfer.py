@@ -80,9 +80,10 @@ class Room:
         return bool(self._stopped)
 
     def go_on(self) -> None:
-        """Let stopped transfers go on where there is room."""
-        while self._stopped and (self.held < self.limit or not (self._chosen or self.finished)):
-            self._stopped.popleft().handle.pause(pycurl.PAUSE_CONT)
+        """Let stopped transfers go on where there is room; each tries once: what it has may still be too much."""
+        for _ in range(len(self._stopped)):
+            if self._stopped and (self.held < self.limit or not (self._chosen or self.finished)):
+                self._stopped.popleft().handle.pause(pycurl.PAUSE_CONT)
 
 
 class Head(NamedTuple):
