@@ -25,6 +25,7 @@ def s3(monkeypatch):
     monkeypatch.setitem(os.environ, "AWS_DEFAULT_REGION", "us-east-1")
     fsspec.filesystem("s3").mkdir("s3://bucket")
     yield "s3://bucket/dataset"
+    fsspec.filesystem("s3").rm("s3://bucket", recursive=True)  # moto keeps it in this process
     server.stop()
 
 
