@@ -1,5 +1,6 @@
 """Matching says what a plain loop over queries and texts says, for any input and any Arrow layout."""
 
+import importlib.util
 import re
 import time
 import unicodedata
@@ -27,6 +28,16 @@ dirty = (
     .filter(lambda text: not any("\ud800" <= char <= "\udfff" for char in text))
 )
 lists = st.lists(dirty, max_size=12)
+
+
+needs_numba = pytest.mark.skipif(not importlib.util.find_spec("numba"), reason="numba (the extra 'fast') is missing")
+
+
+@pytest.fixture(autouse=True, params=["numpy", pytest.param("numba", marks=[needs_numba, pytest.mark.slow])])
+def path(request, monkeypatch):
+    """Every test holds for both ways to match."""
+    monkeypatch.setattr(match, "COMPILE_AFTER", -1 if request.param == "numba" else 1 << 60)
+    return request.param
 
 
 def matches(matcher: Matcher, texts) -> list[list[int]]:

@@ -1,9 +1,14 @@
 """Which queries stand in which texts: exact, case-sensitive, every overlap counted once."""
 
+import importlib
 import json
 import os
+import unicodedata
 from collections.abc import Iterator, Sequence
 from dataclasses import fields
+from functools import cache
+from types import ModuleType
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -18,6 +23,7 @@ BLOCK_TEXTS, BLOCK_BYTES = 1 << 14, 1 << 21  # what is worked on at once stays n
 FORMAT = "curate match 2"
 OPTIONS = ("mode", "casefold", "nfc", "_longest")
 NONE = np.zeros(0, np.int32)
+COMPILE_AFTER = 2_000_000  # texts: before, importing numba (and compiling, the first time) takes longer than it saves
 
 
 class Matcher:
@@ -34,6 +40,9 @@ class Matcher:
         self.mode, self.casefold, self.nfc = mode, casefold, nfc
         self._trie = Trie.build(self._paths(queries))
 
+    _seen = 0  # texts
+    _compiled: Any = None
+
     def match(self, texts: pa.Array | pa.ChunkedArray) -> tuple[np.ndarray, np.ndarray]:
         """The queries in text i are ids[offsets[i]:offsets[i + 1]], ascending; none in a null.
 
@@ -41,9 +50,9 @@ class Matcher:
         """
         counts, ids = [np.zeros(1, np.int64)], [NONE]
         for block in _blocks(texts):
-            found = self._match(block)
-            counts.append(np.bincount(found >> 32, minlength=len(block)))
-            ids.append(found.astype(np.int32))  # the low half
+            found = self._counted(block)
+            counts.append(found[0])
+            ids.append(found[1])
         return np.cumsum(np.concatenate(counts)), np.concatenate(ids)
 
     def save(self, path: str) -> None:
@@ -55,6 +64,7 @@ class Matcher:
             "casefold": self.casefold,
             "nfc": self.nfc,
             "_longest": self._longest,
+            "unicode": unicodedata.unidata_version,
         }
         head["arrays"] = [[name, array.dtype.str, len(array)] for name, array in arrays.items()]
         temporary = f"{path}.{os.getpid()}.tmp"
@@ -67,12 +77,8 @@ class Matcher:
     @classmethod
     def load(cls, path: str) -> "Matcher":
         """The matcher that `save` wrote; processes share its memory. Raises CurateError for another file."""
-        content = np.memmap(path, np.uint8, "r").view(np.ndarray)
-        line = bytes(content[:4096]).partition(b"\n")[0]
-        if FORMAT.encode() not in line:
-            raise CurateError(f"{path} is not a match index of this version: delete it, it is made again")
-        head = json.loads(line)
-        at, arrays = len(_padded(line + b"\n")), {}
+        head, at = _head(path)
+        arrays, content = {}, np.memmap(path, np.uint8, "r").view(np.ndarray)
         for name, dtype, length in head["arrays"]:
             size = length * np.dtype(dtype).itemsize
             arrays[name] = content[at : at + size].view(dtype)
@@ -98,6 +104,26 @@ class Matcher:
 
     def _rule(self) -> Metaclip | Default:
         return Metaclip() if self.mode == "metaclip" else Default(self.casefold, self.nfc)
+
+    def _counted(self, block: pa.Array) -> tuple[np.ndarray, np.ndarray]:
+        """The number of matches in each text, and their queries."""
+        self._seen += len(block)
+        if not self._use_numba():
+            found = self._match(block)
+            return np.bincount(found >> 32, minlength=len(block)), found.astype(np.int32)  # the low half
+        counts, queries, left = self._compiled.match(block.fill_null(b"") if block.null_count else block)
+        if len(left):
+            found = self._match(block.take(pa.array(left)))
+            more = np.bincount(found >> 32, minlength=len(left))
+            queries = np.insert(queries, np.repeat(np.cumsum(counts)[left], more), found.astype(np.int32))
+            counts[left] = more
+        return counts, queries
+
+    def _use_numba(self) -> bool:
+        """Whether numba is there and pays by now; metaclip queries that want several blanks are left to numpy."""
+        if self._compiled is None and self._seen > COMPILE_AFTER and not self._blanks and (module := _with_numba()):
+            self._compiled = module.Compiled(self._trie, self.mode, self.casefold, self.nfc, self._longest)
+        return self._compiled is not None
 
     def _match(self, block: pa.Array) -> np.ndarray:
         """Row << 32 | query of each match in a block, ascending, each once."""
@@ -156,6 +182,14 @@ class Matcher:
         return np.concatenate((text[fits], rows)), np.concatenate((query[fits], self._blanks["blank"][which]))
 
 
+@cache
+def _with_numba() -> ModuleType | None:
+    try:
+        return importlib.import_module("curate.harvest.match_compiled")
+    except (ImportError, RuntimeError):  # no numba, or none for this numpy; no folder that it could keep its work in
+        return None
+
+
 def _blocks(texts: pa.Array | pa.ChunkedArray) -> Iterator[pa.Array]:
     """Runs of rows, as large binary: a few thousand texts, or one very long one."""
     for chunk in texts.chunks if isinstance(texts, pa.ChunkedArray) else [texts]:
@@ -169,6 +203,19 @@ def _blocks(texts: pa.Array | pa.ChunkedArray) -> Iterator[pa.Array]:
             stop = min(max(full, start + 1), start + BLOCK_TEXTS)
             yield chunk.slice(start, stop - start)
             start = stop
+
+
+def _head(path: str) -> tuple[dict[str, Any], int]:
+    """What an index says of itself, and where its first array begins."""
+    with open(path, "rb") as file:
+        line = file.readline(4096)
+    head = json.loads(line) if line.startswith(b'{"format": "curate match ') and line.endswith(b"\n") else {}
+    if [head.get("format"), head.get("unicode")] != [FORMAT, unicodedata.unidata_version]:
+        raise CurateError(f"{path} is no match index of this version of curate or Unicode: delete it, it is remade")
+    sizes = [length * np.dtype(dtype).itemsize for _, dtype, length in head["arrays"]]
+    if len(_padded(line)) + sum(size + -size % 64 for size in sizes) != os.path.getsize(path):
+        raise CurateError(f"{path} is cut short: delete it, it is made again")
+    return head, len(_padded(line))
 
 
 def _padded(data: bytes) -> bytes:

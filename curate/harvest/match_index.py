@@ -107,7 +107,7 @@ class Trie:
         return first, last, query
 
     def values(self, keys: np.ndarray) -> np.ndarray:
-        """2 * (query + 1, or 0 where none ends) + (1 where longer queries go on) of each key's node; 0: no such node."""
+        """Of each key's node 2 * (query + 1, or 0: none ends) + (1: longer queries go on); 0 where there is no node."""
         bits = len(self.words).bit_length() - 1
         half, shift = np.uint64(1 << bits - 1), np.uint64(bits)
         held = np.take(self.words, (keys >> np.uint64(64 - bits)).view(np.int64))

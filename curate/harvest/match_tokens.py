@@ -7,6 +7,7 @@ import pyarrow as pa
 
 from curate.harvest.match_characters import JOINER, MARK, WORD
 
+MIX = np.uint64(0xBF58476D1CE4E5B9), np.uint64(0x94D049BB133111EB)
 SALT = np.uint64(0x9E3779B97F4A7C15)  # tells "a" from "\0a"
 
 
@@ -104,7 +105,7 @@ def _words(eights: np.ndarray, length: np.ndarray) -> np.ndarray:
 
 def _mixed(values: np.ndarray) -> np.ndarray:
     """A bijection of uint64, in place; from the 22nd, each bit of the result depends on nearly all of the value's."""
-    values *= np.uint64(0xBF58476D1CE4E5B9)
+    values *= MIX[0]
     values ^= values >> np.uint64(32)
-    values *= np.uint64(0x94D049BB133111EB)
+    values *= MIX[1]
     return values
