@@ -160,6 +160,11 @@ def build(out: str, **options: Any) -> Any:
     show_default=True,
     help="How texts are matched: whole tokens on both sides, or MetaCLIP's exact substring rule.",
 )
+@click.option(
+    "--casefold/--cased",
+    default=False,
+    help='Whether "dog" also matches "Dog" and "DOG"; right for a list without capitals.  [default: --cased]',
+)
 @click.option("--download/--no-download", default=True, show_default=True, help="Stop after the candidates are chosen.")
 @click.option(
     "--downloader",

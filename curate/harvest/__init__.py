@@ -17,10 +17,12 @@ from curate.harvest import queries as query_lists
 from curate.harvest.candidates import BALANCES, Drawing, choose
 from curate.harvest.counted import selection
 from curate.harvest.downloads import Downloads
+from curate.harvest.index import Matching
 from curate.harvest.matches import WORK, Part
 from curate.harvest.summary import check_success, downloaded, summary
 from curate.named import Spec
-from curate.pools import check_places, explicit, open_pool, size_of
+from curate.pools import check_places, explicit, open_pool
+from curate.streams import size_of
 from curate.work import Engine
 
 ASKED_AT_ONCE = 32  # files of a pool whose sizes are asked for: a crawl has 90,000
@@ -28,13 +30,13 @@ IDENTITY = f"{WORK}/identity.json"
 MOST_OVERSAMPLED = 100
 CAP = 20_000  # CLIP's and MetaCLIP's for 400M pairs
 TOLD = ("pairs", "matches", "draws", "selected", "cap", "head_share", "tail_share", "queries_matched",
-        "queries_unmatched", "queries_capped", "largest")  # fmt: skip
+        "queries_unmatched", "queries_capped", "never_matching", "largest")  # fmt: skip
 
 
 def run(dataset: Dataset, pools: Sequence[str], queries: str, cap: int | None = None, match: str = "default",
-        balance: str = "cap", tail_share: float | None = None, download: bool = True, downloader: str = "auto",
-        decode: str | None = None, allow_private: bool = False, shard_size: int = 10_000, oversample: float = 1.0,
-        top_up: int = 0, retry_failed: bool = False, min_success: float = 0.05, seed: int = 0,
+        casefold: bool = False, balance: str = "cap", tail_share: float | None = None, download: bool = True,
+        downloader: str = "auto", decode: str | None = None, allow_private: bool = False, shard_size: int = 10_000,
+        oversample: float = 1.0, top_up: int = 0, retry_failed: bool = False, min_success: float = 0.05, seed: int = 0,
         engine: str | Engine = "local") -> Dataset:  # fmt: skip
     """Harvest pools of urls and texts into a dataset; run again, it continues where it was stopped.
 
@@ -43,6 +45,7 @@ def run(dataset: Dataset, pools: Sequence[str], queries: str, cap: int | None = 
     """
     _check(shard_size, oversample, top_up, min_success, balance)
     drawing = _drawing(balance, cap, tail_share, seed)._replace(oversample=oversample)
+    matching = _matching(match, casefold)
     listed = query_lists.read(queries)
     parts = _parts(pools)
     spec = _downloader(downloader, decode, allow_private) if download else None
@@ -50,10 +53,11 @@ def run(dataset: Dataset, pools: Sequence[str], queries: str, cap: int | None = 
         "pools": fingerprint([[part.path, part.size] for part in parts]),
         "queries": listed.sha256,
         "match": match,
+        "casefold": casefold,
         **drawing._asdict(),
     }
     _claim(dataset, identity)
-    plan = choose(dataset.folder, parts, listed, match, drawing, engine)
+    plan = choose(dataset.folder, parts, listed, matching, drawing, engine)
     counts = {
         "pool": plan["read"],
         "unusable": plan["unusable"],
@@ -63,8 +67,9 @@ def run(dataset: Dataset, pools: Sequence[str], queries: str, cap: int | None = 
         "queries": len(listed.texts),
         "queries_blank": listed.blank,
         "queries_repeated": listed.repeated,
+        "loses_capitals": matching.loses_capitals(listed),
     }
-    options = {"pools": list(pools), "queries": queries, "match": match, **drawing._asdict(),
+    options = {"pools": list(pools), "queries": queries, "match": match, "casefold": casefold, **drawing._asdict(),
                "shard_size": shard_size, "downloader": str(spec) if spec else None, "identity": identity}  # fmt: skip
     failures: dict[str, str] = dict(plan["damaged"])
     changes: dict[str, Any] = {}
@@ -99,6 +104,13 @@ def _check(shard_size: int, oversample: float, top_up: int, min_success: float, 
         raise CurateError(
             f"--top-up and --oversample fill queries up to their cap; --balance {balance} draws by chance and has none"
         )
+
+
+def _matching(match: str, casefold: bool) -> Matching:
+    """Raises CurateError where MetaCLIP's rule would be another one."""
+    if casefold and match == "metaclip":
+        raise CurateError("--casefold goes with --match default; MetaCLIP's rule tells capitals apart")
+    return Matching(match, casefold)
 
 
 def _drawing(balance: str, cap: int | None, tail_share: float | None, seed: int) -> Drawing:

@@ -11,8 +11,9 @@ from curate.dataset import fingerprint
 from curate.errors import CurateError
 from curate.files import Folder
 from curate.harvest import cap as caps
+from curate.harvest import index as indexes
 from curate.harvest import limits, ranges, select
-from curate.harvest.match import Matcher
+from curate.harvest.index import Matching
 from curate.harvest.matches import INDEX, RUNS, WORK, Match, Part, grouped, run_of, sorted_by_uid
 from curate.harvest.queries import Queries
 from curate.harvest.select import Bucket
@@ -43,16 +44,16 @@ class Drawing(NamedTuple):
 
     def draws_for(self, cap: int) -> int:
         """How many pairs a query draws at first."""
-        return math.ceil(cap * self.oversample)
+        return math.ceil(round(cap * self.oversample, 6))  # 10 x 1.1 is 11, not 12
 
 
-def choose(folder: Folder, parts: list[Part], listed: Queries, match: str, drawing: Drawing,
+def choose(folder: Folder, parts: list[Part], listed: Queries, match: Matching, drawing: Drawing,
            engine: str | Engine) -> dict[str, Any]:  # fmt: skip
     """Write candidates/ and return the numbers of the plan; at once where that was done before.
 
     Raises CurateError where the pools hold no row, or none that a query stands in.
     """
-    decides = {"queries": listed.sha256, "match": match, **drawing._asdict()}
+    decides = {"queries": listed.sha256, "match": match.mode, "casefold": match.casefold, **drawing._asdict()}
     made_by = fingerprint([decides, [[part.path, part.size] for part in parts]])
     if folder.exists(PLAN) and folder.read_json(PLAN)["made_by"] == made_by:
         return folder.read_json(PLAN)
@@ -76,10 +77,12 @@ def choose(folder: Folder, parts: list[Part], listed: Queries, match: str, drawi
     wanted = np.minimum(counts, drawing.draws_for(cap))
     if drawing.balance == "cap" and not np.array_equal(draws, wanted):
         raise RuntimeError(f"{draws.sum()} draws, expected {wanted.sum()}")
-    _report_queries(folder, listed, counts, draws, dict(said))
+    never = folder.read_table(select.QUERIES)["never_matches"].to_numpy()
+    _report_queries(folder, listed, counts, draws, never, dict(said))
     plan = {
         **totals,
         **_told(listed, counts, draws, cap),
+        "never_matching": int(never.sum()),
         "made_by": made_by,
         "cap": cap,
         "depth": drawing.draws_for(cap),
@@ -103,13 +106,15 @@ def kept_of(plan: dict[str, Any]) -> Ranged:
     return Ranged(tuple(tuple(files) for files in plan["kept"]))
 
 
-def _match(folder: Folder, parts: list[Part], listed: Queries, match: str, engine: str | Engine):
+def _match(folder: Folder, parts: list[Part], listed: Queries, match: Matching, engine: str | Engine):
     """The names of the runs, and the totals of the parts."""
-    made_by = fingerprint([listed.sha256, match])
+    made_by = match.made_by(listed)
     if (folder.made_by(select.QUERIES) or {}).get("index") != made_by:
+        never = np.zeros(len(listed.texts), bool)
         with folder.writing(INDEX) as temporary:
-            Matcher(listed.texts, match).save(temporary)
-        folder.write_table(select.QUERIES, pa.table({"query": pa.array(listed.texts)}), {"index": made_by})
+            never[indexes.write(temporary, listed, match)] = True
+        table = pa.table({"query": pa.array(listed.texts), "never_matches": pa.array(never)})
+        folder.write_table(select.QUERIES, table, {"index": made_by})
     groups = grouped(parts)
     _whole(run_all(Match(folder, made_by), groups, engine, "match"))
     done = [folder.read_json(group.marker) for group in groups]
@@ -204,8 +209,9 @@ def _told(listed: Queries, counts: np.ndarray, draws: np.ndarray, cap: int) -> d
     }
 
 
-def _report_queries(folder: Folder, listed: Queries, counts: np.ndarray, draws: np.ndarray, decides: dict) -> None:
-    table = pa.table({"query": pa.array(listed.texts), "pairs": counts, "draws": draws})
+def _report_queries(folder: Folder, listed: Queries, counts: np.ndarray, draws: np.ndarray, never: np.ndarray,
+                    decides: dict) -> None:  # fmt: skip
+    table = pa.table({"query": pa.array(listed.texts), "pairs": counts, "draws": draws, "never_matches": never})
     folder.write_table("reports/queries.parquet", table, decides)
 
 

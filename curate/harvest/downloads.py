@@ -129,7 +129,7 @@ class Downloads:
         if found.kind == rounds.DRAW:
             return kept_of(self.plan)
         if found.kind == RETRY:
-            names = self.folder.read_table(found.record)["shard"].to_pylist()
+            names = self._retried(found)
             self._collect(found.number, names)
             files = [again_of(found.work, group) for group in groups(names)]
         else:
@@ -172,7 +172,10 @@ class Downloads:
 
     def _retry(self) -> Round | None:
         """Plan to offer again what may have passed; shards without any image are downloaded again anyway."""
-        names = [name for name, report in zip(self.shards, self.reports) if report.counts.get(SUCCESS)]
+        # a retry takes all that failed in its shards, and is itself where the next one finds what failed again
+        taken = {name for found in self.rounds if found.kind == RETRY for name in self._retried(found)}
+        some = [name for name, report in zip(self.shards, self.reports) if report.counts.get(SUCCESS)]
+        names = [name for name in some if name not in taken]
         outcome = self._collect(len(self.rounds), names)
         if not outcome.rows:
             return None
@@ -182,6 +185,10 @@ class Downloads:
         planned = rounds.after(self.rounds, RETRY, outcome.rows, self.shard_size, dict(sorted(reasons.items())))
         rounds.write(self.folder, planned, pa.table({"shard": names}), self.harvest)
         return planned
+
+    def _retried(self, found: Round) -> list[str]:
+        """The shards whose failures a round took."""
+        return self.folder.read_table(found.record)["shard"].to_pylist()
 
     def _collect(self, number: int, names: list[str]) -> Outcome:
         task = Failed(self.folder, rounds.work_of(number))

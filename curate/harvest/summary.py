@@ -7,7 +7,8 @@ from curate.harvest.candidates import Drawing
 from curate.harvest.downloads import Downloads
 from curate.shard import SUCCESS
 
-SHOWN = 4  # reasons that the line names
+SHOWN = 4  # reasons, or frequent queries, that the line names
+FREQUENT, MANY = 0.05, 1000  # a query in a larger share of the pairs is like a stop word, in a list of so many
 HINTS = {
     "blocked address": "these urls lead to this machine or a private network; --allow-private fetches them",
     "dns": "no name could be looked up: is there a network?",
@@ -43,6 +44,12 @@ def summary(counts: dict[str, Any], drawing: Drawing) -> str:
         text += f" (balance {drawing.balance})"
     if counts["unusable"]:
         text += f" ({counts['unusable']:,} without an image or a web url)"
+    return text + _images(counts) + _odd_queries(counts)
+
+
+def _images(counts: dict[str, Any]) -> str:
+    """What downloading brought; nothing where there was none."""
+    text = ""
     if "downloaded" not in counts:
         return text
     for kind, verb in (("retry", "offered again"), ("top-up", "drawn in addition")):
@@ -57,6 +64,20 @@ def summary(counts: dict[str, Any], drawing: Drawing) -> str:
             f"; {counts['kept']:,} count under the cap: {counts['queries_full']:,} queries full, "
             f"{counts['queries_exhausted']:,} exhausted, {counts['queries_short']:,} still short"
         )
+    return text
+
+
+def _odd_queries(counts: dict[str, Any]) -> str:
+    """What the user may want to change in the query list; reports/queries.parquet says it of each query."""
+    text = ""
+    if counts["never_matching"]:
+        text += f"; {counts['never_matching']:,} queries can never match"
+    often = [found["query"] for found in counts["largest"] if found["pairs"] > FREQUENT * counts["pairs"]]
+    if often and counts["queries"] >= MANY:
+        named = ", ".join(often[:SHOWN]) + (", ..." if len(often) > SHOWN else "")
+        text += f"; in more than {FREQUENT:.0%} of the pairs, like stop words: {named}"
+    if counts["loses_capitals"]:
+        text += "; no query has a capital letter, so texts in capitals are missed: --casefold finds both"
     return text
 
 
