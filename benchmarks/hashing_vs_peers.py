@@ -27,12 +27,13 @@ from pathlib import Path
 import imagehash
 import numpy as np
 import pdqhash
+import pyarrow as pa
 import skimage
 import sklearn
 from PIL import Image
 
 from curate import named
-from curate.measure import BATCH, Rows
+from curate.measure import Rows
 
 RESULTS = Path(__file__).parent / "results"
 SKIMAGE, SKLEARN = (Path(package.__file__).parent for package in (skimage, sklearn))
@@ -46,6 +47,7 @@ PHOTOS = [
 SHAPES = (1, 4 / 3, 3 / 4, 3 / 2, 2 / 3, 16 / 9)
 EVERYTHING = ("exact", "phash", "dhash", "whash", "pdq", "thumbprint")
 HASHES = ("phash", "dhash", "whash")
+CHUNK = 34  # images
 Method = Callable[[list[bytes]], object]
 
 
@@ -72,14 +74,9 @@ def crops(count: int, short_side: int | None, seed: int = 0) -> list[bytes]:
 def curate(names: tuple[str, ...]) -> Method:
     signals = [named.load("signals", name) for name in names]
 
-    def run(files: list[bytes]) -> dict[str, list]:
-        columns: dict[str, list] = {}
-        for start in range(0, len(files), BATCH):
-            rows = Rows(None, files[start : start + BATCH])
-            for signal in signals:
-                for name, values in signal.measure(rows).items():
-                    columns.setdefault(name, []).extend(values.to_pylist())
-        return columns
+    def run(files: list[bytes]) -> dict[str, pa.Array]:
+        rows = Rows(None, files)
+        return {name: values for signal in signals for name, values in signal.measure(rows).items()}
 
     return run
 
@@ -104,28 +101,28 @@ def peers(functions: list[Callable[[Image.Image], object]], once: bool) -> Metho
     return run
 
 
-def by_imagededup(folder: Path) -> Method | str:
+def by_imagededup(folder: Path, files: list[bytes]) -> Method | str:
     """imagededup's three hashes from files, its documented use, or why it cannot be asked."""
     try:
         methods = importlib.import_module("imagededup.methods")
     except ImportError as error:
         return f"left out, it does not import here: {error}"
     encoders = [getattr(methods, name)(verbose=False) for name in ("PHash", "DHash", "WHash")]
+    paths = {file: str(folder / f"{number}.jpg") for number, file in enumerate(files)}
+    for file, path in paths.items():
+        Path(path).write_bytes(file)
 
-    def run(files: list[bytes]) -> None:
-        for number, file in enumerate(files):
-            path = folder / f"{number}.jpg"
-            if not path.exists():
-                path.write_bytes(file)
+    def run(some: list[bytes]) -> None:
+        for file in some:
             for encoder in encoders:
-                encoder.encode_image(image_file=str(path))
+                encoder.encode_image(image_file=paths[file])
 
     return run
 
 
 def check(files: list[bytes]) -> None:
     """End the run where a bit differs from imagehash or pdqhash."""
-    ours = curate(EVERYTHING)(files)
+    ours = {name: values.to_pylist() for name, values in curate(EVERYTHING)(files).items()}
     for number, file in enumerate(files):
         image = Image.open(io.BytesIO(file)).convert("RGB")
         for name in HASHES:
@@ -148,17 +145,18 @@ def compare(files: list[bytes], rounds: int, folder: Path) -> dict:
     for name, functions in singles.items():
         methods |= {f"curate, {name}": curate((name,)), f"peer, {name}": peers(functions, once=False)}
         pairs[f"{name} alone"] = (f"curate, {name}", f"peer, {name}")
-    dedup = by_imagededup(folder)
+    dedup = by_imagededup(folder, files)
     if not isinstance(dedup, str):
         methods |= {"curate, three hashes": curate(HASHES), "imagededup, three hashes": dedup}
         pairs["phash, dhash, whash, against imagededup"] = ("curate, three hashes", "imagededup, three hashes")
-    seconds: dict[str, list[float]] = {name: [] for name in methods}
-    for number in range(rounds + 1):
-        for name, method in methods.items():
-            start = time.process_time()
-            method(files)
-            if number:  # the first warms up
-                seconds[name].append(time.process_time() - start)
+    seconds = {name: [0.0] * rounds for name in methods}
+    for number in range(-1, rounds):  # the first warms up
+        for at in range(0, len(files), CHUNK):  # chunk by chunk, since the speed of a busy machine drifts
+            for name, method in methods.items():
+                start = time.process_time()
+                method(files[at : at + CHUNK])
+                if number >= 0:
+                    seconds[name][number] += time.process_time() - start
     return {
         "images": len(files),
         "mean_kb": round(sum(map(len, files)) / len(files) / 1e3, 1),

@@ -23,6 +23,7 @@ Image.MAX_IMAGE_PIXELS = MAX_PIXELS // 2  # Pillow raises at twice this value
 DECODER = {"pillow": PIL.__version__, "simplejpeg": simplejpeg.__version__}  # what decides the pixels
 MIN_SIDE = 16  # fewer pixels than this on a side say too little to compare pictures by
 MIN_SPREAD = 4.0  # grey levels of 255
+SMALL = 32  # side of the reduction that flatness is told by, and from which phash starts
 STRIP = 1 << 15  # pixels turned grey at a time: they stay in the cache, and huge pictures need no huge floats
 LARGEST = 2048  # pixels on a side up to which `lanczos` multiplies matrices
 LUMA = np.array([[19595, 38470, 7471, 1 << 15]], np.float32) / (1 << 16)  # Pillow's weights of R, G, B; rounding
@@ -88,15 +89,13 @@ def lanczos(levels: np.ndarray, width: int, height: int) -> np.ndarray:
     return (_lanczos if shrinks and _lanczos_agrees() else _lanczos_by_pillow)(levels, width, height)
 
 
-def is_flat(levels: np.ndarray) -> bool:
-    """Whether grey levels uint8 [height, width] are near-blank, or few: such pictures look alike to every measure.
+def is_flat(levels: np.ndarray, small: np.ndarray) -> bool:
+    """Whether a picture is near-blank or tiny: such pictures look alike to every measure.
 
-    Near-blank: their 32 x 32 box average has a standard deviation under MIN_SPREAD.
+    levels: its grey levels uint8 [height, width]; small: their `lanczos` reduction to SMALL x SMALL, whose standard
+    deviation is under MIN_SPREAD where there is next to nothing to see.
     """
-    if min(levels.shape) < MIN_SIDE:
-        return True
-    small = Image.fromarray(levels).resize((32, 32), Image.Resampling.BOX)
-    return float(np.asarray(small, np.float32).std()) < MIN_SPREAD
+    return min(levels.shape) < MIN_SIDE or float(small.std(dtype=np.float32)) < MIN_SPREAD
 
 
 def trials() -> list[np.ndarray]:

@@ -17,14 +17,17 @@ from curate.work import Engine, Report, run_all
 
 BATCH = 128  # images decoded at a time: 25 MB of pixels at 256 x 256
 MOST_PIXELS = 1 << 25  # of all images of a batch: 100 MB, unless a single one has more
-DECODED = frozenset({"pixels", "grey", "flat"})  # what is derived from the image, once for all signals of a pass
+DECODED = frozenset(
+    {"pixels", "grey", "small", "flat"}
+)  # what is derived from the image, once for all signals of a pass
 FROM_IMAGE = DECODED | {"image"}
 
 
 class Rows:
     """A batch of rows as signals see it: any sidecar column as Arrow data, "image" as encoded bytes, and, derived when
     first asked for and None where the image cannot be decoded, "pixels" (RGB uint8 [height, width, 3]), "grey" (uint8
-    [height, width], Pillow's convert("L")) and "flat" (whether the picture is near-blank or tiny)."""
+    [height, width], Pillow's convert("L")), "small" (uint8 [32, 32], Pillow's Lanczos reduction of it) and "flat"
+    (whether the picture is near-blank or tiny)."""
 
     def __init__(self, table: pa.Table, encoded: list[bytes] | None = None):
         self.table, self._encoded = table, encoded
@@ -54,8 +57,13 @@ class Rows:
         return [None if pixels is None else images.grey(pixels) for pixels in self.pixels]
 
     @cached_property
+    def small(self) -> list[np.ndarray | None]:
+        return [None if grey is None else images.lanczos(grey, images.SMALL, images.SMALL) for grey in self.grey]
+
+    @cached_property
     def flat(self) -> list[bool | None]:
-        return [None if grey is None else images.is_flat(grey) for grey in self.grey]
+        pairs = zip(self.grey, self.small, strict=True)
+        return [None if grey is None or small is None else images.is_flat(grey, small) for grey, small in pairs]
 
 
 def measure(dataset: Dataset, specs: Sequence[str], engine: str | Engine = "local") -> Dataset:

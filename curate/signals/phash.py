@@ -23,7 +23,7 @@ class Signal:
     """phash: binary(size * size / 8), the bits in imagehash's order, null where the image cannot be decoded.
     phash_flat: near-blank or tiny; its bits are noise and are never compared."""
 
-    reads = ("grey", "flat")
+    reads = ("grey", "small", "flat")
     distance = "hamming"
     threshold = 4  # of 64 bits; distances of balanced hashes are even
 
@@ -36,7 +36,12 @@ class Signal:
 
     def measure(self, rows) -> dict[str, pa.Array]:
         found = [levels for levels in rows["grey"] if levels is not None]
-        hashes = iter((batched if agrees(self.size) else one_by_one)(found, self.size))
+        if not agrees(self.size):
+            hashes = iter(one_by_one(found, self.size))
+        elif self.size * OVERSAMPLING == images.SMALL:
+            hashes = iter(of_reductions([small for small in rows["small"] if small is not None], self.size))
+        else:
+            hashes = iter(batched(found, self.size))
         codes = [None if levels is None else next(hashes) for levels in rows["grey"]]
         return {
             "phash": pa.array(codes, pa.binary(self.size**2 // 8)),
@@ -46,11 +51,15 @@ class Signal:
 
 def batched(pictures: list[np.ndarray], size: int) -> list[bytes]:
     """The hashes of grey uint8 [h, w] arrays."""
-    if not pictures:
-        return []
     side = size * OVERSAMPLING
-    small = np.stack([images.lanczos(levels, side, side) for levels in pictures])
-    frequencies = dct(dct(small.astype(np.float64), axis=1), axis=2)
+    return of_reductions([images.lanczos(levels, side, side) for levels in pictures], size)
+
+
+def of_reductions(small: list[np.ndarray], size: int) -> list[bytes]:
+    """The hashes of grey uint8 [4 * size, 4 * size] arrays."""
+    if not small:
+        return []
+    frequencies = dct(dct(np.stack(small).astype(np.float64), axis=1), axis=2)
     low = frequencies[:, :size, :size].reshape(len(small), -1)
     return [row.tobytes() for row in np.packbits(low > np.median(low, axis=1, keepdims=True), axis=1)]
 
