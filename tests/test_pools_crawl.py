@@ -19,7 +19,7 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from selectolax.lexbor import LexborHTMLParser
 
-from curate import pools
+from curate import streams
 from curate.crawl import archive
 from curate.crawl.charset import as_utf8
 from curate.crawl.html import images
@@ -647,7 +647,7 @@ class Archives(SimpleHTTPRequestHandler):
 
 
 def test_archives_on_the_web_are_asked_again_and_those_that_fail_are_named(monkeypatch):
-    monkeypatch.setattr(pools, "WAITS", (0.01, 0.01))
+    monkeypatch.setattr(streams, "WAITS", (0.01, 0.01))
     with ThreadingHTTPServer(("127.0.0.1", 0), Archives) as server:
         threading.Thread(target=server.serve_forever, daemon=True).start()
         url = f"http://127.0.0.1:{server.server_port}"
@@ -659,7 +659,7 @@ def test_archives_on_the_web_are_asked_again_and_those_that_fail_are_named(monke
             list(pool.read(missing))
         with pytest.raises(BadShard, match=r"broken\.wat\.gz is damaged after 0 rows: ContentLengthError"):
             list(pool.read(broken))
-        assert pools.size_of(missing) == 0
+        assert streams.size_of(missing) == 0
         server.shutdown()
 
 

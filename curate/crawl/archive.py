@@ -11,7 +11,7 @@ from typing import Any
 import pyarrow as pa
 from fastwarc.warc import ArchiveIterator, WarcRecord, WarcRecordType
 
-from curate import pools
+from curate import pools, streams
 from curate.crawl.page import Rows
 from curate.errors import BadShard, CurateError
 
@@ -31,7 +31,7 @@ class Archive:
 
     def __init__(self, part: str, types: WarcRecordType):
         try:
-            self._stored = _Stored(pools.opened(part))
+            self._stored = _Stored(streams.opened(part))
         except CurateError as error:  # one of a list of thousands: the others go on
             raise BadShard(str(error)) from error
         self._types = types
@@ -49,7 +49,7 @@ class Archive:
                     self.damage = "a record is cut short"
                     return
                 yield record, body
-        except pools.DAMAGE as error:
+        except streams.DAMAGE as error:
             self.damage = str(error)
             return
         if self._stored.is_cut():
@@ -140,7 +140,7 @@ def _ends(member: Any, block: bytes) -> bool:
     """Whether a gzip member ends within its next bytes; what is no gzip has no end to miss."""
     try:
         while block and not member.eof:
-            member.decompress(block, pools.BLOCK)
+            member.decompress(block, streams.BLOCK)
             block = member.unconsumed_tail
     except zlib.error:
         return True
@@ -152,7 +152,7 @@ def _is_list(path: str) -> bool:
 
 
 def _lines(path: str) -> list[str]:
-    with pools.Lines(path) as stored:
+    with streams.Lines(path) as stored:
         lines = stored.read().decode("utf-8", "replace").split()
         if stored.damage:
             raise CurateError(f"the path list {path} is damaged ({stored.damage}); fetch it again")

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from functools import cached_property
 
 from curate.errors import CurateError
-from curate.pools import Lines
+from curate.streams import Lines
 
 PREVIEW = 1 << 20
 

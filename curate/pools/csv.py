@@ -6,7 +6,7 @@ from typing import Any
 import pyarrow as pa
 from pyarrow import csv
 
-from curate import pools
+from curate import pools, streams
 from curate.errors import BadShard
 
 
@@ -38,12 +38,12 @@ class Pool:
             return "skip"
 
         parse = csv.ParseOptions(**self.quoting, invalid_row_handler=leave_out)
-        with pools.Lines(part) as lines:
+        with streams.Lines(part) as lines:
             try:
                 for batch in csv.open_csv(lines, parse_options=parse, convert_options=convert):
                     yield pools.pairs(batch[url], batch[caption])
                     rows += len(batch)
-            except pools.DAMAGE as error:
+            except streams.DAMAGE as error:
                 raise pools.damaged(part, rows, error) from error
             if lines.damage:
                 raise pools.damaged(part, rows, lines.damage)
@@ -52,8 +52,8 @@ class Pool:
 
     def columns(self, part: str) -> list[str]:
         """The names in the header."""
-        with pools.Lines(part) as lines:
-            header = lines.readline(pools.BLOCK)
+        with streams.Lines(part) as lines:
+            header = lines.readline(streams.BLOCK)
             if not header.strip():
                 if lines.damage:
                     raise pools.damaged(part, 0, lines.damage)
@@ -61,5 +61,5 @@ class Pool:
         parse = csv.ParseOptions(**self.quoting)
         try:
             return csv.read_csv(pa.BufferReader(header), parse_options=parse).column_names
-        except pools.DAMAGE as error:
+        except streams.DAMAGE as error:
             raise pools.damaged(part, 0, error) from error

@@ -10,7 +10,7 @@ import fsspec
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from curate import named, pools
+from curate import named, pools, streams
 from curate.errors import BadShard, CurateError
 
 IMAGES = 10_000  # images in a part
@@ -51,7 +51,7 @@ class Pool:
         self.places = pools.Places(self.path, None if name is None else str(name))
 
     def parts(self) -> list[str]:
-        fs, root = pools.store(self.path)
+        fs, root = streams.store(self.path)
         if pools.is_glob(self.path) or not fs.isdir(root):
             raise CurateError(f"{self.path} is no folder; name the folder that holds the images: folder(path=...)")
         fs.invalidate_cache()
@@ -59,7 +59,7 @@ class Pool:
         for folder, _, _ in fs.walk(root):
             if any(name.startswith(".") for name in folder.removeprefix(root).split("/")):
                 continue
-            url = folder if pools.is_local(self.path) else fs.unstrip_protocol(folder)
+            url = folder if streams.is_local(self.path) else fs.unstrip_protocol(folder)
             if pools.valid(url) != url:
                 raise CurateError(f"the name of the folder {pools.valid(url)} is no UTF-8; give it another")
             listed = _listed(url, self.path, self.table)
@@ -133,7 +133,7 @@ def _listed_once(folder: str, pool: str, table: str | None, digest: str) -> List
 
 
 def _listed(folder: str, pool: str, table: str | None) -> Listed:
-    fs, path = pools.store(folder)
+    fs, path = streams.store(folder)
     found = {str(about["name"]).rsplit("/", 1)[-1]: about.get("size") or 0
              for about in fs.ls(path, detail=True) if about["type"] != "directory"}  # fmt: skip
     files = {name: int(found[name]) for name in sorted(found) if not name.startswith(".")}
@@ -146,11 +146,11 @@ def _table(folder: str, files: dict[str, int], pool: str, name: str | None) -> t
     Raises CurateError where there are several, or not the one asked for.
     """
     names = (name,) if name else TABLES
-    fs, root = pools.store(pool)
+    fs, root = streams.store(pool)
     there = {table: files[table] for table in names if table in files}
-    while not there and len(pools.path_of(folder).rstrip("/")) > len(root.rstrip("/")):
+    while not there and len(streams.path_of(folder).rstrip("/")) > len(root.rstrip("/")):
         folder = folder.rpartition("/")[0]
-        paths = {table: f"{pools.path_of(folder)}/{table}" for table in names}
+        paths = {table: f"{streams.path_of(folder)}/{table}" for table in names}
         there = {table: int(fs.size(path) or 0) for table, path in paths.items() if fs.isfile(path)}
     if len(there) > 1:
         raise CurateError(f"{folder} has several tables: {', '.join(there)}; name one: folder(path=..., table=NAME)")
@@ -209,16 +209,16 @@ def _read(reader: pools.Pool, table: str) -> tuple[pa.Table, str | None]:
 
 def _contents(folder: str, names: list[str]) -> Iterator[bytes | OSError]:
     """The content of each file, or why it has none. Raises BadShard where a store does not answer."""
-    fs, root = pools.store(folder)
+    fs, root = streams.store(folder)
     for start in range(0, len(names), AT_ONCE):
         paths = [f"{root.rstrip('/')}/{name}" for name in names[start : start + AT_ONCE]]
         for path, content in zip(paths, fs.cat_ranges(paths, None, None, on_error="return"), strict=True):
-            yield content if isinstance(content, bytes) else _again(fs, path, pools.is_local(folder))
+            yield content if isinstance(content, bytes) else _again(fs, path, streams.is_local(folder))
 
 
 def _again(fs: fsspec.AbstractFileSystem, path: str, is_local: bool) -> bytes | OSError:
     try:
-        return fs.cat_file(path) if is_local else pools.persist(lambda: fs.cat_file(path))
+        return fs.cat_file(path) if is_local else streams.persist(lambda: fs.cat_file(path))
     except OSError as error:
         if is_local or isinstance(error, FileNotFoundError):
             return error

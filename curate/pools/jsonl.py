@@ -6,7 +6,7 @@ from typing import Any
 
 import pyarrow as pa
 
-from curate import pools
+from curate import pools, streams
 from curate.errors import BadShard
 
 ROWS = 65_536  # rows in a batch
@@ -27,13 +27,13 @@ class Pool:
 
     def columns(self, part: str) -> list[str]:
         """The keys of the first object."""
-        with pools.Lines(part) as lines:
+        with streams.Lines(part) as lines:
             return list(next(filter(None, map(_object, _buffered(lines))), {}))
 
     def read(self, part: str) -> Iterator[pa.Table]:
         rows, bad, keys = 0, [], None
         urls, captions = [], []
-        with pools.Lines(part) as lines:
+        with streams.Lines(part) as lines:
             for number, line in enumerate(_buffered(lines), 1):
                 found = _object(line)
                 if found is None:
@@ -55,9 +55,9 @@ class Pool:
             raise BadShard(f"{part}: {len(bad):,} lines are no JSON object (line {bad[0]}), {rows:,} rows read")
 
 
-def _buffered(lines: pools.Lines) -> Iterator[bytes]:
+def _buffered(lines: streams.Lines) -> Iterator[bytes]:
     held = b""
-    while block := lines.read(pools.BLOCK):
+    while block := lines.read(streams.BLOCK):
         *whole, held = (held + block).split(b"\n")
         yield from (line for line in whole if line.strip())
     if held.strip():

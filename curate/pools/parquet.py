@@ -10,7 +10,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from curate import pools
+from curate import pools, streams
 from curate.errors import BadShard, CurateError
 from curate.shard import SUCCESS
 
@@ -39,7 +39,7 @@ class Pool:
         try:
             with opened(self.parts()[0]) as file:
                 inside = self._image(file.schema_arrow, self.path)
-        except pools.DAMAGE:
+        except streams.DAMAGE:
             return None
         return pools.Places(self.path, self.name) if inside else None
 
@@ -50,7 +50,7 @@ class Pool:
         try:
             with opened(part) as file:
                 return file.schema_arrow.names
-        except pools.DAMAGE as error:
+        except streams.DAMAGE as error:
             raise pools.damaged(part, 0, error) from error
 
     def read(self, part: str) -> Iterator[pa.Table]:
@@ -62,7 +62,7 @@ class Pool:
                 for table in batches:
                     yield table
                     rows += len(table)
-        except pools.DAMAGE as error:
+        except streams.DAMAGE as error:
             raise pools.damaged(part, rows, error) from error
 
     def images(self, part: str, rows: list[int]) -> Iterator[tuple[int, bytes]]:
@@ -74,7 +74,7 @@ class Pool:
                     raise BadShard(f"{part} no longer holds images")
                 yield from _images(file, image, np.array(rows))
         except OSError as error:
-            if not pools.is_local(part):
+            if not streams.is_local(part):
                 raise BadShard(f"{part} cannot be read: {error}") from error
         except (pa.ArrowInvalid, pa.ArrowNotImplementedError):
             return  # damaged from here on
@@ -137,14 +137,14 @@ class Pool:
 
 @contextlib.contextmanager
 def opened(part: str) -> Iterator[pq.ParquetFile]:
-    """A parquet file of a pool. Raises CurateError where it is missing, one of pools.DAMAGE where it is none."""
+    """A parquet file of a pool. Raises CurateError where it is missing, one of streams.DAMAGE where it is none."""
     with contextlib.ExitStack() as stack:
-        source: Any = stack.enter_context(pools.opened(part))
+        source: Any = stack.enter_context(streams.opened(part))
         # Arrow's threads must not hold a Python file: as the process ends they abort it; pre_buffer has such threads,
         # and takes the memory of a whole row group of images
-        if pools.is_local(part):
-            source = stack.enter_context(pa.OSFile(pools.path_of(part)))
-        yield pq.ParquetFile(source, buffer_size=pools.BLOCK, pre_buffer=False)
+        if streams.is_local(part):
+            source = stack.enter_context(pa.OSFile(streams.path_of(part)))
+        yield pq.ParquetFile(source, buffer_size=streams.BLOCK, pre_buffer=False)
 
 
 def _batches(file: pq.ParquetFile, columns: list[str]) -> Iterator[pa.RecordBatch]:

@@ -11,14 +11,14 @@ from dataclasses import dataclass, field
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from curate import pools, tar
+from curate import pools, streams, tar
 from curate.errors import BadShard
 from curate.images import IMAGE_EXTENSIONS
 from curate.pools import parquet
 from curate.shard import SUCCESS
 
 ROWS = 65_536  # rows in a batch
-COMPRESSED = (*pools.CODECS, ".zst", ".tgz")
+COMPRESSED = (*streams.CODECS, ".zst", ".tgz")
 
 
 @dataclass
@@ -84,7 +84,7 @@ class Pool:
     def _listed(self, part: str) -> dict[str, Sample] | None:
         """The samples by key as the parquet file beside the tar has them; None where none has the keys and texts."""
         sidecar = pools.sidecar_of(part)
-        if sidecar is None or not pools.exists(sidecar):
+        if sidecar is None or not streams.exists(sidecar):
             return None
         try:
             with parquet.opened(sidecar) as file:
@@ -95,7 +95,7 @@ class Pool:
                     return None
                 read = [name for name in ("key", url, caption, "status") if name in columns]
                 table = file.read(list(dict.fromkeys(read)), use_threads=False)
-        except pools.DAMAGE as error:
+        except streams.DAMAGE as error:
             raise pools.damaged(sidecar, 0, error) from error
         found = pools.pairs(table[url or "key"], table[caption])
         good = pc.equal(table["status"].cast(pa.string()), SUCCESS) if "status" in read else pa.repeat(True, len(table))
@@ -183,15 +183,15 @@ class Pool:
 
 
 @contextmanager
-def _opened(part: str) -> Iterator[tuple[tar.Stream, pools.Inflated | None]]:
+def _opened(part: str) -> Iterator[tuple[tar.Stream, streams.Inflated | None]]:
     if _is_compressed(part):
-        inflated = pools.Inflated(part)
+        inflated = streams.Inflated(part)
         try:
             yield tar.Stream(inflated), inflated  # type: ignore[arg-type]
         finally:
             inflated.close()
         return
-    with pools.opened(part) as file:
+    with streams.opened(part) as file:
         try:
             stream = tar.Stream(file)
         except OSError as error:
@@ -200,14 +200,14 @@ def _opened(part: str) -> Iterator[tuple[tar.Stream, pools.Inflated | None]]:
 
 
 def _is_compressed(part: str) -> bool:
-    return pools.file_name(part).endswith(COMPRESSED)
+    return streams.file_name(part).endswith(COMPRESSED)
 
 
 def _is_whole(part: str) -> bool:
     """Whether a tar ends as it should, which a look at its last block tells; a compressed one is taken for whole."""
     if _is_compressed(part):
         return True
-    with pools.opened(part) as file:
+    with streams.opened(part) as file:
         if not file.seekable():
             return True
         size = file.seek(0, 2)

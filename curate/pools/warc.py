@@ -14,7 +14,7 @@ import pyarrow as pa
 from fastwarc.stream_io import BrotliReader, ChunkedReader, WarcReader
 from fastwarc.warc import WarcRecord, WarcRecordType
 
-from curate import pools
+from curate import streams
 from curate.crawl import archive
 from curate.crawl.charset import as_utf8
 from curate.crawl.html import images
@@ -87,9 +87,9 @@ def _inflated(body: bytes) -> bytes:
 
 def _read(stream: WarcReader) -> bytes:
     """What a decoder makes of a body; nothing where it is not encoded so."""
-    read = functools.partial(stream.read, pools.BLOCK)
+    read = functools.partial(stream.read, streams.BLOCK)
     try:
-        return b"".join(itertools.islice(iter(read, b""), archive.LARGEST // pools.BLOCK))
+        return b"".join(itertools.islice(iter(read, b""), archive.LARGEST // streams.BLOCK))
     except OSError:
         return b""
 

@@ -3,8 +3,8 @@
 import io
 
 from curate.errors import CurateError
-from curate.pools import Lines
 from curate.queries.text import normalise, words
+from curate.streams import Lines
 
 
 class Blocklist:

@@ -16,10 +16,10 @@ import pyarrow as pa
 
 from curate.errors import CurateError
 from curate.files import Folder
-from curate.pools import Lines
 from curate.queries.text import MARKS, WORD
 from curate.queries.wikipedia import Part, articles
 from curate.queries.wikitext import plain
+from curate.streams import Lines
 from curate.work import Report
 
 BLOCK = 5_000_000  # words, about, counted in memory at a time
