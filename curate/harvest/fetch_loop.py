@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from curate.harvest.fetch import Fetcher
 
 REDIRECTS = 5
-WAITING = 32 << 20  # bytes fetched and not yet taken, of all urls
+WAITING = 16 << 20  # bytes fetched and not yet taken, of all urls
 TYPICAL = 200_000  # bytes of an image, until some have come
 BACKOFF = 1.0  # seconds before the first retry, about; before each further one twice as many
 DIALLED = 4  # addresses of a name, at most
@@ -103,6 +103,8 @@ class Fetches:
             while self._left and not self._stopped:
                 self._look_up()
                 self._start(multi)
+                if not (self._active or self._later or len(self._names) or len(self._servers) or not self._left):
+                    raise RuntimeError(f"{self._left} urls wait for nothing")
                 self._wait(multi)
                 self._collect(multi)
         finally:
@@ -173,8 +175,8 @@ class Fetches:
         """Begin as many transfers as may be."""
         self._full = self._room.stops
         while len(self._active) < self._how.threads:
-            # what is under way is reckoned as images of the usual size
-            if self._active and self._room.held + len(self._active) * self._typical > WAITING:
+            # what is under way is reckoned as half an image of the usual size
+            if self._active and self._room.finished + len(self._active) * self._typical / 2 > WAITING:
                 self._full = True
                 return
             server = self._servers.ready()

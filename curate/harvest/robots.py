@@ -9,6 +9,7 @@ REFUSALS = {"noai", "noimageai", "noindex", "noimageindex", "none", "noml"}
 VALUED = {"max-snippet", "max-image-preview", "max-video-preview", "unavailable_after"}  # name: value
 AGENTS = ("curate", "img2dataset")  # the names that we listen to, next to *
 AGENT_NAME = re.compile(r"[\w.*-]+")  # so a date with its colons is none
+VERSION = re.compile(r"(?im)^(\s*user-agent\s*:\s*[\w-]+)/\S*")  # some write one behind a name
 NOBODY = "a-name-that-no-robots-txt-speaks-of"
 LARGEST = 500 << 10  # bytes of a robots.txt that are read, the least that RFC 9309 asks for
 
@@ -57,11 +58,12 @@ def rules(body: bytes) -> Rules:
 
     Our own group rules, or else the one for all; a group of img2dataset's that refuses is heard too.
     """
-    text = Protego.parse(body[:LARGEST].decode("utf-8-sig", "replace"))
+    text = VERSION.sub(r"\1", body[:LARGEST].decode("utf-8-sig", "replace"))
+    found = Protego.parse(text)
 
     def allowed(url: str) -> bool:
-        return bool(text.can_fetch(url, AGENTS[0])) and all(
-            text.can_fetch(url, agent) or not text.can_fetch(url, NOBODY) for agent in AGENTS[1:]
+        return bool(found.can_fetch(url, AGENTS[0])) and all(
+            found.can_fetch(url, agent) or not found.can_fetch(url, NOBODY) for agent in AGENTS[1:]
         )
 
     return allowed

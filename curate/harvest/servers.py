@@ -40,8 +40,9 @@ class Server:
 
     @property
     def open(self) -> bool:
-        """Whether its next url may be asked for, as far as robots.txt is concerned."""
-        return bool(self.waiting) and (not self.asked or self.rules is not None or self.waiting[0].of is not None)
+        """Whether there is something to do: urls wait, and not for its robots.txt."""
+        known = self.failure or self.rules is not None or not self.asked
+        return bool(self.waiting and (known or self.waiting[0].of))
 
     def heard(self, answered: bool, error: FetchError | None) -> None:
         """Note how it answered. One that keeps silent, or says that it is too busy, is given up."""
@@ -100,6 +101,10 @@ class Servers:
 
     def _free(self, server: Server) -> bool:
         return server.busy < self.limit and server.resume <= time.monotonic()
+
+    def __len__(self) -> int:
+        """How many are listed."""
+        return len(self._unknown) + len(self._ready)
 
     @property
     def ahead(self) -> int:

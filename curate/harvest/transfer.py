@@ -2,7 +2,6 @@
 
 import email.utils
 import errno
-import functools
 import io
 import math
 import os
@@ -242,7 +241,6 @@ def seconds_of(retry_after: str) -> float:
     return max(0.0, (date.replace(tzinfo=date.tzinfo or UTC) - datetime.now(UTC)).total_seconds())
 
 
-@functools.lru_cache(maxsize=1)
 def authorities() -> str:
     """The file of trusted certificates: this machine's (SSL_CERT_FILE names another), or else certifi's."""
     paths = ssl.get_default_verify_paths()
