@@ -518,13 +518,13 @@ def main() -> None:
                 "pixels": pixel_difference(contestants, folder / "outputs"),
                 "memory_mb": {one: memory(one, cells["https mix"]) for one in contestants},
             }  # fmt: skip
+            print(table(result), flush=True)
             if options.whole:
                 many = {
                     cell: [f"{cells[cell][at % options.images]}?{at}" for at in range(options.whole)]
                     for cell in ("https uni", "http mix")
                 }
                 result["whole"] = whole_in_turn(many, options.whole_rounds, folder)
-    print(table(result))
     print(json.dumps({key: result[key] for key in ("pixels", "memory_mb", "whole") if key in result}, indent=1))
     RESULTS.mkdir(exist_ok=True)
     (RESULTS / "download_vs_img2dataset.json").write_text(json.dumps(result, indent=1) + "\n")
