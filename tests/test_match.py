@@ -255,6 +255,21 @@ def test_blocks_of_any_size_give_the_same(monkeypatch):
     assert matches(matcher, texts) == expected
 
 
+@pytest.mark.parametrize("mode", match.MODES)
+def test_texts_that_repeat_are_matched_once_and_found_each_time(mode, monkeypatch):
+    texts = ["a dog", None, "é dog", "", "a dog", "nothing", None, "hot dog", "", "é dog", "nothing"] * 20
+    matcher = Matcher(["dog", "hot dog", "é", ""], mode)
+    monkeypatch.setattr(match, "DISTINCT", 0)
+    expected = matches(matcher, texts)
+    assert not matcher._repeating
+    monkeypatch.setattr(match, "DISTINCT", 0.8)
+    monkeypatch.setattr(match, "PROBED", 1)
+    assert matches(matcher, texts) == expected
+    assert matcher._repeating
+    matches(matcher, ["one", "two", "three"])
+    assert not matcher._repeating
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("mode", match.MODES)
 def test_more_than_a_million_queries(mode):
