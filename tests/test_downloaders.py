@@ -31,7 +31,7 @@ from PIL import Image
 from curate import named, tar
 from curate.dataset import Dataset
 from curate.errors import CurateError
-from curate.harvest import fetch, transfer
+from curate.harvest import fetch
 
 NAMES = ["native", "img2dataset"]
 IMAGES = rows()
@@ -453,15 +453,11 @@ def test_https_is_verified_against_the_machines_authorities(name, tmp_path, monk
     bundle = tmp_path / "bundle.pem"
     bundle.write_bytes(ours.read_bytes() + other.read_bytes())
     monkeypatch.setenv("SSL_CERT_FILE", str(bundle))
-    transfer.authorities.cache_clear()
-    try:
-        with serving(trusted) as known, serving(strange) as unknown, serving(elsewhere) as misnamed:
-            pairs = [web.pair(7) for web in (known, unknown, misnamed)]
-            reasons = [outcome.reason for outcome in downloaded(downloader(name), pairs, tmp_path / "out")]
-            assert reasons == [None, "tls", "tls"]
-            assert (unknown.asked, misnamed.asked) == ([], [])
-    finally:
-        transfer.authorities.cache_clear()
+    with serving(trusted) as known, serving(strange) as unknown, serving(elsewhere) as misnamed:
+        pairs = [web.pair(7) for web in (known, unknown, misnamed)]
+        reasons = [outcome.reason for outcome in downloaded(downloader(name), pairs, tmp_path / "out")]
+        assert reasons == [None, "tls", "tls"]
+        assert (unknown.asked, misnamed.asked) == ([], [])
 
 
 # a resolver that plays the internet: `rebound.test` is public when it is first looked up and private ever after
@@ -482,7 +478,7 @@ int getaddrinfo(const char *host, const char *port, const struct addrinfo *hints
 """
 WITH_RESOLVER = """
 import json, sys
-from curate.harvest import fetch, transfer
+from curate.harvest import fetch
 from pathlib import Path
 from test_downloaders import downloaded, downloader
 really = fetch.is_public
