@@ -22,6 +22,7 @@ RUNS = f"{WORK}/runs"
 WEB = -1  # the part and the row of a pair whose image is not in a pool
 RUN_ROWS = 500_000  # matched pairs sorted at a time
 RUN_BYTES = 1 << 28  # or so many bytes of them
+BATCH_ROWS, BATCH_BYTES = 1 << 14, 1 << 21  # matched at a time, at least
 GROUP_BYTES = 1 << 25  # files smaller than this are matched together: a task for each takes longer than its work
 GROUP_PARTS = 1_000
 
@@ -84,41 +85,37 @@ class Match:
         if done.get("made_by") == wanted and not done["damaged"]:
             return Report(str(group), sum(done["read"]), _counts(done), skipped=True)
         done = {"made_by": wanted, "read": [], "unusable": 0, "matched": 0, "bytes": 0, "runs": 0, "damaged": {}}
-        waiting: list[pa.Table] = []
-        for part in group.parts:
-            done["read"].append(0)
-            try:
-                for table in self._matched(part, done):
-                    waiting.append(table)
-                    if sum(map(len, waiting)) >= RUN_ROWS or sum(table.nbytes for table in waiting) >= RUN_BYTES:
-                        self._write_run(group, waiting, done)
-            except BadShard as error:
-                done["damaged"][part.path] = str(error)
-        self._write_run(group, waiting, done)
+        found = (self._matched(rows, done) for rows in joined(_usable_of(group, done), BATCH_ROWS, BATCH_BYTES))
+        for run in joined(found, RUN_ROWS, RUN_BYTES):
+            ranges.write(self.folder, run_of(group, done["runs"]), sorted_by_uid(run), "high", {})
+            done["runs"] += 1
         self.folder.write_json(group.marker, done)
         return Report(str(group), sum(done["read"]), _counts(done))
 
-    def _matched(self, part: Part, done: dict[str, Any]) -> Iterator[pa.Table]:
-        matcher = _matcher(self.folder, self.made_by)
-        for table in _pool(part.pool).read(part.path):
-            usable = _usable(table, part.number)
-            offsets, ids = matcher.match(usable["caption"])
-            hits = np.flatnonzero(np.diff(offsets))
-            queries = pa.ListArray.from_arrays(pa.array(offsets.astype(np.int32)), pa.array(ids))
-            found = with_uids(usable.append_column("queries", queries).take(pa.array(hits)))
-            done["read"][-1] += len(table)
-            done["unusable"] += len(table) - len(usable)
-            done["matched"] += len(hits)
-            done["bytes"] += sum(pc.sum(pc.binary_length(found[name])).as_py() or 0 for name in ("url", "caption"))
-            yield found
+    def _matched(self, rows: pa.Table, done: dict[str, Any]) -> pa.Table:
+        rows = rows.combine_chunks()
+        offsets, ids = _matcher(self.folder, self.made_by).match(rows["caption"])
+        hits = np.flatnonzero(np.diff(offsets))
+        queries = pa.ListArray.from_arrays(pa.array(offsets.astype(np.int32)), pa.array(ids))
+        found = with_uids(rows.append_column("queries", queries).take(pa.array(hits)))
+        done["matched"] += len(found)
+        done["bytes"] += sum(pc.sum(pc.binary_length(found[name])).as_py() or 0 for name in ("url", "caption"))
+        return found
 
-    def _write_run(self, group: Group, waiting: list[pa.Table], done: dict[str, Any]) -> None:
-        if sum(map(len, waiting)) == 0:
-            return
-        run = sorted_by_uid(pa.concat_tables(waiting))
-        waiting.clear()
-        ranges.write(self.folder, run_of(group, done["runs"]), run, "high", {})
-        done["runs"] += 1
+
+def joined(tables: Iterable[pa.Table], rows: int, size: int) -> Iterator[pa.Table]:
+    """Neighbours as one, until they have so many rows or bytes; without the empty ones."""
+    waiting: list[pa.Table] = []
+    held, held_bytes = 0, 0
+    for table in tables:
+        if len(table):
+            waiting.append(table)
+            held, held_bytes = held + len(table), held_bytes + table.nbytes
+        if held >= rows or held_bytes >= size:
+            yield pa.concat_tables(waiting)
+            waiting, held, held_bytes = [], 0, 0
+    if waiting:
+        yield pa.concat_tables(waiting)
 
 
 def run_of(group: Group, number: int) -> str:
@@ -145,6 +142,20 @@ def sorted_by_uid(table: pa.Table) -> pa.Table:
     first = np.ones(len(order), bool)
     first[1:] = (high[1:] != high[:-1]) | (low[1:] != low[:-1])
     return table.take(pa.array(order[first])).combine_chunks()
+
+
+def _usable_of(group: Group, done: dict[str, Any]) -> Iterator[pa.Table]:
+    """The usable rows of all parts; notes what was read, and which part broke."""
+    for part in group.parts:
+        done["read"].append(0)
+        try:
+            for table in _pool(part.pool).read(part.path):
+                usable = _usable(table, part.number)
+                done["read"][-1] += len(table)
+                done["unusable"] += len(table) - len(usable)
+                yield usable
+        except BadShard as error:
+            done["damaged"][part.path] = str(error)
 
 
 def _usable(table: pa.Table, part: int) -> pa.Table:
