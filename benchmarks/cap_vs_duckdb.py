@@ -35,7 +35,7 @@ import pyarrow as pa
 from curate.harvest import cap as caps
 
 RESULTS = Path(__file__).parent / "results" / "cap_vs_duckdb.json"
-SHAPES = {"500,000 queries": (500_000, 1.5, 100.0), "20,000 queries": (20_000, 1.7, 20.0)}  # queries, exponent, flat top
+SHAPES = {"500,000 queries": (500_000, 1.5, 100.0), "20,000 queries": (20_000, 1.7, 20.0)}  # queries, exponent, top
 TAIL = 0.056
 PIECES = 16  # buckets in which curate looks at the pairs
 
