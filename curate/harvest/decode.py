@@ -14,13 +14,14 @@ from curate.images import UndecodableImage
 SCALES = (8, 4, 2)  # libjpeg leaves out the high frequencies of a block: exact averages, no cost for what is left out
 PNG_SIGNATURE, CHUNK, CHECKSUM = b"\x89PNG\r\n\x1a\n", struct.Struct(">I4s"), 4
 ROWS = 64  # that are put on white at a time, in the cache
-UNREADABLE = ("Premature end of JPEG file", "Unsupported")  # cut off; 12 bits, arithmetic or lossless coding
+UNREADABLE = ("Premature end of JPEG file", "Unsupported JPEG")  # cut off; 12 bits, lossless
 
 
-def decode(encoded: bytes, header: Header, least: float, strict: bool) -> np.ndarray:
+def decode(encoded: bytes, header: Header, least: float, strict: bool) -> tuple[np.ndarray, int]:
     """Blue, green, red or grey uint8 [height, width(, 3)] of the first frame, as stored; transparency on white.
 
-    A JPEG comes at 1/2, 1/4 or 1/8 of its size where its short side then still has `least` pixels.
+    And how many pixels of the image, each way, one of them stands for: a JPEG comes at 1/2, 1/4 or 1/8 of its size
+    where its short side then still has `least` pixels. What does not fill the last one is filled up by its neighbours.
     Raises UndecodableImage: not decodable (cut off, too), and where `strict` corrupt: a JPEG that libjpeg-turbo
     decodes with a warning.
     """
@@ -32,21 +33,22 @@ def decode(encoded: bytes, header: Header, least: float, strict: bool) -> np.nda
     if pixels is None and header.plain and header.format in ("png", "webp", "gif"):
         raise UndecodableImage("not decodable")
     if pixels is None or pixels.dtype != np.uint8:
-        return _pillow(encoded)
-    return on_white(pixels) if pixels.ndim == 3 and pixels.shape[2] == 4 else pixels
+        return _pillow(encoded), 1
+    return on_white(pixels) if pixels.ndim == 3 and pixels.shape[2] == 4 else pixels, 1
 
 
-def _jpeg(encoded: bytes, least: float, strict: bool) -> np.ndarray:
+def _jpeg(encoded: bytes, least: float, strict: bool) -> tuple[np.ndarray, int]:
     try:
         height, width, space, _ = simplejpeg.decode_jpeg_header(encoded, strict=False)
     except (ValueError, KeyError):  # KeyError: samplings that it has no name for
-        return _unusual_jpeg(encoded)
+        return _unusual_jpeg(encoded), 1
     scale = next((scale for scale in SCALES if min(height, width) / scale >= least), 1)
     size = {"min_height": -(-height // scale), "min_width": -(-width // scale)}
     if space in ("CMYK", "YCCK"):
         _sound(encoded, "CMYK", strict, {"min_height": 1, "min_width": 1})
-        return _unusual_jpeg(encoded)
-    return _sound(encoded, "GRAY" if space == "Gray" else "BGR", strict, size)
+        return _unusual_jpeg(encoded), 1
+    pixels = _sound(encoded, "GRAY" if space == "Gray" else "BGR", strict, size)
+    return pixels, scale if len(pixels) < height else 1
 
 
 def _sound(encoded: bytes, space: str, strict: bool, size: dict[str, int]) -> np.ndarray:
