@@ -27,7 +27,7 @@ class Web:
     """`url` of the server, `hits` of each path; `delay` seconds before each answer.
 
     `pages`: what more it answers to a path with its query; `asked`: (time, path with query, headers) of each request;
-    `most`: how many it answered at the same time.
+    `most`: how many waited for an answer at the same time.
     """
 
     def __init__(self, url: str):
@@ -60,8 +60,9 @@ class Handler(BaseHTTPRequestHandler):
 
     def do_GET(self):
         self.web.asked.append((time.monotonic(), self.path, dict(self.headers)))
-        with self.web.answering(), contextlib.suppress(OSError):  # the other side hung up
+        with self.web.answering():  # not until the last byte: who has that asks again before this thread goes on
             time.sleep(self.web.delay)
+        with contextlib.suppress(OSError):  # the other side hung up
             self._answer()
 
     def _answer(self):

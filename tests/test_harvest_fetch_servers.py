@@ -1,6 +1,5 @@
 """Many urls of many servers: who waits for whom, who is asked again, and who is left alone."""
 
-import contextlib
 import datetime
 import errno
 import ipaddress
@@ -9,10 +8,9 @@ import ssl
 import threading
 import time
 from email.utils import format_datetime
-from http.server import ThreadingHTTPServer
 
 import pytest
-from harvest_web import Handler, Page, Web, picture, serving
+from harvest_web import Page, picture, serving
 
 from curate.errors import CurateError
 from curate.harvest import fetch, fetch_loop, names, robots, servers, transfer
@@ -291,18 +289,11 @@ def certificate(folder, name: str, *, by=None, host: str | None = None):
     return key, signed
 
 
-@contextlib.contextmanager
 def secure(folder, name: str):
-    handler = type("Bound", (Handler,), {})
-    with ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
-        context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-        context.load_cert_chain(folder / f"{name}.pem", folder / f"{name}.key")
-        server.socket = context.wrap_socket(server.socket, server_side=True)
-        server.daemon_threads = True
-        handler.web = Web(f"https://127.0.0.1:{server.server_port}")
-        threading.Thread(target=server.serve_forever, args=(0.05,), daemon=True).start()
-        yield handler.web
-        server.shutdown()
+    """A web over https with a certificate of `folder`."""
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.load_cert_chain(folder / f"{name}.pem", folder / f"{name}.key")
+    return serving(context)
 
 
 def test_https_is_verified_name_and_authority(tmp_path, monkeypatch, web):
@@ -341,13 +332,12 @@ def test_what_breaks_in_the_other_thread_is_raised_here(web, monkeypatch):
 
 
 def test_leaving_early_leaves_nothing_behind(web):
-    threads = threading.active_count()
-    start = time.monotonic()
+    before, start = set(threading.enumerate()), time.monotonic()
     with Fetcher(**QUICK).fetch([f"{web.url}/1.jpg", f"{web.url}/hang", f"{web.url}/drip"]) as fetched:
         assert next(fetched)[1] == picture(1)
     assert time.monotonic() - start < 0.5
     time.sleep(0.05)
-    assert sum(thread.name.startswith("curate") for thread in threading.enumerate()) == 0, threads
+    assert not [thread for thread in set(threading.enumerate()) - before if thread.name.startswith("curate")]
 
 
 def test_a_machine_out_of_sockets_says_so(web, monkeypatch):
