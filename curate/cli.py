@@ -168,10 +168,10 @@ def build(out: str, **options: Any) -> Any:
 @click.option("--download/--no-download", default=True, show_default=True, help="Stop after the candidates are chosen.")
 @click.option(
     "--downloader",
-    default="auto",
+    default="native",
     show_default=True,
     metavar="NAME",
-    help="auto (img2dataset where it can be imported, else native), or NAME(image_size=512, threads=64, retries=1).",
+    help="native or img2dataset, with options: native(image_size=512, threads=64, robots_txt=true).",
 )
 @click.option(
     "--decode",

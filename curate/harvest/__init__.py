@@ -4,8 +4,6 @@ The text side (match, join, cap, select) leaves DATASET/candidates; downloading 
 DATASET/shards. Both are tasks over small pieces whose result does not depend on how the work was cut or interrupted.
 """
 
-import importlib.util
-import sys
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
@@ -35,7 +33,7 @@ TOLD = ("pairs", "matches", "draws", "selected", "cap", "head_share", "tail_shar
 
 def run(dataset: Dataset, pools: Sequence[str], queries: str, cap: int | None = None, match: str = "default",
         casefold: bool = False, balance: str = "cap", tail_share: float | None = None, download: bool = True,
-        downloader: str = "auto", decode: str | None = None, allow_private: bool = False, shard_size: int = 10_000,
+        downloader: str = "native", decode: str | None = None, allow_private: bool = False, shard_size: int = 10_000,
         oversample: float = 1.0, top_up: int = 0, retry_failed: bool = False, min_success: float = 0.05, seed: int = 0,
         engine: str | Engine = "local") -> Dataset:  # fmt: skip
     """Harvest pools of urls and texts into a dataset; run again, it continues where it was stopped.
@@ -140,9 +138,6 @@ def _parts(pools: Sequence[str]) -> list[Part]:
 
 
 def _downloader(text: str, decode: str | None, allow_private: bool) -> Spec:
-    if text == "auto":
-        usable = sys.version_info < (3, 13) and importlib.util.find_spec("img2dataset")  # imports imghdr, gone in 3.13
-        text = "img2dataset" if usable else "native"
     spec = named.parse(text)
     told = {name: value for name, value in (("decode", decode), ("allow_private", allow_private)) if value}
     spec = Spec(spec.name, tuple(sorted({**dict(spec.options), **told}.items())), spec.alias)
