@@ -3,6 +3,7 @@
 import functools
 import importlib
 import json
+import os
 import sys
 from collections.abc import Callable
 from typing import Any
@@ -11,6 +12,8 @@ import click
 
 import curate
 from curate.errors import BadShard, CurateError
+
+INTERRUPTED = 130  # exit status after Ctrl-C, as shells have it
 
 
 def common(command: Callable[..., Any]) -> Callable[..., Any]:
@@ -32,6 +35,9 @@ def common(command: Callable[..., Any]) -> Callable[..., Any]:
                 raise
             click.echo(f"curate: {error}", err=True)
             sys.exit(1)
+        except KeyboardInterrupt:
+            click.echo("\ncurate: interrupted; what is done is kept, run again to go on", err=True)
+            os._exit(INTERRUPTED)  # threads that still fetch or compute are not waited for
         for item, reason in failures.items():
             click.echo(f"curate: {reason}" if item in reason else f"curate: {item}: {reason}", err=True)
         click.echo(

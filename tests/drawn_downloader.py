@@ -4,6 +4,7 @@
 """
 
 import io
+import json
 from pathlib import Path
 
 import pyarrow as pa
@@ -42,10 +43,12 @@ class Downloader:
             elif "flaky" in pair["url"] and pair["url"] not in before:
                 result = {"status": "failed_to_download", "error_message": "timeout"}
             else:
-                files += [(f"{pair['key']}.jpg", IMAGE), (f"{pair['key']}.txt", pair["caption"].encode())]
+                about = json.dumps({"url": pair["url"], "key": pair["key"]}).encode()
+                files += [(f"{pair['key']}.jpg", IMAGE), (f"{pair['key']}.txt", pair["caption"].encode()),
+                          (f"{pair['key']}.json", about)]  # fmt: skip
             done.append({"key": pair["key"], **result})
         with self.log.open("a") as log:
-            log.writelines(f"{url}\n" for url in rows["url"].to_pylist())
+            log.writelines(f"{url}\n" for url in sorted(set(rows["url"].to_pylist())))
         with open(f"{scratch}/{name}.tar", "wb") as out:
             write_tar(out, files)
         return f"{scratch}/{name}.tar", pa.Table.from_pylist(done, RESULTS)

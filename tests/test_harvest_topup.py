@@ -1,5 +1,7 @@
 """Top-up: dead links are made up for, exactly as the plain loop over queries would."""
 
+import io
+import json
 import math
 import random
 from collections import Counter
@@ -11,8 +13,10 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from drawn_downloader import alive
+from harvest_web import serving
+from PIL import Image
 
-from curate import work
+from curate import tar, work
 from curate.dataset import Dataset
 from curate.errors import CurateError
 from curate.harvest import groups, run, shuffle
@@ -138,6 +142,7 @@ def test_top_up_offers_and_counts_what_the_plain_loop_does(ask, monkeypatch, cas
     found = [pair for pairs in shards_of(dataset).values() for pair in pairs]
     assert max(Counter(uid for uid, _ in found).values()) == 1
     assert {uid for uid, _ in found} == set().union(*plain.offered)
+    assert max(Counter(Path(f"{dataset.url}.log").read_text().split()).values()) == 1
     counts = dataset.history[-1]["counts"]
     assert [entry["pairs"] for entry in counts["rounds"]] == [len(new) for new in plain.offered[1:]]
     selected = selected_of(dataset)
@@ -230,6 +235,46 @@ def test_what_failed_for_a_passing_reason_is_offered_again_once(ask, tmp_path):
     settled = ask(rows, retry_failed=True, **options)  # nothing is left to retry
     assert settled.history[-1]["counts"] == after
     assert (tmp_path / "dataset.log").read_text() == asked
+
+
+def check_samples(dataset) -> int:
+    """Every pair with an image has its members in the tar, under its own key; how many there are."""
+    pairs = 0
+    for shard in dataset.shards:
+        rows = shard.rows().to_pylist()
+        assert dataset.folder.read_json(f"{shard}_stats.json")["successes"] == len(rows)
+        with shard.folder.local(shard.tar) as path, tar.opened(path) as view:
+            samples = {sample.key: sample.members for sample in tar.samples(view)}
+            assert sorted(samples) == sorted(row["key"] for row in rows)
+            for row in rows:
+                members = [samples[row["key"]][kind] for kind in ("json", "txt", "jpg")]
+                about, text, image = (bytes(view[m.data : m.data + m.size]) for m in members)
+                said = json.loads(about)
+                assert (said["key"], said["url"], text.decode()) == (row["key"], row["url"], row["caption"])
+                assert Image.open(io.BytesIO(image)).size == (row["width"], row["height"])
+        pairs += len(rows)
+    return pairs
+
+
+def test_a_url_of_an_earlier_round_is_not_asked_for_again_its_image_is_copied(ask):
+    rows = [(f"http://a.test/{number % 40}", f"ant {number}") for number in range(200)]
+    dataset = ask(rows, dead=0.5, cap=60, top_up=9)
+    assert dataset.history[-1]["counts"]["rounds"]
+    asked = Path(f"{dataset.url}.log").read_text().split()
+    assert len(asked) == len(set(asked)) <= 40
+    assert check_samples(dataset) > 40
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("downloader", ["img2dataset", "native"])
+def test_rounds_of_real_downloaders_ask_for_each_url_once(ask, downloader):
+    with serving() as web:
+        rows = [(f"{web.url}/{f'{number % 30}.jpg' if number % 5 else f'missing-{number % 9}.jpg'}", f"ant {number}")
+                for number in range(150)]  # fmt: skip
+        dataset = ask(rows, cap=70, top_up=9, downloader=downloader, allow_private=True)
+        assert dataset.history[-1]["counts"]["rounds"]
+        assert max(web.hits.values()) == 1
+    assert check_samples(dataset) >= dataset.history[-1]["counts"]["kept"] == 70
 
 
 def test_retry_and_top_up_go_together(ask):

@@ -14,31 +14,16 @@ from curate import named, shard, tar
 from curate.dataset import fingerprint
 from curate.errors import CurateError
 from curate.files import Folder, scratch
-from curate.harvest import ranges, stored
+from curate.harvest import known, ranges, stored
+from curate.harvest.place import Place
+from curate.harvest.reasons import LOST
 from curate.harvest.resize import RESULTS
 from curate.harvest.shuffle import Ranged
 from curate.named import Spec
 from curate.work import Report
 
+Archive = tuple[str, dict[str, str]]  # a tar, and the keys that some of its samples should have instead
 ORDER = {"jpg": 0, "txt": 1, "json": 2}
-LOST = "lost by the downloader"
-
-
-@dataclass(frozen=True)
-class Place:
-    """One shard of a round: the pairs whose place lies in the number-th of `of` equal ranges."""
-
-    number: int
-    of: int
-    first: int = 0  # shards of the rounds before
-    width: int = 5  # digits of its name
-
-    def __str__(self) -> str:
-        return f"shards/{self.name}"
-
-    @property
-    def name(self) -> str:
-        return f"{self.first + self.number:0{self.width}d}"
 
 
 @dataclass(frozen=True)
@@ -48,6 +33,7 @@ class Download:
     folder: Folder
     kept: Ranged  # the files that hold the kept pairs, sorted by place
     downloader: Spec
+    earlier: tuple[Place, ...] = ()  # of each earlier round any shard
 
     def __call__(self, place: Place) -> Report:
         rows = _rows(self.folder, self.kept, place)
@@ -63,20 +49,28 @@ class Download:
             table = _joined(stored.without_place(rows), results)
             stats = _stats(table, start)
             with contextlib.ExitStack() as stack:
-                views = [stack.enter_context(tar.opened(path)) for path in archives]
+                views = [(stack.enter_context(tar.opened(path)), keys) for path, keys in archives]
                 shard.write(self.folder, place.name, _members(views, str(place)), table, stats, made_by)
         return Report(str(place), len(rows), stats["status_dict"])
 
-    def _downloaded(self, place: Place, rows: pa.Table, worker: Any, folder: str) -> tuple[list[str], pa.Table]:
-        """Tars in `folder`, and what became of every row: from the web, and from the pools themselves."""
+    def _downloaded(self, place: Place, rows: pa.Table, worker: Any, folder: str) -> tuple[list[Archive], pa.Table]:
+        """Tars in `folder`, and what became of every row: from the web, from an earlier round, from the pools."""
         web, inside = stored.split(rows)
-        done = []
+        earlier = known.Known(self.folder, self.earlier, place, web["url"])
+        again, web = earlier.split(stored.without_place(web))
+        archives, tables = [], [RESULTS.empty_table()]
         if len(web):
-            done.append(worker.download(place.name, stored.without_place(web), folder))
-        if len(inside):
-            done.append(stored.Stored(self.folder, worker.resizer).download(place.name, inside, folder))
-        tables = [results.select(RESULTS.names).cast(RESULTS) for _, results in done]
-        return [path for path, _ in done], pa.concat_tables(tables) if tables else RESULTS.empty_table()
+            web, keys = known.renumbered(place.name, web)
+            path, results = worker.download(place.name, web, folder)
+            wanted = pa.array([keys[key] for key in results["key"].to_pylist()], pa.string())
+            archives.append((path, keys))
+            tables.append(results.set_column(results.column_names.index("key"), "key", wanted))
+        for source, some in ((earlier, again), (stored.Stored(self.folder, worker.resizer), inside)):
+            if len(some):
+                path, results = source.download(place.name, some, folder)
+                archives.append((path, {}))
+                tables.append(results)
+        return archives, pa.concat_tables(table.select(RESULTS.names).cast(RESULTS) for table in tables)
 
 
 def _rows(folder: Folder, kept: Ranged, place: Place) -> pa.Table:
@@ -118,11 +112,12 @@ def _joined(rows: pa.Table, results: pa.Table) -> pa.Table:
     return rows.select([uid, *(i for i in range(rows.num_columns) if i != uid)])
 
 
-def _members(views: list[memoryview], name: str) -> Iterator[tuple[str, bytes]]:
-    found = ((view, sample) for view in views for sample in tar.samples(view, name))
-    for view, sample in sorted(found, key=lambda item: item[1].key):
-        for member in (sample.members[kind] for kind in sorted(sample.members, key=ORDER.__getitem__)):
-            yield member.name, bytes(view[member.data : member.data + member.size])
+def _members(archives: list[tuple[memoryview, dict[str, str]]], name: str) -> Iterator[tuple[str, bytes]]:
+    found = ((keys.get(s.key, s.key), s, view) for view, keys in archives for s in tar.samples(view, name))
+    for key, sample, view in sorted(found, key=lambda item: item[0]):
+        for extension in sorted(sample.members, key=ORDER.__getitem__):
+            member = sample.members[extension]
+            yield known.renamed(extension, bytes(view[member.data : member.data + member.size]), sample.key, key)
 
 
 def _stats(table: pa.Table, start: float) -> dict[str, Any]:

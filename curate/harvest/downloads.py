@@ -121,7 +121,8 @@ class Downloads:
     def _fetch(self, found: Round) -> None:
         todo = rounds.places(found, self.rounds[0])
         label = LABELS[found.kind] if found.kind == rounds.DRAW else f"{LABELS[found.kind]} {found.number}"
-        task = Download(self.folder, self._kept(found), self.spec)
+        before = [places[0] for r in self.rounds[: found.number] if (places := rounds.places(r, self.rounds[0]))]
+        task = Download(self.folder, self._kept(found), self.spec, tuple(before))
         self.outcomes.append(run_all(task, todo, self.engine, label if todo else "", postfix=Speed()))
 
     def _kept(self, found: Round) -> Ranged:

@@ -8,16 +8,14 @@ import pyarrow.compute as pc
 
 from curate.files import Folder
 from curate.harvest import ranges
-from curate.harvest.download import LOST
 from curate.harvest.groups import Group
 from curate.harvest.matches import WEB
+from curate.harvest.reasons import passing
 from curate.harvest.select import placed
 from curate.harvest.uids import hashes
 from curate.shard import SUCCESS, Shard
 from curate.work import Number, Report
 
-PASSING = ["dns", "timeout", "too slow", "deadline", "connection", "connection refused", "cut short", LOST]
-STATUSES = r"^http (408|425|429|5\d\d)$"
 COLUMNS = ["uid", "url", "caption", "queries", "selected_by", "status", "error_message"]
 
 
@@ -46,9 +44,8 @@ class Failed:
     def _failed(self, name: str) -> pa.Table:
         table = self.folder.read_table(Shard(self.folder, name).parquet, COLUMNS)
         failed = pc.not_equal(table["status"], SUCCESS)
-        reason = pc.fill_null(table["error_message"], "")
-        passing = pc.or_(pc.is_in(reason, pa.array(PASSING)), pc.match_substring_regex(reason, STATUSES))
-        return table.filter(pc.and_(failed, passing))
+        worth = [reason for reason in pc.unique(table["error_message"]).to_pylist() if passing(reason)]
+        return table.filter(pc.and_(failed, pc.is_in(table["error_message"], pa.array(worth, pa.string()))))
 
 
 def again_of(place: str, group: Group) -> str:

@@ -12,8 +12,8 @@ import pyarrow as pa
 
 from curate.errors import CurateError
 from curate.files import Folder
-from curate.harvest.download import Place
 from curate.harvest.matches import WORK
+from curate.harvest.place import Place
 from curate.harvest.select import LIMITS
 
 RECORDS = "candidates/rounds"
