@@ -32,6 +32,13 @@ class Rows:
     def __init__(self, table: pa.Table, encoded: list[bytes] | None = None):
         self.table, self._encoded = table, encoded
 
+    @classmethod
+    def of(cls, pictures: Sequence[np.ndarray]) -> "Rows":
+        """Rows of nothing but pictures that are decoded already, RGB uint8 [height, width, 3] each."""
+        rows = cls(pa.table({"uid": [str(number) for number in range(len(pictures))]}))
+        rows.pixels = list(pictures)
+        return rows
+
     def __len__(self) -> int:
         return len(self.table)
 

@@ -45,6 +45,11 @@ class Signal:
             "pdq_flat": pa.array(flat, pa.bool_()),
         }
 
+    def turned(self, pixels: np.ndarray) -> np.ndarray | None:
+        """The codes uint8 [8, 32] of a picture in all its turns, from one transform; None where they are noise."""
+        hashes, quality = pdq_dihedral(pixels)
+        return hashes if quality >= QUALITY and min(pixels.shape[:2]) >= images.MIN_SIDE else None
+
 
 def pdq(pixels: np.ndarray) -> tuple[bytes, int]:
     """(hash, quality) of RGB uint8 [height, width, 3]."""
