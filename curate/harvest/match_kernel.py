@@ -52,8 +52,8 @@ def matched(data, offsets, text, text8, kinds, kinds8, classes, pages, page_clas
             bounds[row - first] = tokens
         _look_up(words, windows, bits, plain, hashes, before, tokens, values, nexts, some, paths, recent, known)
         while True:
-            after = _walk(words, windows, twins, bits, plain, hashes, before, values, nexts, bounds, found, size, few,
-                          counts, first, row)  # fmt: skip
+            after = _walk(words, windows, twins, bits, plain, hashes, before, values, nexts, some, bounds, found, size,
+                          few, counts, first, row)  # fmt: skip
             if after >= 0:
                 break
             found = np.append(found, np.empty(len(found), np.int32))
@@ -63,14 +63,14 @@ def matched(data, offsets, text, text8, kinds, kinds8, classes, pages, page_clas
 
 @compiled
 def _look_up(words, windows, bits, plain, hashes, before, tokens, values, nexts, some, paths, recent, known):
-    """The value of each token alone, and of its window with the next token.
+    """The value of each token alone; `some` tokens, ended by LAST, whose window with the next one is a node, its value.
 
     Loops almost without branches, so that the processor waits for many places at once; common words are remembered.
     """
     missing, likely, slots = np.int64(0), np.int64(0), U(len(recent) - 1)
     for token in range(tokens):
         slot = hashes[token] >> U(32) & slots
-        values[token], nexts[token] = known[slot], U(0)
+        values[token] = known[slot]
         some[missing] = token
         missing += recent[slot] != hashes[token]
     for i in range(missing):
@@ -87,20 +87,26 @@ def _look_up(words, windows, bits, plain, hashes, before, tokens, values, nexts,
         goes_on = values[token] & U(touch == 1 or (touch >= 0 and not plain))
         likely += np.int64(_likely(paths[likely], windows, bits) & goes_on)
     for i in range(likely):
-        nexts[some[i]] = words[paths[i] >> (U(64) - bits)]
+        nexts[i] = words[paths[i] >> (U(64) - bits)]
+    there = 0
     for i in range(likely):
-        nexts[some[i]] = _value(paths[i], nexts[some[i]], words, bits)
+        some[there], nexts[there] = some[i], _value(paths[i], nexts[i], words, bits)
+        there += nexts[there] != 0
+    some[there] = LAST
 
 
 @compiled
-def _walk(words, windows, twins, bits, plain, hashes, before, values, nexts, bounds, found, size, few, counts, first,
-          after):  # fmt: skip
+def _walk(words, windows, twins, bits, plain, hashes, before, values, nexts, some, bounds, found, size, few, counts,
+          first, after):  # fmt: skip
     """Append the queries of each text to found[:size]; the new size, -1 where there is no room."""
+    window = 0
     for row in range(first, after):
         begin, end = size, bounds[row - first + 1]
         for token in range(bounds[row - first], end):
             size = _ended(values[token], twins, found, size)
-            value, path, last = nexts[token], hashes[token], token + 1
+        while some[window] < end:
+            value, path, last = nexts[window], hashes[some[window]], some[window] + 1
+            window += 1
             while value:
                 size = _ended(value, twins, found, size)
                 path = _longer(path, hashes[last], before[last], plain)
