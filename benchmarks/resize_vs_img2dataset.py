@@ -117,7 +117,7 @@ def differences(images: list[bytes]) -> dict[str, dict[str, float]]:
             "images": len(pairs), "equal": sum(np.array_equal(one, two) for one, two in pairs),
             "mean_difference": statistics.mean(levels), "most_mean_difference": max(levels),
             "psnr": statistics.median(psnr(one, two) for one, two in pairs),
-            "phash_bits": statistics.mean(bits), "most_phash_bits": max(bits),
+            "phash_bits": float(np.mean(bits)), "most_phash_bits": max(bits),
             "cosine_distance": float(drift.mean()), "most_cosine_distance": float(drift.max()),
         }  # fmt: skip
     return {name: {key: round(float(value), 5) for key, value in row.items()} for name, row in table.items()}
