@@ -140,6 +140,21 @@ def write(folder: Folder, name: str, archive: bytes | Iterable[tuple[str, bytes]
     folder.write_json(f"shards/{name}_stats.json", stats)
 
 
+def write_sizes(folder: Folder, pairs: Mapping[str, int]) -> None:
+    """Write shards/sizes.json, in which open_clip and DataComp look up how many pairs each tar holds.
+
+    `pairs` by shard ("shards/00000"); tars that it does not name are counted as their stats say.
+    """
+    names = (name.removesuffix(".tar") for name in folder.names("shards/*.tar"))
+    known = ((name, pairs[name] if name in pairs else _successes(folder, name)) for name in names)
+    folder.write_json("shards/sizes.json", {f"{name.removeprefix('shards/')}.tar": count for name, count in known})
+
+
+def _successes(folder: Folder, name: str) -> int:
+    stats = f"{name}_stats.json"
+    return folder.read_json(stats)["successes"] if folder.exists(stats) else 0
+
+
 def _row(key: str, parts: dict[str, bytes], shard: str) -> dict[str, Any]:
     row: dict[str, Any] = {"key": key, "url": "", "caption": ""}
     if "json" in parts:

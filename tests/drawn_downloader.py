@@ -29,7 +29,7 @@ def alive(url: str, dead: float) -> bool:
 
 
 class Downloader:
-    def __init__(self, log: str, dead: float = 0.4, image_size: int = 256):
+    def __init__(self, log: str, dead: float = 0.4, image_size: int = 256, allow_private: bool = True):
         self.log, self.dead, self.resizer = Path(log), dead, None
         self.made_by = {"downloader": "drawn", "image_size": image_size}
 

@@ -18,7 +18,7 @@ from curate.dataset import MANIFEST, Dataset, fingerprint
 from curate.errors import BadShard, CurateError
 from curate.files import Folder
 from curate.filter.select import for_tasks, kept_rows, schema_of
-from curate.shard import SUCCESS, Shard, uid_of
+from curate.shard import SUCCESS, Shard, uid_of, write_sizes
 from curate.work import Engine, Outcome, Report, run_all
 
 PLAN = "export.json"  # what this export is of; written before its first shard
@@ -75,6 +75,7 @@ def run(datasets: Sequence[Dataset], out: Dataset, selection: str | None = None,
     targets = _targets(list(zip(usable, (report.rows for report in counted.reports), strict=True)), shard_size)
     task = Copy(out.folder, fingerprint(plan), _schema(datasets, signals), _digits(shard_size))
     outcome = run_all(task, targets, engine, "export")
+    write_sizes(out.folder, {report.item: report.rows for report in outcome.reports})
     failures = {**counted.failures, **outcome.failures}
     for dataset in datasets:
         failures |= dataset.failures

@@ -22,7 +22,7 @@ from curate.harvest.rounds import RETRY, TOP_UP, Round
 from curate.harvest.shuffle import Gather, Ranged, shuffled
 from curate.harvest.topup import AGAIN, Candidates, Draw, deepen, drawn_of, tally
 from curate.named import Spec
-from curate.shard import SUCCESS
+from curate.shard import SUCCESS, write_sizes
 from curate.work import Engine, Outcome, Report, run_all
 
 LABELS = {rounds.DRAW: "download", TOP_UP: "top-up", RETRY: "retry"}
@@ -94,9 +94,8 @@ class Downloads:
         ]
 
     def write_sizes(self) -> None:
-        """shards/sizes.json: the pairs in each tar, as open_clip reads it."""
-        sizes = {f"{name}.tar": int(report.counts.get(SUCCESS, 0)) for name, report in zip(self.shards, self.reports)}
-        self.folder.write_json("shards/sizes.json", sizes)
+        """Say beside the tars how many pairs each holds."""
+        write_sizes(self.folder, {report.item: int(report.counts.get(SUCCESS, 0)) for report in self.reports})
 
     @property
     def depth(self) -> tuple[str, Depth]:

@@ -64,8 +64,11 @@ class Downloader:
             oom_shard_count=len(name), compute_hash="sha256", verify_hash_type=None, encode_format="jpg", retries=0,
             user_agent_token=None, disallowed_header_directives=None,
         )  # fmt: skip
-        with self._safe_names(rows["url"].to_pylist()) as names:
-            _with_names(downloader.Downloader.download_shard, names)(driven, (int(name), f"{scratch}/rows"))
+        try:
+            with self._safe_names(rows["url"].to_pylist()) as names:
+                _with_names(downloader.Downloader.download_shard, names)(driven, (int(name), f"{scratch}/rows"))
+        except _Unwritten as error:
+            raise error.reason from error
         return f"{scratch}/{name}.tar", pq.read_table(f"{scratch}/{name}.parquet", columns=RESULTS.names)
 
     @contextlib.contextmanager
@@ -132,9 +135,20 @@ def _writer(resized: _Resizer) -> Any:
 
         def write(self, jpeg: bytes | None, key: str, caption: str, about: dict[str, Any]) -> None:
             told = resized.told if jpeg is not None else (None,) * len(OURS)
-            super().write(jpeg, key, caption, {**about, **dict(zip(OURS, told, strict=True))})
+            try:
+                super().write(jpeg, key, caption, {**about, **dict(zip(OURS, told, strict=True))})
+            except OSError as error:
+                self.tarwriter.tarstream.fileobj.closed = True  # else it is flushed once more as it goes
+                raise _Unwritten(error) from error
 
     return Writer
+
+
+class _Unwritten(BaseException):
+    """A full disk, say. No Exception: img2dataset prints each of those, loses the sample and goes on."""
+
+    def __init__(self, reason: OSError):
+        self.reason = reason
 
 
 def _columns(schema: pa.Schema) -> pa.Schema:
