@@ -96,6 +96,14 @@ def test_a_server_that_never_answers_is_given_up(web, monkeypatch, answer):
     assert len(web.asked) <= (servers.GIVE_UP + 8 if answer else 0)
 
 
+def test_servers_that_say_nothing_are_left_in_time(web):
+    with socket.create_server(("127.0.0.1", 0), backlog=64) as silent:
+        urls = [f"http://127.0.0.1:{silent.getsockname()[1]}/{number}" for number in range(12)]
+        found = come(*urls, timeout=0.4, retries=0, per_host=12)
+    assert {reason for _, reason in found.values()} == {"timeout"}
+    assert max(seconds for seconds, _ in found.values()) < 1.2
+
+
 def test_a_server_with_failures_and_answers_is_not_given_up(web):
     web.pages = {f"/{number}": Page(b"", (), 500 if number % 2 else 404) for number in range(60)}
     results(*(web.url + path for path in web.pages), retries=0)

@@ -61,7 +61,7 @@ class Fetches:
         self._later: list[tuple[float, int, Callable[[], None]]] = []
         self._count = itertools.count()
         self._typical = float(TYPICAL)
-        self._timer = math.inf  # when libcurl wants to be called
+        self._checked = time.monotonic()  # the speed of all transfers
         self._selector = selectors.DefaultSelector()
         self._watched: set[int] = set()
 
@@ -97,7 +97,6 @@ class Fetches:
         try:
             multi.setopt(pycurl.M_MAXCONNECTS, self._how.threads)
             multi.setopt(pycurl.M_SOCKETFUNCTION, self._watch)
-            multi.setopt(pycurl.M_TIMERFUNCTION, self._set_timer)
             self._selector.register(self._ear, selectors.EVENT_READ)
             self._queue_all()
             while self._left and not self._stopped:
@@ -217,17 +216,25 @@ class Fetches:
         multi.add_handle(transfer.handle)
 
     def _collect(self, multi: pycurl.CurlMulti) -> None:
-        """Take the transfers that ended."""
+        """Take the transfers that ended, and end those that are too slow."""
         more = 1
         while more:
             more, good, bad = multi.info_read()
             for handle, code in [(handle, pycurl.E_OK) for handle in good] + [(end[0], end[1]) for end in bad]:
-                multi.remove_handle(handle)
-                transfer, job, server = self._active.pop(handle)
-                server.busy -= 1
-                self._ended(transfer, code, job, server)
-                self._free.append(transfer)
-                self._servers.list(server)
+                self._remove(multi, handle, code)
+        now = time.monotonic()
+        if now >= self._checked + min(1.0, self._how.timeout / 4):
+            self._checked = now
+            for handle in [handle for handle, (transfer, _, _) in self._active.items() if transfer.is_slow(now)]:
+                self._remove(multi, handle, pycurl.E_OPERATION_TIMEDOUT)
+
+    def _remove(self, multi: pycurl.CurlMulti, handle: pycurl.Curl, code: int) -> None:
+        multi.remove_handle(handle)
+        transfer, job, server = self._active.pop(handle)
+        server.busy -= 1
+        self._ended(transfer, code, job, server)
+        self._free.append(transfer)
+        self._servers.list(server)
 
     def _ended(self, transfer: Transfer, code: int, job: Job, server: Server) -> None:
         size = transfer.body.tell()
@@ -298,14 +305,15 @@ class Fetches:
     def _wait(self, multi: pycurl.CurlMulti) -> None:
         """Sleep until a socket, a timer or the caller wants something, and let libcurl work."""
         now = time.monotonic()
-        due = min(self._timer, self._later[0][0] if self._later else math.inf, now + (0.2 if self._names else 1.0))
+        wanted = multi.timeout()  # milliseconds, -1: never; its callback says nothing where a timer comes too early
+        due = min(now + (wanted / 1000 if wanted >= 0 else 1.0), now + (0.2 if self._names else 1.0),
+                  self._later[0][0] if self._later else math.inf, now + self._how.timeout / 4)  # fmt: skip
         for key, events in self._selector.select(0 if self._taken else max(0.0, due - now)):
             if key.fileobj is self._ear:
                 self._ear.recv(4096)
             else:
                 multi.socket_action(key.fd, events)  # the bits of both are the same
-        if self._timer <= time.monotonic():
-            self._timer = math.inf
+        if 0 <= wanted <= (time.monotonic() - now) * 1000:
             multi.socket_action(pycurl.SOCKET_TIMEOUT, 0)
         while self._taken:
             self._room.taken(self._taken.popleft())
@@ -324,9 +332,6 @@ class Fetches:
         else:
             self._watched.add(socket_number)
             self._selector.register(socket_number, what)
-
-    def _set_timer(self, milliseconds: int) -> None:
-        self._timer = math.inf if milliseconds < 0 else time.monotonic() + milliseconds / 1000
 
     def _close(self, multi: pycurl.CurlMulti) -> None:
         self._names.close()

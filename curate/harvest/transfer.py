@@ -20,7 +20,7 @@ from curate.errors import CurateError
 from curate.harvest import robots
 from curate.harvest.urls import FetchError, Url
 
-SLOW = 1000  # bytes a second; a transfer under it for `timeout` seconds is left
+SLOW = 1000  # bytes a second; a transfer under it for `timeout` seconds is left (libcurl's own check may take twice)
 SKIPPED = 1 << 14  # bytes of an unwanted body that are read so that its connection can be used again
 ENCODINGS = {"", "identity", "gzip", "x-gzip", "deflate", "br"}
 CURVES = "X25519:P-256:P-384:P-521"  # the post-quantum default costs 0.2 ms and a larger greeting
@@ -73,9 +73,13 @@ class Room:
         self.held -= count
         self.finished -= count
 
+    def stopped(self, transfer: "Transfer") -> bool:
+        """Whether a transfer waits for room."""
+        return transfer in self._stopped
+
     @property
     def stops(self) -> bool:
-        """Whether a transfer waits for room."""
+        """Whether any transfer waits for room."""
         return bool(self._stopped)
 
     def go_on(self) -> None:
@@ -99,7 +103,7 @@ class Transfer:
     """A libcurl handle, used for one url after the other. `may_dial` is asked of each address that is dialled."""
 
     def __init__(self, timeout: float, user_agent: str, may_dial: Callable[[str], bool], room: Room):
-        self.may_dial, self.room = may_dial, room
+        self.timeout, self.may_dial, self.room = timeout, may_dial, room
         self.lines: list[bytes] = []
         self.handle = handle = pycurl.Curl()
         for option, value in {
@@ -112,8 +116,6 @@ class Transfer:
             pycurl.CAINFO: authorities(),
             pycurl.SSL_EC_CURVES: CURVES,
             pycurl.CONNECTTIMEOUT_MS: math.ceil(timeout * 1000),
-            pycurl.LOW_SPEED_LIMIT: SLOW,
-            pycurl.LOW_SPEED_TIME: math.ceil(timeout),
             pycurl.USERAGENT: user_agent,
             pycurl.HTTPHEADER: ["Accept: image/*,*/*"],
             pycurl.ACCEPT_ENCODING: "identity",  # asked for; what comes in another is inflated
@@ -128,6 +130,7 @@ class Transfer:
         self.body, self.lines = io.BytesIO(), []
         self.head: Head | None = None
         self.skipped = 0
+        self.since = (time.monotonic(), 0)  # when its speed was last found good, and the bytes that had come
         self.blocked = False
         self.cut = False  # the transfer was ended here
         self.broken: CurateError | None = None  # not the web's fault
@@ -139,6 +142,15 @@ class Transfer:
         self.handle.setopt(pycurl.TIMEOUT_MS, max(1, math.ceil((end - time.monotonic()) * 1000)))
         self.handle.setopt(pycurl.MAXFILESIZE_LARGE, max_bytes if whole else 0)
         self.handle.setopt(pycurl.HEADERFUNCTION, self.lines.append)
+
+    def is_slow(self, now: float) -> bool:
+        """Whether too little has come of late; one that waits for room is not to blame."""
+        begun, before = self.since
+        if now - begun < self.timeout:
+            return False
+        count = self.body.tell() + self.skipped + len(self.lines)
+        self.since = (now, count)
+        return count - before < SLOW * (now - begun) and not self.room.stopped(self)
 
     def result(self, code: int) -> bytes | str:
         """The body, or the Location that it is redirected to. Raises FetchError, or CurateError for our own fault."""
