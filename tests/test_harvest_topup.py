@@ -196,6 +196,7 @@ def test_a_rerun_does_nothing_more_rounds_go_on_and_the_work_folder_may_be_delet
     assert sizes == {f"{shard.name}.tar": len(shard.rows()) for shard in steps.shards}
 
 
+@pytest.mark.slow
 def test_what_dedup_made_of_it_stays_the_current_selection_until_there_is_more(ask):
     rows = rows_of(random.Random(3), 200)
     dataset = ask(rows, cap=15, dead=0.6, top_up=1)
@@ -235,6 +236,15 @@ def test_what_failed_for_a_passing_reason_is_offered_again_once(ask, tmp_path):
     settled = ask(rows, retry_failed=True, **options)  # nothing is left to retry
     assert settled.history[-1]["counts"] == after
     assert (tmp_path / "dataset.log").read_text() == asked
+
+
+@pytest.mark.slow
+def test_new_shards_end_a_selection_that_knows_nothing_of_them(ask):
+    rows = [(f"http://{'flaky' if number % 3 else 'a'}.test/{number}", f"ant {number}") for number in range(40)]
+    first = ask(rows, dead=0.2, cap=100, shard_size=20)
+    first.after("dedup", {}, "", **first.with_selection("dedup-1", "dedup", None)).save()
+    assert ask(rows, dead=0.2, cap=100, shard_size=20).selection == "dedup-1"
+    assert ask(rows, dead=0.2, cap=100, shard_size=20, retry_failed=True).selection is None
 
 
 def check_samples(dataset) -> int:
@@ -309,6 +319,7 @@ def test_options_that_cannot_work_are_refused(ask, options, message):
         ask(rows_of(random.Random(6), 20), **options)
 
 
+@pytest.mark.slow
 def test_other_options_into_the_same_rounds_are_refused(ask):
     rows = rows_of(random.Random(7), 150)
     before = contents(ask(rows, cap=12, top_up=2))
@@ -318,4 +329,8 @@ def test_other_options_into_the_same_rounds_are_refused(ask):
         ask(rows, cap=12, top_up=2, shard_size=30)
     with pytest.raises(CurateError, match=r"other options \(image_size\)"):
         ask(rows, cap=12, top_up=2, image_size=64)
+    without_rounds = ask(rows, "plain", cap=12)
+    with pytest.raises(CurateError, match=r"other options \(the pairs in it, shard-size\)"):
+        ask(rows, "plain", cap=12, shard_size=4)
+    assert without_rounds.selection is None
     assert contents(Dataset.open(ask(rows, cap=12, top_up=2).url)) == before

@@ -23,6 +23,7 @@ from curate.named import Spec
 from curate.work import Report
 
 Archive = tuple[str, dict[str, str]]  # a tar, and the keys that some of its samples should have instead
+SAID = {"of": "shard-size", "pairs": "the pairs in it"}
 ORDER = {"jpg": 0, "txt": 1, "json": 2}
 
 
@@ -93,7 +94,7 @@ def _done(folder: Folder, place: Place, made_by: dict[str, Any]) -> dict[str, An
     before = folder.made_by(f"{place}.parquet") or {}
     if before == made_by or not stats.get("successes"):
         return stats if stats.get("successes") or not stats.get("count") else None
-    changed = ", ".join(key for key in made_by if before.get(key) != made_by[key])
+    changed = ", ".join(SAID.get(key, key) for key in made_by if before.get(key) != made_by[key])
     raise CurateError(
         f"{folder.url}/{place} is there already, made with other options ({changed}); "
         "harvest into a new dataset, or delete the folder shards of this one"
