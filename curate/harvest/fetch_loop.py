@@ -233,6 +233,7 @@ class Fetches:
         transfer, job, server = self._active.pop(handle)
         server.busy -= 1
         self._ended(transfer, code, job, server)
+        transfer.clear()
         self._free.append(transfer)
         self._servers.list(server)
 

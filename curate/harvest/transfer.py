@@ -172,6 +172,10 @@ class Transfer:
             raise FetchError("empty")
         return self.body.getvalue()
 
+    def clear(self) -> None:
+        """Hold no image while waiting for the next url."""
+        self.body = io.BytesIO()
+
     @property
     def retry_after(self) -> float:
         """Seconds that the server asks to be left alone; 0 where it does not."""

@@ -44,7 +44,7 @@ class Downloader:
         with samples.archive(path) as archive, self.fetcher.fetch(sharing) as fetched:
             for url, found in fetched:
                 result, jpeg = self._result(found)
-                for pair in sharing[url]:
+                for pair in sharing.pop(url):
                     done.append({"key": pair["key"], **result})
                     if jpeg is not None:
                         samples.add(archive, pair, result, jpeg)
