@@ -1,16 +1,22 @@
 """curate's query matching against Aho-Corasick automata used as MetaCLIP uses them; one process, interleaved, CPU time.
 
-    python benchmarks/match_vs_ahocorasick.py --queries 500000 --captions 100000
+    python benchmarks/match_vs_ahocorasick.py --queries 500000 --captions 500000
 
-Needs pyahocorasick, ahocorasick_rs and wordfreq (the extra 'bench'). Queries: words of seven languages by frequency, as
-they are and capitalised, word pairs, names of two to four words, some with punctuation inside. Captions: words drawn by
-frequency with punctuation, a fifth of them in other languages or file names. The words and their frequencies are real,
-the sentences are not. Each caption's matches are compared between curate's metaclip mode and both automata; a
-difference ends the run. (curate's default mode finds more, so it is only timed.)
+Needs pyahocorasick, ahocorasick_rs, daachorse and wordfreq (the extra 'bench'); numba (the extra 'fast') is timed too
+where it is there.
+
+Queries: words of seven languages by frequency, as they are and capitalised, word pairs, names of two to four words,
+some with punctuation inside. Captions: words drawn by frequency with punctuation, a fifth of them in other languages or
+file names. The words and their frequencies are real, the sentences are not; nearly all are distinct, so repetitions
+bring nothing and are timed apart. Each caption's matches are compared between curate's metaclip mode and the automata,
+and between curate with and without numba; a difference ends the run. (curate's default mode finds more than MetaCLIP's
+rule, so it is only timed.) A turn of each matcher is long enough to be like the hours of a harvest: its tables come
+into the cache again first. Build, load and peak memory are those of processes of their own.
 """
 
 import argparse
 import datetime
+import importlib.util
 import json
 import os
 import platform
@@ -27,13 +33,17 @@ from pathlib import Path
 
 import ahocorasick
 import ahocorasick_rs
+import daachorse
 import numpy as np
 import pyarrow as pa
+import pyarrow.parquet as pq
 import wordfreq
 
+from curate.harvest import match
 from curate.harvest.match import Matcher
 
 RESULTS = Path(__file__).parent / "results"
+BASE = "pyahocorasick, as MetaCLIP"
 ENDINGS = ("", "", "", "", ".", "!", " ...", " - Shop", " (2019)", " | Blog", ", New York", "?")
 OTHERS = {"de": " ", "fr": " ", "es": " ", "ru": " ", "ja": "", "zh": ""}  # what parts words
 
@@ -105,6 +115,23 @@ def ahocorasick_rs_peer(queries: list[str]) -> Callable[[list[str]], list[set[in
     return lambda texts: [{number for number, _, _ in find(spaced(text), overlapping=True)} for text in texts]
 
 
+def daachorse_peer(queries: list[str]) -> Callable[[list[str]], list[set[int]]]:
+    """The character-wise automaton, the quicker one of its two."""
+    automaton = daachorse.CharwiseDoubleArrayAhoCorasick([f" {query} " for query in queries])
+    find = automaton.find_overlapping
+    return lambda texts: [{number for _, _, number in find(spaced(text))} for text in texts]
+
+
+def curate_matcher(queries: list[str], mode: str, numba: bool) -> Callable[[pa.Array], tuple[np.ndarray, np.ndarray]]:
+    matcher = Matcher(queries, mode)
+
+    def find(texts: pa.Array) -> tuple[np.ndarray, np.ndarray]:
+        match.COMPILE_AFTER = -1 if numba else 1 << 60  # from the first text on, or never
+        return matcher.match(texts)
+
+    return find
+
+
 def timed(function: Callable):
     start = time.process_time()
     result = function()
@@ -115,57 +142,117 @@ def same(found: list[set[int]], offsets: np.ndarray, ids: np.ndarray) -> bool:
     return all(sorted(numbers) == ids[offsets[i] : offsets[i + 1]].tolist() for i, numbers in enumerate(found))
 
 
+def matchers(queries: list[str]) -> dict[str, tuple[Callable, float]]:
+    """Each way to match, and the CPU seconds that building its index took."""
+    builders = {
+        BASE: lambda: pyahocorasick_peer(queries),
+        "ahocorasick_rs": lambda: ahocorasick_rs_peer(queries),
+        "daachorse": lambda: daachorse_peer(queries),
+    }
+    for numba in (False, True) if importlib.util.find_spec("numba") else (False,):
+        for mode in match.MODES:
+            builders[f"curate {mode}{', numba' * numba}"] = partial(curate_matcher, queries, mode, numba)
+    return {name: timed(build) for name, build in builders.items()}
+
+
 def compare(queries: list[str], captions: list[str], rounds: int) -> tuple[list[dict], int]:
     """CPU time of each matcher on slices of the captions, taken in turn, and the matches; stops where they differ."""
-    built = {
-        "pyahocorasick, as MetaCLIP": timed(lambda: pyahocorasick_peer(queries)),
-        "ahocorasick_rs": timed(lambda: ahocorasick_rs_peer(queries)),
-        "curate metaclip": timed(lambda: Matcher(queries, "metaclip").match),
-        "curate default": timed(lambda: Matcher(queries).match),
-    }
+    built = matchers(queries)
     seconds: dict[str, list[float]] = {name: [] for name in built}
     matches = 0
-    for number in range(rounds + 1):  # the first warms up and is not counted
+    for number in range(rounds + 1):  # the first warms up (and compiles) and is not counted
         texts = captions[max(number - 1, 0) :: rounds]
         array, found = pa.array(texts, pa.string()), {}
         for name, (find, _) in built.items():
             found[name], took = timed(partial(find, array if name.startswith("curate") else texts))
             seconds[name] += [took] if number else []
-        offsets, ids = found["curate metaclip"]
-        for peer in list(built)[:2]:
-            if not same(found[peer], offsets, ids):
-                raise SystemExit(f"curate and {peer} differ")
-        matches += len(ids) if number else 0
-    base = seconds["pyahocorasick, as MetaCLIP"]
+        check(found)
+        matches += len(found["curate metaclip"][1]) if number else 0
     rows = []
     for name, (_, build) in built.items():
-        ratios = [peer / own for peer, own in zip(base, seconds[name])]
+        ratios = [peer / own for peer, own in zip(seconds[BASE], seconds[name])]
         rows.append({"matcher": name, "captions_per_cpu_second": round(len(captions) / sum(seconds[name])),
                      "times_pyahocorasick": round(statistics.median(ratios), 2), "least": round(min(ratios), 2),
                      "most": round(max(ratios), 2), "build_cpu_seconds": round(build, 2)})  # fmt: skip
     return rows, matches
 
 
-def memory_and_load(queries: list[str]) -> dict:
-    """In a fresh process that holds only the queries: peak memory of building, and seconds to load the saved index."""
+def check(found: dict) -> None:
+    """Stop where a matcher differs from curate's metaclip mode, or a compiled mode from the same one without numba."""
+    offsets, ids = found["curate metaclip"]
+    for name, result in found.items():
+        plain = found.get(name.removesuffix(", numba"))
+        if not (
+            same(result, offsets, ids) if not name.startswith("curate") else all(map(np.array_equal, result, plain))
+        ):
+            raise SystemExit(f"curate and {name} differ")
+
+
+def repeated(queries: list[str], captions: list[str]) -> dict:
+    """CPU microseconds a caption where each stands once or, shuffled, twice in a block of 10,000."""
+    matcher, spent = Matcher(queries), {}
+    for times in (1, 2, 1, 2):
+        texts = captions[: 10_000 // times] * times
+        random.Random(0).shuffle(texts)
+        matcher._looked_at = 0
+        _, took = timed(partial(matcher.match, pa.array(texts)))
+        spent[times] = round(took / len(texts) * 1e6, 3)
+    return {"once": spent[1], "twice": spent[2]}
+
+
+SCRIPT = """
+import json, re, sys, time
+import pyarrow as pa
+import pyarrow.parquet as pq
+from curate.harvest import match, queries
+from curate.harvest.match import Matcher
+
+def megabytes(what):
+    return int(re.search(what + r":\\s+(\\d+)", open("/proc/self/status").read())[1]) // 1024
+
+job, mode, listed, captions, index = sys.argv[1:]
+match.COMPILE_AFTER = -1 if job == "numba" else 1 << 60
+imports = megabytes("VmHWM")
+if job == "build":
+    texts = queries.read(listed).texts
+    start = time.process_time()
+    Matcher(texts, mode).save(index)
+    print(json.dumps({"imports_mb": imports, "peak_mb": megabytes("VmHWM"), "cpu_s": time.process_time() - start}))
+else:
+    start = time.perf_counter()
+    matcher = Matcher.load(index)
+    load = time.perf_counter() - start
+    start = time.process_time()
+    matcher.match(pa.array(["the first text"]))
+    first = time.process_time() - start
+    for batch in pq.ParquetFile(captions).iter_batches(10_000, use_threads=False):
+        matcher.match(batch["text"])
+    peak = megabytes("VmHWM")
+    long = pa.array([" ".join(batch["text"].to_pylist() * 10)[:1_000_000]])
+    start = time.process_time()
+    matcher.match(long)
+    print(json.dumps({"imports_mb": imports, "peak_mb": peak, "load_ms": load * 1e3, "first_text_s": first,
+                      "megabyte_text_s": time.process_time() - start}))
+"""
+
+
+def processes(queries: list[str], captions: list[str]) -> dict:
+    """Peak memory, build and load time of each mode in processes of their own, as harvest's workers have them."""
+    told = {}
     with tempfile.TemporaryDirectory() as folder:
-        listed, index = f"{folder}/queries.json", f"{folder}/index"
-        Path(listed).write_text(json.dumps(queries), encoding="utf-8")
-        script = (
-            "import json, re, sys, time\n"
-            "from curate.harvest.match import Matcher\n"
-            "peak = lambda: int(re.search(r'VmHWM:\\s+(\\d+)', open('/proc/self/status').read())[1])\n"
-            "before = peak()\n"
-            "Matcher(json.load(open(sys.argv[1], encoding='utf-8')), 'metaclip').save(sys.argv[2])\n"
-            "after = peak()\n"
-            "start = time.perf_counter(); Matcher.load(sys.argv[2])\n"
-            "print(json.dumps([before, after, time.perf_counter() - start]))\n"
-        )
-        run = subprocess.run([sys.executable, "-c", script, listed, index], capture_output=True, text=True, check=True)
-        before, peak, load = json.loads(run.stdout)
-        size = Path(index).stat().st_size
-    return {"imports_mb": before // 1024, "build_peak_rss_mb": peak // 1024, "load_milliseconds": round(load * 1e3, 2),
-            "index_mb": round(size / 1e6, 1)}  # fmt: skip
+        Path(f"{folder}/queries.txt").write_text("\n".join(queries), encoding="utf-8")
+        pq.write_table(pa.table({"text": captions}), f"{folder}/captions", row_group_size=50_000)
+        environment = {**os.environ, "NUMBA_CACHE_DIR": f"{folder}/numba"}
+        jobs = ["build", "match"] + ["numba", "numba"] * bool(importlib.util.find_spec("numba"))
+        for mode in match.MODES:
+            for number, job in enumerate(jobs):
+                command = [sys.executable, "-c", SCRIPT, job, mode, f"{folder}/queries.txt", f"{folder}/captions",
+                           f"{folder}/index"]  # fmt: skip
+                run = subprocess.run(command, capture_output=True, text=True, check=True, env=environment)
+                name = f"{job}, compiling" if number == 2 else job
+                told[f"{mode}, {name}"] = {key: round(value, 3) for key, value in json.loads(run.stdout).items()}
+            told[f"{mode}, build"]["index_mb"] = round(Path(f"{folder}/index").stat().st_size / 1e6, 1)
+    return told
 
 
 def processor() -> str:
@@ -179,8 +266,8 @@ def processor() -> str:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.split("\n\n")[0])
     parser.add_argument("--queries", type=int, default=500_000)
-    parser.add_argument("--captions", type=int, default=100_000)
-    parser.add_argument("--rounds", type=int, default=10)
+    parser.add_argument("--captions", type=int, default=500_000)
+    parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--seed", type=int, default=0)
     options = parser.parse_args()
     rng = random.Random(options.seed)
@@ -192,21 +279,23 @@ def main() -> None:
     for row in rows:
         print(f"{row['matcher']:<28} {row['captions_per_cpu_second']:>15,} {row['times_pyahocorasick']:>16.2f} "
               f"{row['least']:>8.1f} - {row['most']:>4.1f} {row['build_cpu_seconds']:>9.2f}")  # fmt: skip
-    packages = ("numpy", "pyarrow", "pyahocorasick", "ahocorasick_rs", "wordfreq")
+    packages = ["numpy", "pyarrow", "pyahocorasick", "ahocorasick_rs", "daachorse", "wordfreq"]
     result = {
         "what": "query matching, one core, CPU time (process_time), interleaved; matches of all captions compared",
         "date": datetime.date.today().isoformat(),
         "machine": {"processor": processor(), "cores": os.cpu_count(),
                     "load": round(os.getloadavg()[0], 1), "python": platform.python_version()},
-        "versions": {package: version(package) for package in packages},
+        "versions": {package: version(package) for package in packages + ["numba"] * ("numba" in rows[-1]["matcher"])},
         "options": vars(options),
         "captions": {"mean_bytes": round(statistics.mean(len(text.encode()) for text in captions), 1),
-                     "mean_matches": round(matches / len(captions), 2)},
-        "identical_to_both_automata": True,
+                     "mean_matches": round(matches / len(captions), 2),
+                     "distinct_share": round(len(set(captions)) / len(captions), 3)},
+        "identical_to_the_automata": True,
         "rows": rows,
-        "curate_metaclip_index": memory_and_load(queries),
+        "microseconds_where_each_text_stands": repeated(queries, captions),
+        "in_processes_of_their_own": processes(queries, captions),
     }  # fmt: skip
-    print(result["captions"], result["curate_metaclip_index"])
+    print(json.dumps({key: result[key] for key in list(result)[-2:]}, indent=1))
     RESULTS.mkdir(exist_ok=True)
     (RESULTS / "match_vs_ahocorasick.json").write_text(json.dumps(result, indent=1) + "\n")
 

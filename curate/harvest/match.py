@@ -20,6 +20,7 @@ from curate.harvest.match_tokens import Tokens, buffers, joined
 
 MODES = ("default", "metaclip")
 BLOCK_TEXTS, BLOCK_BYTES = 1 << 14, 1 << 21  # what is worked on at once stays near the core's cache
+COMPILED_BLOCK = 8  # times as much: the compiled loop cuts it up itself, and what it leaves is done together
 FORMAT = "curate match 2"
 OPTIONS = ("mode", "casefold", "nfc", "_longest")
 NONE = np.zeros(0, np.int32)
@@ -52,7 +53,7 @@ class Matcher:
         Returns offsets, int64 [n + 1], and ids, int32. Any string, binary or dictionary type; need not be UTF-8.
         """
         counts, ids = [np.zeros(1, np.int64)], [NONE]
-        for block in _blocks(texts):
+        for block in _blocks(texts, COMPILED_BLOCK if self._compiled else 1):
             found = self._each_once(block) if self._repeats(block) else self._counted(block)
             counts.append(found[0])
             ids.append(found[1])
@@ -130,15 +131,18 @@ class Matcher:
         """The number of matches in each text, and their queries."""
         self._seen += len(block)
         if not self._use_numba():
-            found = self._match(block)
-            return np.bincount(found >> 32, minlength=len(block)), found.astype(np.int32)  # the low half
+            return self._by_numpy(block)
         counts, queries, left = self._compiled.match(block.fill_null(b"") if block.null_count else block)
         if len(left):
-            found = self._match(block.take(pa.array(left)))
-            more = np.bincount(found >> 32, minlength=len(left))
-            queries = np.insert(queries, np.repeat(np.cumsum(counts)[left], more), found.astype(np.int32))
-            counts[left] = more
+            more, found = zip(*map(self._by_numpy, _blocks(block.take(pa.array(left)), 1)))
+            counts_left = np.concatenate(more)
+            behind = np.repeat(np.cumsum(counts)[left], counts_left)
+            queries, counts[left] = np.insert(queries, behind, np.concatenate(found)), counts_left
         return counts, queries
+
+    def _by_numpy(self, block: pa.Array) -> tuple[np.ndarray, np.ndarray]:
+        found = self._match(block)
+        return np.bincount(found >> 32, minlength=len(block)), found.astype(np.int32)  # the low half
 
     def _use_numba(self) -> bool:
         """Whether numba is there and pays by now; metaclip queries that want several blanks are left to numpy."""
@@ -211,8 +215,8 @@ def _with_numba() -> ModuleType | None:
         return None
 
 
-def _blocks(texts: pa.Array | pa.ChunkedArray) -> Iterator[pa.Array]:
-    """Runs of rows, as large binary: a few thousand texts, or one very long one."""
+def _blocks(texts: pa.Array | pa.ChunkedArray, times: int) -> Iterator[pa.Array]:
+    """Runs of rows, as large binary: a few thousand texts, or `times` as many, or one very long one."""
     for chunk in texts.chunks if isinstance(texts, pa.ChunkedArray) else [texts]:
         if not pa.types.is_binary(chunk.type) and not pa.types.is_large_binary(chunk.type):
             chunk = chunk.cast(pa.large_string())
@@ -220,8 +224,8 @@ def _blocks(texts: pa.Array | pa.ChunkedArray) -> Iterator[pa.Array]:
         _, offsets = buffers(chunk)
         start = 0
         while start < len(chunk):
-            full = int(np.searchsorted(offsets, offsets[start] + BLOCK_BYTES, "right")) - 1
-            stop = min(max(full, start + 1), start + BLOCK_TEXTS)
+            full = int(np.searchsorted(offsets, offsets[start] + times * BLOCK_BYTES, "right")) - 1
+            stop = min(max(full, start + 1), start + times * BLOCK_TEXTS)
             yield chunk.slice(start, stop - start)
             start = stop
 

@@ -71,18 +71,18 @@ class Trie:
     @classmethod
     def build(cls, paths: Paths) -> "Trie":
         """The table of the nodes on these paths."""
-        keys = _cuckoo(paths.nodes, paths.queries)
-        bits = len(keys).bit_length() - 1
         values, twins = _values(paths)
-        (place,) = np.nonzero(keys)
-        held = keys[place]
-        second = (held >> np.uint64(64 - bits)).view(np.int64) != place
-        words = keys  # in place: the keys are not needed any more
-        words[place] = held << np.uint64(bits) | second.astype(np.uint64) << np.uint64(bits - 1)
-        words[place] |= values[np.searchsorted(paths.nodes, held)]
-        windows = np.zeros(len(keys), bool)
-        windows[_first_places(paths.windows, bits)] = True
-        return cls(words, np.packbits(windows, bitorder="little"), twins, np.array([paths.plain]))
+        nodes, windows, queries, plain = paths.nodes, paths.windows, paths.queries, paths.plain
+        del paths  # the largest part, to make room for the table
+        words = _cuckoo(nodes, queries)  # of keys so far
+        bits = len(words).bit_length() - 1
+        for block in np.array_split(np.flatnonzero(words), 64):
+            key = words[block]
+            second = (_first_places(key, bits) != block).astype(np.uint64) << np.uint64(bits - 1)
+            words[block] = key << np.uint64(bits) | second | values[np.searchsorted(nodes, key)]
+        likely = np.zeros(len(words), bool)
+        likely[_first_places(windows, bits)] = True
+        return cls(words, np.packbits(likely, bitorder="little"), twins, np.array([plain]))
 
     def find(self, tokens: Tokens) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         """Every window of tokens that is a query: its first token, its last token, the lowest such query."""
