@@ -7,7 +7,8 @@ from hypothesis import strategies as st
 
 from curate.dedup.faiss_install import faiss_conflict, load_search
 from curate.dedup.groups import Alike, stars
-from curate.dedup.hamming import Plan, cheapest_plan, hamming_pairs
+from curate.dedup import hamming
+from curate.dedup.hamming import hamming_pairs, tables
 from curate.errors import CurateError
 
 search = load_search()
@@ -30,24 +31,68 @@ def near_codes(n: int, width: int, seed: int, flips: int) -> np.ndarray:
     return codes
 
 
+def as_list(pairs: tuple[np.ndarray, ...]) -> list[tuple[int, int, int]]:
+    return list(zip(*(column.tolist() for column in pairs), strict=True))
+
+
 @settings(max_examples=60, deadline=None)
 @given(
     n=st.integers(0, 120),
     width=st.sampled_from([2, 8, 12, 32]),
     threshold=st.integers(0, 9),
-    agree=st.integers(0, 3),
+    planned_for=st.sampled_from([10, 10**5, 10**6, 10**7]),
     seed=st.integers(0, 2**32 - 1),
 )
-def test_sorted_joins_find_exactly_what_brute_force_finds(n, width, threshold, agree, seed):
+def test_joins_find_exactly_what_brute_force_finds(n, width, threshold, planned_for, seed):
     codes = near_codes(n, width, seed, flips=threshold + 2)
-    plan = Plan(threshold + agree, agree) if agree and threshold + agree <= width * 8 else Plan(1, 0)
-    found = hamming_pairs(codes, threshold, plan)
-    assert list(zip(*(column.tolist() for column in found), strict=True)) == brute_force(codes, threshold)
+    plan = tables(planned_for, width * 8, threshold, recall=1.0)
+    assert plan.recall == 1
+    assert as_list(hamming_pairs(codes, threshold, plan)) == brute_force(codes, threshold)
 
 
-def test_many_codes_are_joined_and_few_are_compared():
-    assert cheapest_plan(100, 64, 4).agree == 0
-    assert cheapest_plan(1_000_000, 64, 4) == Plan(6, 2)
+@pytest.mark.parametrize("width", [8, 32])
+def test_large_buckets_are_joined_by_their_other_bits(width, monkeypatch):
+    codes = near_codes(1500, width, 3, flips=5)
+    codes[:1000, : width // 2] = codes[0, : width // 2]  # a thousand codes that most tables put into one bucket
+    wanted = brute_force(codes, 4)
+    monkeypatch.setattr(hamming, "LARGE", 20)
+    assert as_list(hamming_pairs(codes, 4, tables(10**6, width * 8, 4, recall=1.0))) == wanted
+
+
+def test_codes_that_are_all_alike_are_compared_with_the_first_of_them_and_named(monkeypatch):
+    alike = np.zeros((1024, 8), np.uint8)
+    alike[:, 3] = np.arange(1024) % 256
+    alike[:, 5] = np.arange(1024) // 256
+    codes = np.concatenate([near_codes(500, 8, 5, flips=0), alike])
+    monkeypatch.setattr(hamming, "LARGE", 20)
+    monkeypatch.setattr(hamming, "DENSE", 200)
+    capped: list[tuple[int, int]] = []
+    found = as_list(hamming_pairs(codes, 10, tables(10**6, 64, 10, recall=1.0), capped=capped))
+    wanted = brute_force(codes, 10)
+    assert (500, 1024) in capped
+    assert set(found) < set(wanted)
+    assert {pair for pair in wanted if pair[0] in range(500, 516)} <= set(found)
+
+
+def test_tables_are_exact_where_that_is_affordable():
+    assert len(tables(100, 64, 4)) == 0  # every code with every other
+    assert [tables(n, 64, 4).recall for n in (10**5, 10**6, 10**7)] == [1, 1, 1]
+    assert tables(10**6, 256, 4).recall == 1
+    assert 0.995 <= tables(10**6, 256, 31).recall < 1
+    assert len(tables(10**6, 256, 31, recall=0.9999)) > len(tables(10**6, 256, 31))
+
+
+def test_random_tables_find_the_stated_share_of_the_pairs_at_the_threshold():
+    rng = np.random.default_rng(0)
+    codes = rng.integers(0, 256, (4000, 32), np.uint8)
+    for row in range(2000):
+        flips = np.zeros(256, bool)
+        flips[rng.permutation(256)[:31]] = True
+        codes[2000 + row] = codes[row] ^ np.packbits(flips)
+    plan = tables(10**6, 256, 31)
+    found = hamming_pairs(codes, 31, plan)
+    assert 0.99 * 2000 <= len(found[0]) < 2000
+    assert (found[2] == 31).all()
 
 
 def unit_vectors(n: int, dimensions: int = 32) -> np.ndarray:

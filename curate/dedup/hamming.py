@@ -1,8 +1,10 @@
-"""All pairs of bit codes within a Hamming distance, exactly, by sorted joins on blocks of bits.
+"""All pairs of bit codes within a Hamming distance, by joins on some of their bits.
 
-Of `blocks` blocks of a code at most `threshold` can differ, so two codes within the threshold agree on at least
-`blocks - threshold` of them. For every choice of that many blocks the codes are sorted by those bits, and only
-neighbours with equal bits are compared (the pigeonhole of Manku, Jain and Das Sarma, WWW 2007).
+Each of a few tables puts codes with equal bits at some places into one bucket, and only codes of a bucket are compared.
+`tables` chooses the places: for short codes and small distances so that two codes within the distance share a bucket in
+at least one table (the pigeonhole of Manku, Jain and Das Sarma, WWW 2007, on two levels); for long codes at random, as
+in locality-sensitive hashing (Indyk and Motwani, STOC 1998), with a stated recall. A pair comes from the first table
+that finds it. A bucket that is too large is searched in the same way by its other bits.
 """
 
 import itertools
@@ -10,124 +12,296 @@ import math
 from dataclasses import dataclass
 
 import numpy as np
+from scipy.sparse import csr_array
 
 ROW_BLOCK = 512  # rows of the distance matrix that the brute-force search holds
-COMPARE, SORT = 1.0, 12.0  # relative cost of comparing one pair, and of keying and sorting one code
-PRIME = np.uint64(0x9E3779B97F4A7C15)  # 2**64 / golden ratio: spreads block bits over a 32-bit key
+COMPARE, STREAMED, SORT = 5.0, 1.5, 30.0  # nanoseconds for a pair of a bucket, of neighbours, and to place one code
+PRIME = np.uint64(0x9E3779B97F4A7C15)  # 2**64 / golden ratio: spreads chosen bits over a key
+BUCKET_BITS = (4, 24)  # fewest and most bits of a key
+SPARSE = 16  # times as many neighbours as pairs of a bucket are worth comparing, since they lie side by side
+PIECE = 1 << 14  # neighbours compared at a time
+LARGE = 4096  # codes in a bucket that are compared with each other; more are joined by their other bits
+DEEPEST = 2  # times a bucket is joined again
+DENSE = 20_000  # codes that agree on nearly all bits: beyond, each is compared with the first of them only
+DENSE_PAIRS = 20_000_000  # of one such bucket
+RECALL_INSIDE = 0.9999  # the same inside a bucket that is joined again
+RECALL = 0.995  # of the pairs right at the threshold, where tables are drawn at random
+AFFORDABLE = 4.0  # times the cost of random tables that exact ones may have
+SEED = 0
 Pairs = tuple[np.ndarray, np.ndarray, np.ndarray]
+Capped = list[tuple[int, int]]  # (first code, codes) of buckets in which not every pair was compared
 
 
 @dataclass(frozen=True)
-class Plan:
-    """`blocks` blocks of which `agree` must be equal; agree == 0 compares every code with every other."""
+class Tables:
+    """masks: uint64 [tables, words], the bits that codes of a bucket share, in the byte order of the codes; no table
+    stands for the comparison of every code with every other. recall: the chance to find a pair right at the threshold,
+    1 where no pair can be missed."""
 
-    blocks: int
-    agree: int
+    masks: np.ndarray
+    recall: float = 1.0
+
+    def __len__(self) -> int:
+        return len(self.masks)
 
 
-def hamming_pairs(codes: np.ndarray, threshold: int, plan: Plan | None = None) -> Pairs:
+def hamming_pairs(codes: np.ndarray, threshold: int, plan: Tables | None = None, recall: float = RECALL,
+                  capped: Capped | None = None) -> Pairs:  # fmt: skip
     """(i, j, distance) of all pairs i < j of uint8 [n, bytes] codes that differ in at most `threshold` bits.
 
-    int64, int64, int32 arrays, sorted by i, then j. Memory grows with n and with the pairs found.
+    int64, int64, int32 arrays, sorted by i, then j. Memory grows with n and with the pairs found. Where more than DENSE
+    codes agree on nearly all bits, each is compared with the first of them only, and `capped` is told.
     """
-    words = _words(codes)
-    plan = plan or cheapest_plan(len(codes), codes.shape[1] * 8, threshold)
-    parts = _brute_force(words, threshold) if plan.agree == 0 else _joins(words, codes.shape[1] * 8, threshold, plan)
-    i, j, distance = (np.concatenate(column) for column in zip(*parts, strict=True))
+    words = as_words(codes)
+    plan = plan or tables(len(codes), codes.shape[1] * 8, threshold, recall)
+    return in_order(_by_tables(words, threshold, plan, [] if capped is None else capped, whole(codes.shape[1] * 8)))
+
+
+def tables(n: int, bits: int, threshold: int, recall: float = RECALL) -> Tables:
+    """The cheapest tables for n evenly spread codes: exact ones wherever they are affordable."""
+    return _tables(n, np.arange(bits), -(-bits // 64), threshold, recall)
+
+
+def in_order(parts: list[Pairs]) -> Pairs:
+    i, j, distance = (np.concatenate(column) for column in zip(*[_none(), *parts], strict=True))
     order = np.lexsort((j, i))
     return i[order], j[order], distance[order]
 
 
-def cheapest_plan(n: int, bits: int, threshold: int) -> Plan:
-    """The number of blocks that costs least for n evenly spread codes; brute force where nothing is cheaper."""
-    plans = {Plan(1, 0): n * n / 2 * COMPARE}
-    for agree in range(1, 6):
-        blocks = threshold + agree
-        if blocks > bits:
-            break
-        equal_by_chance = 2.0 ** -min(32, agree * bits / blocks)
-        per_table = n * SORT + n * n / 2 * equal_by_chance * COMPARE * 4  # a gather costs about 4 streamed compares
-        plans[Plan(blocks, agree)] = math.comb(blocks, agree) * per_table
-    return min(plans, key=lambda plan: plans[plan])
+def joined(words: np.ndarray, threshold: int, plan: Tables, at: int, capped: Capped, free: np.ndarray,
+           depth: int = 0) -> Pairs:  # fmt: skip
+    """The pairs that table `at` of a plan is the first to find, i < j, in no order.
+
+    words: uint64 [n, words]; free: a mask of the bits that may differ.
+    """
+    mask = plan.masks[at]
+    held, rows, bounds = _buckets(words, mask)
+    parts = [_in_buckets(words, held, rows, bounds, threshold)]
+    for bucket in np.flatnonzero(np.diff(bounds) > LARGE).tolist():
+        own = np.sort(rows[bounds[bucket] : bounds[bucket + 1]]).astype(np.int64)
+        told: Capped = []
+        i, j, _ = in_order(_in_large(words[own], threshold, told, free & ~mask, depth))
+        parts.append((own[i], own[j]))
+        capped += [(int(own[first]), size) for first, size in told]
+    i, j = (np.concatenate(column).astype(np.int64) for column in zip(*parts, strict=True))
+    differing = np.stack([words[i, word] ^ words[j, word] for word in range(words.shape[1])])
+    first = _agree(differing, mask)
+    for earlier in plan.masks[:at]:
+        i, j, differing = i[first], j[first], differing[:, first]
+        first = ~_agree(differing, earlier)
+    i, j, differing = i[first], j[first], differing[:, first]
+    return np.minimum(i, j), np.maximum(i, j), np.bitwise_count(differing).sum(axis=0, dtype=np.int32)
 
 
-def distances(a: np.ndarray, b: np.ndarray) -> np.ndarray:
-    """int32 bits that differ between rows of two uint64 [n, words] arrays."""
-    return np.bitwise_count(a ^ b).sum(axis=-1, dtype=np.int32)
+def _agree(differing: np.ndarray, mask: np.ndarray) -> np.ndarray:
+    """bool [pairs]: whether no bit under the mask differs. differing: uint64 [words, pairs]."""
+    same = np.ones(differing.shape[1], bool)
+    for word in np.flatnonzero(mask).tolist():
+        same &= (differing[word] & mask[word]) == 0
+    return same
 
 
-def _words(codes: np.ndarray) -> np.ndarray:
-    """uint8 [n, bytes] -> uint64 [n, words], zeros at the end."""
+def whole(bits: int) -> np.ndarray:
+    """The mask of all bits of a code."""
+    return _mask(np.arange(bits), -(-bits // 64))
+
+
+def as_words(codes: np.ndarray) -> np.ndarray:
+    """uint8 [n, bytes] -> uint64 [n, words], zeros at the end; column after column, as they are read."""
     padded = np.zeros((len(codes), -(-codes.shape[1] // 8) * 8), np.uint8)
     padded[:, : codes.shape[1]] = codes
-    return padded.view(np.uint64)
+    return np.asfortranarray(padded.view(np.uint64))
 
 
-def _brute_force(words: np.ndarray, threshold: int) -> list[Pairs]:
+# ---- which tables -------------------------------------------------------------------------------------------------
+
+
+def _tables(n: int, places: np.ndarray, words: int, threshold: int, recall: float) -> Tables:
+    """Tables over the bits at `places` of codes of that many words."""
+    best, cost = None, n * n / 2 * STREAMED * words
+    for per_table, groups in itertools.product(range(1, 7), range(1, 5)):
+        blocks = threshold + groups * (per_table - 1) + 1
+        if blocks <= len(places):
+            chosen = _chosen(blocks, per_table, groups)
+            each = _cost(n, len(places) * per_table / blocks, words)
+            if chosen is not None and len(chosen) * each < cost:
+                best, cost = chosen, len(chosen) * each
+    exact = best
+    drawn = _drawn(n, places, words, threshold, recall)
+    if drawn is not None and len(drawn) * _cost(n, _sampled(n), words) * AFFORDABLE < cost:
+        return drawn
+    if exact is None:
+        return Tables(np.zeros((0, words), np.uint64))
+    blocks = 1 + max(map(max, exact))
+    owner = np.arange(len(places)) % blocks
+    return Tables(np.stack([_mask(places[np.isin(owner, list(table))], words) for table in exact]))
+
+
+def _cost(n: int, key_bits: float, words: int) -> float:
+    """Nanoseconds for one table whose buckets n evenly spread codes share by `key_bits` bits."""
+    return n * SORT + n * n / 2 * 2.0**-key_bits * COMPARE * words
+
+
+def _chosen(blocks: int, per_table: int, groups: int) -> list[tuple[int, ...]] | None:
+    """Blocks that must agree, for each table; None for more than 1,000 tables.
+
+    Of `groups` groups of blocks, one holds `per_table` blocks that agree wherever more than groups * (per_table - 1)
+    blocks agree at all: then all choices of `per_table` blocks within a group are enough.
+    """
+    parts = np.array_split(np.arange(blocks), groups)
+    if sum(math.comb(len(part), per_table) for part in parts) > 1000:
+        return None
+    return [table for part in parts for table in itertools.combinations(part.tolist(), per_table)]
+
+
+def _drawn(n: int, places: np.ndarray, words: int, threshold: int, recall: float) -> Tables | None:
+    """Random tables that find a pair right at the threshold with a chance of `recall`; None for more than 1,000."""
+    size = _sampled(n)
+    if recall >= 1 or not threshold or size + threshold > len(places):
+        return None
+    agree = math.comb(len(places) - threshold, size) / math.comb(len(places), size)
+    needed = math.ceil(math.log1p(-recall) / math.log1p(-agree))
+    if needed > 1000:
+        return None
+    rng = np.random.default_rng(SEED)
+    masks = [_mask(rng.permutation(places)[:size], words) for _ in range(needed)]
+    return Tables(np.stack(masks), 1 - (1 - agree) ** needed)
+
+
+def _sampled(n: int) -> int:
+    return min(max(12, n.bit_length()), 30)
+
+
+def _mask(places: np.ndarray, words: int) -> np.ndarray:
+    bits = np.zeros(words * 64, bool)
+    bits[places] = True
+    return np.packbits(bits).view(np.uint64)
+
+
+# ---- the pairs of a table -------------------------------------------------------------------------------------------
+
+
+def _by_tables(words: np.ndarray, threshold: int, plan: Tables, capped: Capped, free: np.ndarray,
+               depth: int = 0) -> list[Pairs]:  # fmt: skip
+    if len(plan):
+        return [joined(words, threshold, plan, at, capped, free, depth) for at in range(len(plan))]
+    if len(words) <= DENSE:
+        return _brute_force(words, threshold)
+    first = max(16, min(1000, DENSE_PAIRS // len(words)))
+    capped.append((0, len(words)))
+    return _brute_force(words, threshold, first)
+
+
+def _buckets(words: np.ndarray, mask: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """What is compared of each code, bucket by bucket: the code itself where it is one word, else its signature; the
+    rows they belong to; where each bucket starts, and the end of the last. Codes that agree under the mask share one."""
+    bits = min(max(len(words).bit_length() - 2, BUCKET_BITS[0]), BUCKET_BITS[1])
+    signed = signatures(words, mask)
+    keys = (signed >> np.uint64(64 - bits)).astype(np.int32)
+    held = words[:, 0] if words.shape[1] == 1 else signed
+    # the transpose of a sparse matrix with one entry a row is a counting sort: several times as fast as np.argsort
+    placed = csr_array((held, keys, np.arange(len(words) + 1, dtype=np.int32)), shape=(len(words), 1 << bits)).tocsc()
+    return placed.data, placed.indices, placed.indptr
+
+
+def signatures(words: np.ndarray, mask: np.ndarray) -> np.ndarray:
+    """uint64 [n]: equal for rows that agree under the mask, seldom for others; the upper bits are well mixed."""
+    used = np.flatnonzero(mask)
+    mixed = np.zeros(len(words), np.uint64)
+    for at, word in enumerate(used.tolist()):
+        if at:
+            mixed ^= mixed >> np.uint64(29)
+        mixed = (mixed ^ (words[:, word] & mask[word])) * PRIME
+    return mixed
+
+
+def _in_buckets(words: np.ndarray, held: np.ndarray, rows: np.ndarray, bounds: np.ndarray,
+                threshold: int) -> tuple[np.ndarray, np.ndarray]:  # fmt: skip
+    """The near pairs of rows in every bucket of at most LARGE.
+
+    In most buckets few codes lie, so all neighbours up to a lag are compared, of one bucket or not: they lie side by
+    side. What is left of the larger buckets is gathered.
+    """
+    sizes = np.diff(bounds)
+    small = np.where(sizes > LARGE, 0, sizes)
+    lag = _last_lag(small, len(rows))
+    largest = threshold if words.shape[1] == 1 else 0  # of what is held, which is a signature where codes are longer
+    parts = [_neighbours(held, lag, largest)]
+    larger = np.flatnonzero(small > lag + 1)
+    at = _ranges(bounds[larger], small[larger])
+    end = np.repeat(bounds[larger] + small[larger], small[larger])
+    while len(at):
+        lag += 1
+        inside = at + lag < end
+        at, end = at[inside], end[inside]
+        near = at[np.bitwise_count(held[at] ^ held[at + lag]) <= largest]
+        parts.append((near, near + lag))
+    left, right = (np.concatenate(column) for column in zip(*parts, strict=True))
+    if (sizes > LARGE).any():
+        outside = ~np.repeat(sizes > LARGE, sizes)[left]
+        left, right = left[outside], right[outside]
+    left, right = rows[left], rows[right]
+    return (left, right) if words.shape[1] == 1 else _near(words, left, right, threshold)
+
+
+def _near(words: np.ndarray, i: np.ndarray, j: np.ndarray, threshold: int) -> tuple[np.ndarray, np.ndarray]:
+    """Those of the pairs that differ in at most `threshold` bits; most others are known by their first words."""
+    distance = np.zeros(len(i), np.uint16)
+    for word in range(words.shape[1]):
+        distance += np.bitwise_count(words[i, word] ^ words[j, word])
+        near = distance <= threshold
+        i, j, distance = i[near], j[near], distance[near]
+    return i, j
+
+
+def _last_lag(sizes: np.ndarray, n: int) -> int:
+    """Up to which lag the n neighbours at that lag are no more than SPARSE times the pairs of the buckets."""
+    counts = np.bincount(sizes)
+    buckets = np.cumsum(counts[::-1])[::-1]  # that have at least so many codes
+    pairs = np.cumsum(buckets[::-1])[::-1]  # from [lag + 1]: those at a lag
+    return int(np.count_nonzero(pairs[2:] * SPARSE > n))
+
+
+def _neighbours(held: np.ndarray, lags: int, largest: int) -> tuple[np.ndarray, np.ndarray]:
+    """(i, i + lag) of all neighbours up to a lag that differ in at most `largest` bits; a piece that the cache holds at
+    a time."""
+    left, right = [np.zeros(0, np.int64)], [np.zeros(0, np.int64)]
+    for start in range(0, len(held), PIECE):
+        piece = held[start : start + PIECE + lags]
+        for lag in range(1, lags + 1):
+            near = np.flatnonzero(np.bitwise_count(piece[lag:][:PIECE] ^ piece[:-lag][:PIECE]) <= largest)
+            if len(near):
+                left.append(near + start)
+                right.append(near + (start + lag))
+    return np.concatenate(left), np.concatenate(right)
+
+
+def _ranges(starts: np.ndarray, sizes: np.ndarray) -> np.ndarray:
+    """int64: starts[0], starts[0] + 1, ... sizes[0] of them, then those of the next."""
+    offsets = np.cumsum(sizes) - sizes
+    return np.arange(sizes.sum(), dtype=np.int64) + np.repeat(starts - offsets, sizes)
+
+
+def _in_large(words: np.ndarray, threshold: int, capped: Capped, free: np.ndarray, depth: int) -> list[Pairs]:
+    """The near pairs of a large bucket, by joins on the bits that its table does not look at."""
+    places = np.flatnonzero(np.unpackbits(free.view(np.uint8)))
+    plan = _tables(len(words), places, words.shape[1], threshold, RECALL_INSIDE)
+    if depth == DEEPEST:
+        plan = Tables(plan.masks[:0])
+    return _by_tables(words, threshold, plan, capped, free, depth + 1)
+
+
+def _brute_force(words: np.ndarray, threshold: int, first: int | None = None) -> list[Pairs]:
+    """All pairs, or those with one of the `first` codes."""
     parts = [_none()]
-    for start in range(0, len(words), ROW_BLOCK):
-        block, rest = words[start : start + ROW_BLOCK], words[start:]
+    for start in range(0, len(words) if first is None else first, ROW_BLOCK):
+        block, rest = words[start : start + ROW_BLOCK][: None if first is None else first - start], words[start:]
         found = np.zeros((len(block), len(rest)), np.int32)
         for word in range(words.shape[1]):
             found += np.bitwise_count(block[:, word, None] ^ rest[None, :, word])
         i, j = np.nonzero(np.triu(found <= threshold, 1))
         parts.append((i + start, j + start, found[i, j]))
     return parts
-
-
-def _joins(words: np.ndarray, bits: int, threshold: int, plan: Plan) -> list[Pairs]:
-    masks = _block_masks(bits, words.shape[1], plan.blocks)
-    parts = [_none()]
-    for chosen in itertools.combinations(range(plan.blocks), plan.agree):
-        i, j = _equal_neighbours(_keys(words, masks[list(chosen)]), words, threshold)
-        first = _first_agreeing(words[i] ^ words[j], masks, chosen)
-        i, j = i[first], j[first]
-        parts.append((np.minimum(i, j), np.maximum(i, j), distances(words[i], words[j])))
-    return parts
-
-
-def _equal_neighbours(keys: np.ndarray, words: np.ndarray, threshold: int) -> tuple[np.ndarray, np.ndarray]:
-    """Pairs of rows with equal 32-bit keys and codes within the threshold."""
-    sorted_keys = np.sort((keys.astype(np.uint64) << np.uint64(32)) | np.arange(len(keys), dtype=np.uint64))
-    rows = (sorted_keys & np.uint64(0xFFFFFFFF)).astype(np.int64)
-    runs = (sorted_keys >> np.uint64(32)).astype(np.uint32)
-    at, lag = np.arange(len(keys)), 1
-    left, right = [np.zeros(0, np.int64)], [np.zeros(0, np.int64)]
-    while len(at := at[: np.searchsorted(at, len(keys) - lag)]):
-        at = at[runs[at] == runs[at + lag]]
-        i, j = rows[at], rows[at + lag]
-        near = distances(words[i], words[j]) <= threshold
-        left.append(i[near])
-        right.append(j[near])
-        lag += 1
-    return np.concatenate(left), np.concatenate(right)
-
-
-def _keys(words: np.ndarray, masks: np.ndarray) -> np.ndarray:
-    """uint32 [n]: equal for rows that agree on the masked bits, seldom for others."""
-    mask = np.bitwise_or.reduce(masks, axis=0)
-    mixed = np.zeros(len(words), np.uint64)
-    for word in range(words.shape[1]):
-        mixed = (mixed ^ (words[:, word] & mask[word])) * PRIME
-        mixed ^= mixed >> np.uint64(29)
-    return ((mixed * PRIME) >> np.uint64(32)).astype(np.uint32)
-
-
-def _first_agreeing(differing: np.ndarray, masks: np.ndarray, chosen: tuple[int, ...]) -> np.ndarray:
-    """Whether `chosen` are the first blocks a pair agrees on: each pair then comes from one table only."""
-    agreeing = np.stack([((differing & mask) == 0).all(axis=1) for mask in masks], axis=1)
-    first = agreeing & (np.cumsum(agreeing, axis=1) <= len(chosen))
-    wanted = np.zeros(len(masks), bool)
-    wanted[list(chosen)] = True
-    return (first == wanted).all(axis=1)
-
-
-def _block_masks(bits: int, words: int, blocks: int) -> np.ndarray:
-    """uint64 [blocks, words]: the bits of each block, in the byte order of the codes."""
-    owner = np.arange(bits) * blocks // bits
-    padded = np.full(words * 64, -1)
-    padded[:bits] = owner
-    return np.stack([np.packbits(padded == block).view(np.uint64) for block in range(blocks)])
 
 
 def _none() -> Pairs:
