@@ -5,9 +5,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from curate.dedup import hamming
 from curate.dedup.faiss_install import faiss_conflict, load_search
 from curate.dedup.groups import Alike, stars
-from curate.dedup import hamming
 from curate.dedup.hamming import hamming_pairs, tables
 from curate.errors import CurateError
 

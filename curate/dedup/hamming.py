@@ -193,8 +193,8 @@ def _by_tables(words: np.ndarray, threshold: int, plan: Tables, capped: Capped, 
 
 
 def _buckets(words: np.ndarray, mask: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """What is compared of each code, bucket by bucket: the code itself where it is one word, else its signature; the
-    rows they belong to; where each bucket starts, and the end of the last. Codes that agree under the mask share one."""
+    """What is compared of each code, bucket by bucket (the code itself where it is one word, else its signature); the
+    rows they belong to; where each bucket starts, and the end of the last. Codes that agree under it share one."""
     bits = min(max(len(words).bit_length() - 2, BUCKET_BITS[0]), BUCKET_BITS[1])
     signed = signatures(words, mask)
     keys = (signed >> np.uint64(64 - bits)).astype(np.int32)
