@@ -11,7 +11,7 @@ import pyarrow as pa
 import xxhash
 from PIL import Image
 
-from curate.harvest.resize import RESULTS
+from curate.harvest.resize import RESULTS, Resizer
 from curate.shard import write_tar
 
 
@@ -30,7 +30,8 @@ def alive(url: str, dead: float) -> bool:
 
 class Downloader:
     def __init__(self, log: str, dead: float = 0.4, image_size: int = 256, allow_private: bool = True):
-        self.log, self.dead, self.resizer = Path(log), dead, None
+        self.log, self.dead = Path(log), dead
+        self.resizer = Resizer(image_size, 95, 8)
         self.made_by = {"downloader": "drawn", "image_size": image_size}
 
     def download(self, name: str, rows: pa.Table, scratch: str) -> tuple[str, pa.Table]:

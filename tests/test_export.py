@@ -150,8 +150,10 @@ def test_the_loader_of_open_clip_reads_an_export(even, tmp_path):
     params = pytest.importorskip("open_clip_train.params")
     open_clip = pytest.importorskip("open_clip")
     out = exported([even], str(tmp_path / "out"), shard_size=12)
-    args = params.parse_args(["--train-data", f"{out.url}/shards/{{00000..00002}}.tar", "--train-num-samples", "30",
-                              "--batch-size", "10", "--workers", "1", "--dataset-type", "webdataset"])  # fmt: skip
+    tars = f"{out.url}/shards/{{00000..00002}}.tar"
+    assert data.get_dataset_size(tars) == (30, 3)  # from sizes.json
+    args = params.parse_args(["--train-data", tars, "--batch-size", "10", "--workers", "1", "--dataset-type",
+                              "webdataset"])  # fmt: skip
     args.world_size, args.rank, args.distributed = 1, 0, False
     transform = open_clip.image_transform(32, is_train=False)
     tokenizer = open_clip.SimpleTokenizer(context_length=16)

@@ -12,7 +12,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from drawn_downloader import alive
+from drawn_downloader import IMAGE, alive
 from harvest_web import serving
 from PIL import Image
 
@@ -47,14 +47,14 @@ def ask(tmp_path, monkeypatch):
     (tmp_path / "queries.txt").write_text("\n".join([*WORDS, "gnu"]) + "\n")
 
     def harvested(rows, name="dataset", dead=0.4, image_size=256, **options) -> Dataset:
-        pool = tmp_path / "pool.parquet"
+        pool, pools = tmp_path / "pool.parquet", options.pop("pools", [])
         pq.write_table(pa.table({"url": [url for url, _ in rows], "caption": [text for _, text in rows]}), pool)
         log = tmp_path / f"{name.rsplit('/', 1)[-1]}.log"
         options = {"shard_size": 9, "min_success": 0, "engine": "local(workers=1)", "seed": 5,
                    "downloader": f"{DOWNLOADER}(log={log}, dead={dead}, image_size={image_size})",
                    **options}  # fmt: skip
         url = name if "://" in name else str(tmp_path / name)
-        return run(Dataset.create(url), [str(pool)], str(tmp_path / "queries.txt"), **options)
+        return run(Dataset.create(url), [str(pool), *pools], str(tmp_path / "queries.txt"), **options)
 
     return harvested
 
@@ -236,6 +236,26 @@ def test_what_failed_for_a_passing_reason_is_offered_again_once(ask, tmp_path):
     settled = ask(rows, retry_failed=True, **options)  # nothing is left to retry
     assert settled.history[-1]["counts"] == after
     assert (tmp_path / "dataset.log").read_text() == asked
+
+
+@pytest.mark.slow
+def test_images_in_the_pools_are_topped_up_beside_links(ask, tmp_path):
+    rng = random.Random(8)
+    images = [{"bytes": IMAGE if rng.random() < 0.7 else b"no image"} for _ in range(150)]
+    urls, texts = zip(*rows_of(rng, 150), strict=True)
+    pq.write_table(pa.table({"url": urls, "caption": texts, "image": images}), tmp_path / "stored.parquet")
+    pools = [f"parquet(path={tmp_path}/stored.parquet, image=image)"]
+    links = rows_of(rng, 150)
+    dataset = ask(links, cap=30, dead=0.5, top_up=5, pools=pools)
+    counts = dataset.history[-1]["counts"]
+    assert counts["rounds"]
+    assert set(counts["failed"]) == {"http 404", "not an image"}
+    uids = [uid for pairs in shards_of(dataset).values() for uid, _ in pairs]
+    assert len(uids) == len(set(uids))
+    assert check_samples(dataset) >= counts["kept"]
+    before = contents(dataset)
+    dataset.folder.remove("work")
+    assert contents(ask(links, cap=30, dead=0.5, top_up=5, pools=pools)) == before
 
 
 @pytest.mark.slow
