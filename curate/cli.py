@@ -267,6 +267,22 @@ def measure(dataset: str, signals: tuple[str, ...], engine: str) -> Any:
     metavar="SIGNAL=NUMBER",
     help="The same between the pool and the benchmarks, where it should be looser: embedding=0.9 finds 5 % crops.",
 )
+@click.option(
+    "--against-signal",
+    "against_signals",
+    multiple=True,
+    metavar="SIGNAL",
+    help="What tells that a benchmark holds an image.  [default: pdq, and those of --signal that are no hashes]",
+)
+@click.option(
+    "--verify/--no-verify",
+    default=True,
+    show_default=True,
+    help="Compare the local features of pictures that look like a benchmark's but are too far for a hash to be sure.",
+)
+@click.option(
+    "--candidates", default=10, show_default=True, help="Pictures that --verify looks at for each benchmark image."
+)
 @click.option("--name", default=None, help="Name of the selection made; told by its content by default.")
 @click.option("--device", default="auto", show_default=True, help="Where benchmarks are searched: auto, cpu, cuda.")
 @start_option

@@ -103,7 +103,7 @@ def reachable(name: str, seen: set[str]) -> set[str]:
         for parent in [inside] if inside else []:
             steps = [".".join(parent.split(".")[:end]) for end in range(1, parent.count(".") + 2)]
             for step in steps:
-                if step and step not in seen:
+                if step in MODULES and step not in seen:
                     seen.add(step)
                     packages |= reachable(step, seen)
     return packages

@@ -9,15 +9,13 @@ stands beside it in reports/duplicates-<selection>.parquet.
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-import numpy as np
-import pyarrow as pa
-
 from curate.benchmark import Benchmark, open_benchmark
 from curate.dataset import Dataset, fingerprint
-from curate.dedup import overlap
-from curate.dedup.codes import Comparison, check_images_only, comparisons
+from curate.dedup import overlap, overlap_report
+from curate.dedup.codes import Comparison, comparisons
 from curate.dedup.decide import Decision, counts, decide, groups_table, selection_table
 from curate.dedup.faiss_install import faiss_conflict, load_search
+from curate.dedup.measured import Measured, prepare
 from curate.dedup.pool import Pool, collect
 from curate.errors import CurateError
 from curate.measure import measure
@@ -27,43 +25,51 @@ __all__ = ["faiss_conflict", "run"]
 
 
 def run(dataset: Dataset, signals: Sequence[str] = ("exact", "phash"), thresholds: Mapping[str, float] | None = None,
-        against: Sequence[str] = (), against_thresholds: Mapping[str, float] | None = None, name: str | None = None,
-        start: str | None = None, engine: str | Engine = "local",
+        against: Sequence[str] = (), against_signals: Sequence[str] = (),
+        against_thresholds: Mapping[str, float] | None = None, verify: bool = True, candidates: int = 10,
+        name: str | None = None, start: str | None = None, engine: str | Engine = "local",
         device: str = "auto") -> Dataset:  # fmt: skip
     """Write the selection `name` (told by its content by default), its groups, and a report for each benchmark.
 
-    against_thresholds hold between the pool and the benchmarks, where they differ from those inside the pool.
+    against_signals and against_thresholds hold between the pool and the benchmarks, where they differ from those inside
+    the pool. verify: look at the `candidates` of each benchmark image that signals alone cannot tell.
 
     Raises CurateError for a signal that tells no duplicates, a folder that is no benchmark, two FAISS packages.
     """
     thresholds = thresholds or {}
     compared = comparisons(signals, thresholds)
-    compared_against = comparisons(signals, {**thresholds, **(against_thresholds or {})})
+    looser = against_thresholds or {}
     benchmarks = _opened(against, dataset)
-    if benchmarks:
-        check_images_only(compared)
+    compared_against = overlap.compare_by(signals, against_signals, thresholds, looser) if benchmarks else []
     if benchmarks or any(comparison.kind == "cosine" for comparison in compared):
         load_search()
     parent = dataset.parent_for("dedup", start)
-    dataset = measure(dataset, signals, engine)
+    dataset = measure(dataset, list(dict.fromkeys([*signals, *overlap.measured_by(compared_against)])), engine)
     pool = collect(dataset, compared, parent)
-    measured = [overlap.prepare(benchmark, dataset.folder, compared_against, engine) for benchmark in benchmarks]
-    found = {m.name: overlap.find(dataset, pool.shards, m, compared_against, engine, device) for m in measured}
+    measured = [prepare(benchmark, dataset.folder, compared_against, engine) for benchmark in benchmarks]
+    compared_against = overlap.at_scale(compared_against, len(pool), verify, {**thresholds, **looser})
+    looked_at = candidates if verify else 0
+    found = {m.name: overlap.find(dataset, pool.shards, m, compared_against, len(pool), looked_at, engine, device)
+             for m in measured}  # fmt: skip
     options = {
         "signals": [comparison.spec for comparison in compared],
         "thresholds": _thresholds(compared),
         "against_thresholds": _thresholds(compared_against) if benchmarks else {},
+        "against_signals": [comparison.spec for comparison in compared_against],
         "against": {m.name: m.digest for m in measured},
+        "candidates": looked_at if benchmarks else 0,
     }
     made_by = {"stage": "dedup", "parent": parent, "ranked_by": _ranked_by(dataset), **options}
     name = name or f"dedup-{fingerprint([made_by, dataset.shards_fingerprint(), [s.name for s in pool.shards]])}"
     _refuse_other_options(dataset, name, made_by)
-    decision = decide(pool, found)
+    decision = decide(pool, {name: each.matches for name, each in found.items()})
     _write(dataset, name, pool, decision, made_by)
     numbers = counts(pool, decision, [comparison.signal for comparison in compared])
-    numbers["overlap"] = {m.name: _report(dataset, pool, m, found[m.name], made_by) for m in measured}
+    numbers["overlap"] = {
+        m.name: overlap_report.write(dataset.folder, pool, m, found[m.name], made_by) for m in measured
+    }
     changes = dataset.with_selection(name, "dedup", parent, **options)
-    return dataset.after("dedup", options, _summary(numbers), numbers, pool.failures, **changes).save()
+    return dataset.after("dedup", options, _summary(numbers, measured), numbers, pool.failures, **changes).save()
 
 
 def _ranked_by(dataset: Dataset) -> dict[str, Any] | None:
@@ -105,32 +111,11 @@ def _write(dataset: Dataset, name: str, pool: Pool, decision: Decision, made_by:
     dataset.folder.write_table(f"reports/duplicates-{name}.parquet", groups, made_by)
 
 
-def _report(
-    dataset: Dataset, pool: Pool, measured: overlap.Measured, matches: pa.Table, made_by: dict[str, Any]
-) -> dict[str, int]:
-    """Write reports/overlap-<benchmark>.parquet of the rows in the pool; the numbers for the history come back."""
-    rows = pool.find(matches["shard"], matches["uid"])
-    matches = matches.filter(pa.array(rows >= 0))
-    name = f"reports/overlap-{measured.name}.parquet"
-    dataset.folder.write_table(name, matches, {**made_by, "benchmark": measured.digest})
-    return {
-        "images": measured.images,
-        "compared": measured.compared,
-        "overlapping": len(matches["benchmark_key"].unique()),
-        "pool_rows": len(np.unique(rows[rows >= 0])),
-    }
-
-
-def _summary(numbers: dict[str, Any]) -> str:
+def _summary(numbers: dict[str, Any], measured: Sequence[Measured]) -> str:
     duplicates = ", ".join(f"{count:,} {signal}" for signal, count in numbers["duplicates"].items())
     parts = [
         f"dedup: {numbers['kept']:,} of {numbers['of']:,} pairs kept",
         f"{duplicates} duplicates in {numbers['groups']:,} groups",
+        *(overlap_report.summary(each, numbers["overlap"][each.name]) for each in measured),
     ]
-    for name, found in numbers["overlap"].items():
-        share = 100 * found["overlapping"] / max(found["images"], 1)
-        parts.append(
-            f"benchmark {name}: {found['overlapping']:,} of {found['images']:,} images ({share:.1f} %) "
-            f"found in the pool, {found['pool_rows']:,} pairs dropped"
-        )
     return "; ".join(parts)

@@ -26,6 +26,13 @@ class Comparison:
     kind: str
     threshold: float
 
+    @property
+    def text(self) -> str:
+        """The spec with its alias, as `measure` wants it."""
+        spec = named.parse(self.spec)
+        alias = f"{', ' if spec.options else '('}as={self.signal})"
+        return self.spec if spec.slug == self.signal else self.spec.removesuffix(")") + alias
+
     def __str__(self) -> str:
         return self.spec if self.kind == "equal" else f"{self.spec} at {self.threshold:g}"
 

@@ -1,201 +1,264 @@
-"""What of the pool a benchmark holds: the benchmark is the index, the pool streams past it, a shard at a time."""
+"""What of the pool a benchmark holds: the benchmark is the index, the pool streams past it, a shard at a time.
 
-from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
-from functools import lru_cache
+What lies within the threshold is certain; what lies beyond it, as far as a copy may, is a candidate that local
+features must confirm (`verify`).
+"""
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
-import xxhash
 
-from curate import shard as shards
-from curate.benchmark import Benchmark, BenchmarkSample
+from curate import named
 from curate.dataset import Dataset, fingerprint
-from curate.dedup.codes import Codes, Comparison, joined, read
-from curate.dedup.faiss_install import load_search
+from curate.dedup import verify
+from curate.dedup.codes import Codes, Comparison, check_images_only, comparisons, read
+from curate.dedup.index import Index, Near, Side, load
+from curate.dedup.measured import WORK, Measured
 from curate.errors import CurateError
-from curate.files import Folder
-from curate.measure import measure
 from curate.shard import Shard
 from curate.work import Engine, Report, run_all
 
-WORK = "work/dedup"
-PER_SHARD = 500  # benchmark images in one shard of its measured copy
+TRIMMED = {"pdq": "trimmed"}  # what shows the pool's pictures without their borders, to the same index
+# PDQ on 3.7e6 pairs of unlike photographs, half of them of garments alone: one in 2e6 lies within 55 bits of a view,
+# and ten times fewer for each 10 bits less. An image of a benchmark shall have a false partner in 1 of 100.
+LOOSEST, ROWS_AT_LOOSEST, STRICTEST, PER_DECADE = 55, 20_000, 20, 10
+CONFIDENT = 31  # bits: where local features tell the rest, there is no need to go further
+GRAY_BITS, GRAY_SIMILARITY = 35, 0.3  # beyond the threshold: how far a copy may lie that features must confirm
+THUMBNAILS = 31  # bits, where most images of the benchmark are under 64 pixels
+FOUND = pa.schema(
+    [("image", pa.int32()), ("uid", pa.string()), ("signal", pa.string()), ("distance", pa.float64()),
+     ("view", pa.string()), ("certain", pa.bool_())]
+)  # fmt: skip
 SCHEMA = pa.schema(
-    [("benchmark_key", pa.string()), ("uid", pa.string()), ("signal", pa.string()), ("distance", pa.float64())]
-)
-Matches = tuple[np.ndarray, np.ndarray, np.ndarray]  # pool row, benchmark row, distance
+    [("benchmark_key", pa.string()), ("uid", pa.string()), ("signal", pa.string()), ("distance", pa.float64()),
+     ("view", pa.string()), ("verified", pa.bool_()), ("inliers", pa.int32())]
+)  # fmt: skip
+ORDER = [(name, "ascending") for name in ("benchmark_key", "uid", "signal", "shard")]
 
 
 @dataclass(frozen=True)
-class Measured:
-    """A benchmark whose images were measured. compared: how many of them are neither near-blank nor unreadable."""
+class Overlap:
+    """matches: SCHEMA and the shard, sorted. compared: images of the benchmark that could match. numbers: of
+    candidates, for the history."""
 
-    name: str
-    digest: str
-    folder: Folder
-    images: int
+    matches: pa.Table
     compared: int
+    numbers: dict[str, int]
 
 
-def prepare(benchmark: Benchmark, folder: Folder, comparisons: Sequence[Comparison], engine: str | Engine) -> Measured:
-    """Measure the images of a benchmark with the same signals as the pool.
+def compare_by(signals: Sequence[str], against: Sequence[str], thresholds: Mapping[str, float],
+               against_thresholds: Mapping[str, float]) -> list[Comparison]:  # fmt: skip
+    """What tells overlap: the signals `against`, or, where none is named, PDQ and those `signals` of the pool that are
+    no hashes: in many views a hash of 64 bits is near to anything. Raises CurateError."""
+    hashes = {text for text in signals if getattr(named.load("signals", text), "distance", None) == "hamming"}
+    chosen = list(against) or [*(text for text in signals if text not in hashes), "pdq"]
+    slugs = {named.parse(text).slug for text in chosen}
+    shared = {name: value for name, value in thresholds.items() if name in slugs}
+    found = comparisons(chosen, {**shared, **against_thresholds})
+    check_images_only(found)
+    return found
 
-    They are copied as a dataset of their own below `folder`, in work/dedup, so that measuring is parallel and goes on
-    where it was stopped; the copy can be deleted afterwards. Raises CurateError, BadShard where one is damaged.
+
+def at_scale(compared: Sequence[Comparison], rows: int, verify: bool, given: Mapping[str, float]) -> list[Comparison]:
+    """The same with PDQ's threshold for a pool of so many rows, unless it is among the `given` ones."""
+    chosen = min(pdq_threshold(rows), CONFIDENT) if verify else pdq_threshold(rows)
+    return [replace(each, threshold=float(chosen)) if second_look(each) and each.signal not in given else each
+            for each in compared]  # fmt: skip
+
+
+def measured_by(compared: Sequence[Comparison]) -> list[str]:
+    """The signals that the pool must be measured by."""
+    looks = [look for each in compared for look in (each, second_look(each)) if look]
+    return [look.text for look in looks]
+
+
+def pdq_threshold(rows: int) -> int:
+    """Bits of 256 within which a pool of so many rows may be trusted: 55 up to 20,000 rows, 10 fewer for each tenfold,
+    never under 20."""
+    decades = math.log10(max(rows, ROWS_AT_LOOSEST) / ROWS_AT_LOOSEST)
+    return max(STRICTEST, int(LOOSEST - PER_DECADE * decades))
+
+
+def reach(comparison: Comparison, rows: int) -> float | None:
+    """How far from its image a candidate may lie, in bits or as the least similarity; None where there are none."""
+    if comparison.kind == "cosine":
+        return comparison.threshold - GRAY_SIMILARITY
+    if second_look(comparison) is None:
+        return None
+    return max(comparison.threshold, pdq_threshold(rows)) + GRAY_BITS
+
+
+def find(dataset: Dataset, pool: Sequence[Shard], measured: Measured, compared: Sequence[Comparison],
+         rows: int, candidates: int, engine: str | Engine, device: str) -> Overlap:  # fmt: skip
+    """The rows of every pool shard that show an image of the benchmark, with the name of their shard, sorted.
+
+    rows: of the pool. candidates: how many of each image local features look at, 0 for none.
     """
-    digest = _digest(benchmark.samples())
-    copy = Dataset.create(folder.within(f"{WORK}/{benchmark.name}-{digest}").url)
-    if not copy.history:
-        for number, chunk in enumerate(_chunks(benchmark.samples(), PER_SHARD)):
-            _write(copy.folder, f"{number:05d}", chunk, number * PER_SHARD)
-        copy = copy.after("copy", {"benchmark": benchmark.name}, f"copied {benchmark.name}").save()
-    copy = measure(copy, [comparison.spec for comparison in comparisons], engine)
-    if copy.failures:
-        reasons = "; ".join(copy.failures.values())
-        raise CurateError(f"benchmark {benchmark.name} could not be measured: {reasons}")
-    compared = _load(copy.folder.url, tuple(comparisons), "cpu").compared
-    return Measured(benchmark.name, digest, copy.folder, sum(len(s.rows()) for s in copy.shards), compared)
-
-
-def find(dataset: Dataset, pool: Sequence[Shard], measured: Measured, comparisons: Sequence[Comparison],
-         engine: str | Engine, device: str) -> pa.Table:  # fmt: skip
-    """The rows of every pool shard that lie near an image of the benchmark, with the name of their shard, sorted by
-    benchmark_key, uid, signal."""
-    task = Against(dataset, measured, tuple(comparisons), device)
-    outcome = run_all(task, pool, engine, f"against {measured.name}")
-    if outcome.failures:  # these very files were read a moment ago
-        raise CurateError("; ".join(outcome.failures.values()))
-    parts = []
+    if measured.thumbnails:
+        compared = [_strict(comparison) for comparison in compared]
+        candidates = 0
+    reaches = tuple(reach(comparison, rows) if candidates else None for comparison in compared)
+    task = Against(dataset, measured, tuple(compared), reaches, candidates, device)
+    outcome = _all_of(run_all(task, pool, engine, f"against {measured.name}"))
+    certain, doubtful = [], verify.Chosen(candidates, _vectors(compared))
     for shard in pool:
         found = dataset.folder.read_table(task.output(shard)).replace_schema_metadata()
-        parts.append(found.append_column("shard", pa.array([shard.name] * len(found), pa.string())))
+        found = found.append_column("shard", pa.array([shard.name] * len(found), pa.string()))
+        certain.append(found.filter(found["certain"]))
+        doubtful.add(found.filter(pa.compute.invert(found["certain"])))
+    parts = [_matches(measured, table) for table in certain]
+    chosen = doubtful.table()
+    numbers = {"candidates": int(outcome.total("candidates")), "checked": len(chosen), "confirmed": 0}
+    if len(chosen):
+        confirmed = verify.confirm(dataset, pool, measured, chosen, task.folder, engine)
+        numbers["confirmed"] = len(confirmed)
+        parts.append(_confirmed(measured, confirmed))
     empty = SCHEMA.append(pa.field("shard", pa.string())).empty_table()
-    order = [(name, "ascending") for name in ("benchmark_key", "uid", "signal", "shard")]
-    return pa.concat_tables([empty, *parts]).sort_by(order)
+    comparable = load(measured.folder.url, tuple(compared), "cpu").compared
+    return Overlap(pa.concat_tables([empty, *parts]).sort_by(ORDER), comparable, numbers)
 
 
 @dataclass(frozen=True)
 class Against:
-    """Write the matches of one pool shard with a measured benchmark, unless the file is there already."""
+    """Write what of one pool shard lies near a measured benchmark, unless the file is there already: all that is
+    certain, and of each benchmark image the `candidates` nearest that are not."""
 
     dataset: Dataset
     measured: Measured
     comparisons: tuple[Comparison, ...]
+    reaches: tuple[float | None, ...]
+    candidates: int
     device: str
 
     def __call__(self, shard: Shard) -> Report:
-        made_by = self._made_by(shard)
-        name = self.output(shard)
-        if shard.folder.made_by(name) == made_by:
-            return Report(str(shard), shard.folder.read_table(name).num_rows, skipped=True)
-        index = _load(self.measured.folder.url, self.comparisons, self.device)
+        made_by, name = self._made_by(shard), self.output(shard)
+        if (before := shard.folder.made_by(name)) is not None and _without_counts(before) == made_by:
+            return Report(str(shard), 0, {"candidates": before["candidates_found"]}, skipped=True)
+        index = load(self.measured.folder.url, self.comparisons, self.device)
         uids = self.dataset.measured(shard, self.comparisons[0].signal)["uid"].combine_chunks()
-        parts = [SCHEMA.empty_table()]
-        own = [codes for comparison in self.comparisons for codes in read(self.dataset, shard, comparison)]
-        for side, codes in zip(index.sides, own, strict=True):
-            rows, images, distance = side.near(codes)
-            signal = pa.array([codes.comparison.signal] * len(rows), pa.string())
-            keys, own_uids = index.keys.take(pa.array(images)), uids.take(pa.array(rows))
-            parts.append(pa.table([keys, own_uids, signal, pa.array(distance, pa.float64())], schema=SCHEMA))
-        found = pa.concat_tables(parts).group_by(["benchmark_key", "uid", "signal"]).aggregate([("distance", "min")])
-        found = found.rename_columns(["benchmark_key", "uid", "signal", "distance"])
-        found = found.sort_by([(name, "ascending") for name in ("benchmark_key", "uid", "signal")])
-        shard.folder.write_table(name, found, made_by)
-        return Report(str(shard), found.num_rows)
+        certain, doubtful = [], []
+        for side, codes, limit in self._looks(shard, index):
+            near = side.near(codes, limit)
+            sure = near.distance <= _limit(codes.comparison)
+            certain.append((codes.comparison.signal, _those(near, sure)))
+            doubtful.append((codes.comparison.signal, _those(near, ~sure)))
+        known = _pairs([near for _, near in certain], index.count)
+        doubtful = [(signal, _those(near, ~np.isin(_pairs([near], index.count), known))) for signal, near in doubtful]
+        count = len(np.unique(_pairs([near for _, near in doubtful], index.count)))
+        tables = [_table(signal, near, uids, index, True) for signal, near in certain]
+        tables += [_table(signal, near, uids, index, False) for signal, near in doubtful]
+        found = pa.concat_tables([FOUND.empty_table(), *tables])
+        sure = found.filter(found["certain"])
+        gray = found.filter(pa.compute.invert(found["certain"]))
+        rest = verify.nearest(gray, self.candidates, _vectors(self.comparisons))
+        order = [(column, "ascending") for column in ("image", "uid", "signal")]
+        found = pa.concat_tables([sure, rest]).sort_by(order)
+        shard.folder.write_table(name, found, {**made_by, "candidates_found": count})
+        return Report(str(shard), len(sure), {"candidates": count})
+
+    @property
+    def folder(self) -> str:
+        how = fingerprint([[str(comparison) for comparison in self.comparisons], self.reaches, self.candidates])
+        return f"{WORK}/{self.measured.name}-{self.measured.digest}-{how}"
 
     def output(self, shard: Shard) -> str:
-        how = fingerprint([str(comparison) for comparison in self.comparisons])
-        return f"{WORK}/{self.measured.name}-{self.measured.digest}-{how}/{shard.name}.parquet"
+        return f"{self.folder}/{shard.name}.parquet"
+
+    def _looks(self, shard: Shard, index: Index) -> list[tuple[Side, Codes, float | None]]:
+        """Every index with the codes that are looked up in it, and how far."""
+        looks: list[tuple[Side, Codes, float | None]] = []
+        sides = iter(index.sides)
+        for comparison, limit in zip(self.comparisons, self.reaches, strict=True):
+            second = second_look(comparison)
+            for codes in read(self.dataset, shard, comparison):
+                side = next(sides)
+                looks.append((side, codes, limit))
+                looks += [(side, more, limit) for more in (read(self.dataset, shard, second) if second else ())]
+        return looks
 
     def _made_by(self, shard: Shard) -> dict[str, Any]:
-        signals = [comparison.signal for comparison in self.comparisons]
+        signals = [each.signal for one in self.comparisons for each in (one, second_look(one)) if each]
         return {
             "benchmark": self.measured.digest,
             "comparisons": [str(comparison) for comparison in self.comparisons],
+            "reaches": list(self.reaches),
+            "candidates": self.candidates,
             "signals": {name: shard.folder.made_by(f"signals/{name}/{shard.name}.parquet") for name in signals},
         }
 
 
-class _Equal:
-    """The codes of a benchmark, found by equal values."""
-
-    def __init__(self, codes: Codes):
-        self.where: dict[Any, list[int]] = {}
-        for row in np.flatnonzero(codes.comparable & ~codes.flat).tolist():
-            self.where.setdefault(codes.values[row].as_py(), []).append(row)
-
-    def near(self, codes: Codes) -> Matches:
-        rows = np.flatnonzero(codes.comparable & ~codes.flat)
-        values = codes.values.take(pa.array(rows)).to_pylist()
-        pairs = [(row, image) for row, value in zip(rows.tolist(), values) for image in self.where.get(value, ())]
-        found = np.array(pairs, np.int64).reshape(-1, 2)
-        return found[:, 0], found[:, 1], np.zeros(len(found))
+def second_look(comparison: Comparison) -> Comparison | None:
+    """The signal that shows the pool's pictures without their borders to the index of this one, or None."""
+    name = TRIMMED.get(named.parse(comparison.spec).name)
+    return replace(comparison, spec=name, signal=name) if name else None
 
 
-class _Near:
-    """The codes of a benchmark, found within a distance through FAISS."""
-
-    def __init__(self, codes: Codes, device: str):
-        search = load_search()
-        self.rows = np.flatnonzero(codes.comparable & ~codes.flat)
-        values = codes.values[self.rows]
-        self.index = (
-            search.HammingIndex(values) if codes.comparison.kind == "hamming" else search.CosineIndex(values, device)
-        )
-
-    def near(self, codes: Codes) -> Matches:
-        rows = np.flatnonzero(codes.comparable & ~codes.flat)
-        query, image, distance = self.index.near(codes.values[rows], codes.comparison.threshold)
-        return rows[query], self.rows[image], distance
+def _vectors(compared: Sequence[Comparison]) -> list[str]:
+    return [comparison.signal for comparison in compared if comparison.kind == "cosine"]
 
 
-@dataclass(frozen=True)
-class _Index:
-    keys: pa.Array  # benchmark_key of each image
-    sides: list[_Equal | _Near]  # one for each column of codes
-    compared: int
+def _strict(comparison: Comparison) -> Comparison:
+    """For thumbnails."""
+    if named.parse(comparison.spec).name not in TRIMMED:
+        return comparison
+    return replace(comparison, threshold=min(comparison.threshold, THUMBNAILS))
 
 
-@lru_cache(maxsize=4)
-def _load(url: str, comparisons: tuple[Comparison, ...], device: str) -> _Index:
-    """The measured benchmark, indexed; once for each process."""
-    copy = Dataset.open(url)
-    columns = [[read(copy, shard, comparison) for shard in copy.shards] for comparison in comparisons]
-    codes = [joined(parts) for column in columns for parts in zip(*column, strict=True)]
-    keys = pa.concat_arrays([shard.rows()["url"].combine_chunks() for shard in copy.shards])
-    usable = np.any([c.comparable & ~c.flat for c in codes], axis=0)
-    sides = [_Equal(c) if c.comparison.kind == "equal" else _Near(c, device) for c in codes]
-    return _Index(keys, sides, int(usable.sum()))
+def _limit(comparison: Comparison) -> float:
+    """The largest distance that is certain."""
+    return {"equal": 0.0, "hamming": comparison.threshold, "cosine": 1 - comparison.threshold + 1e-9}[comparison.kind]
 
 
-def _digest(samples: Iterable[BenchmarkSample]) -> str:
-    """8 hex digits of the keys and the bytes of every image."""
-    state = xxhash.xxh3_64()
-    for sample in samples:
-        state.update(f"{sample.key}\0{len(sample.image)}\0".encode("utf-8", "surrogatepass"))
-        state.update(sample.image)
-    return state.hexdigest()[:8]
+def _those(near: Near, wanted: np.ndarray) -> Near:
+    return Near(*(column[wanted] for column in near))
 
 
-def _chunks(samples: Iterable[BenchmarkSample], size: int) -> Iterator[list[BenchmarkSample]]:
-    chunk: list[BenchmarkSample] = []
-    for sample in samples:
-        chunk.append(sample)
-        if len(chunk) == size:
-            yield chunk
-            chunk = []
-    if chunk:
-        yield chunk
+def _pairs(nears: Sequence[Near], images: int) -> np.ndarray:
+    """One number for each pair of a pool row and a benchmark row."""
+    return np.concatenate([near.row.astype(np.int64) * images + near.image for near in nears])
 
 
-def _write(folder: Folder, name: str, chunk: list[BenchmarkSample], first: int) -> None:
-    """A shard of the copy; its url column holds the benchmark's own key."""
-    keys = [f"{first + at:09d}" for at in range(len(chunk))]
-    # .jpg whatever the format: images are told by their bytes
-    archive = shards.tar_bytes((f"{key}.jpg", sample.image) for key, sample in zip(keys, chunk, strict=True))
-    urls = [sample.key.encode("utf-8", "replace").decode() for sample in chunk]
-    table = pa.table({"uid": [shards.uid_of(url, key) for url, key in zip(urls, keys)], "key": keys, "url": urls,
-                      "caption": [""] * len(keys)})  # fmt: skip
-    shards.write(folder, name, archive, table, {"count": len(keys), "successes": len(keys)})
+def _table(signal: str, near: Near, uids: pa.Array, index: Index, certain: bool) -> pa.Table:
+    """FOUND, one row for each pair: a signal with several columns may find one twice."""
+    _, first = np.unique(_pairs([near], index.count), return_index=True)
+    near = _those(near, first)
+    count = len(first)
+    columns = [pa.array(near.image, pa.int32()), uids.take(pa.array(near.row)), pa.array([signal] * count, pa.string()),
+               pa.array(near.distance, pa.float64()), pa.array(index.views, pa.string()).take(pa.array(near.view)),
+               pa.array([certain] * count, pa.bool_())]  # fmt: skip
+    return pa.table(columns, schema=FOUND)
+
+
+def _matches(measured: Measured, found: pa.Table) -> pa.Table:
+    count = len(found)
+    return pa.table(
+        {"benchmark_key": measured.keys.take(found["image"].combine_chunks()), "uid": found["uid"],
+         "signal": found["signal"], "distance": found["distance"], "view": found["view"],
+         "verified": pa.array([False] * count, pa.bool_()), "inliers": pa.nulls(count, pa.int32()),
+         "shard": found["shard"]}
+    )  # fmt: skip
+
+
+def _confirmed(measured: Measured, found: pa.Table) -> pa.Table:
+    """What local features confirmed: signal "orb", distance the number of inliers."""
+    count = len(found)
+    return pa.table(
+        {"benchmark_key": measured.keys.take(found["image"].combine_chunks()), "uid": found["uid"],
+         "signal": pa.array(["orb"] * count, pa.string()), "distance": found["inliers"].cast(pa.float64()),
+         "view": found["view"], "verified": pa.array([True] * count, pa.bool_()), "inliers": found["inliers"],
+         "shard": found["shard"]}
+    )  # fmt: skip
+
+
+def _without_counts(made_by: dict[str, Any]) -> dict[str, Any]:
+    return {key: value for key, value in made_by.items() if key != "candidates_found"}
+
+
+def _all_of(outcome: Any) -> Any:
+    if outcome.failures:  # these very files were read a moment ago
+        raise CurateError("; ".join(outcome.failures.values()))
+    return outcome

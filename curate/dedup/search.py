@@ -50,6 +50,19 @@ class CosineIndex:
         order = np.lexsort((found, query))
         return _checked(queries, self.vectors, query[order], found[order], threshold)
 
+    def nearest(self, queries: np.ndarray, k: int, least: float) -> Matches:
+        """(query, vector, distance) of the k vectors nearest to each query that have similarity >= least, sorted."""
+        k = min(k, len(self.vectors))
+        parts = [(np.zeros(0, np.int64), np.zeros(0, np.int64))]
+        for start in range(0, len(queries) if k else 0, QUERIES):
+            block = np.ascontiguousarray(queries[start : start + QUERIES], np.float32)
+            similarity, found = (self.index if self.gpu is None else self.gpu).search(block, k)
+            query, at = np.nonzero(similarity >= least - MARGIN)
+            parts.append((query + start, found[query, at].astype(np.int64)))
+        query, found = (np.concatenate(column) for column in zip(*parts, strict=True))
+        order = np.lexsort((found, query))
+        return _checked(queries, self.vectors, query[order], found[order], least)
+
     def _range(self, queries: np.ndarray, least: float) -> tuple[np.ndarray, np.ndarray]:
         if self.gpu is None:
             return _ranges(*self.index.range_search(queries, least)[::2])
@@ -66,19 +79,35 @@ class CosineIndex:
 
 
 class HammingIndex:
-    """Bit codes uint8 [n, bytes] to search near."""
+    """Bit codes uint8 [n, bytes] to search near; on the GPU where device is "auto" or "cuda" and FAISS has one."""
 
-    def __init__(self, codes: np.ndarray):
+    def __init__(self, codes: np.ndarray, device: str = "cpu"):
         self.index = faiss.IndexBinaryFlat(codes.shape[1] * 8)
         self.index.add(np.ascontiguousarray(codes))
+        self.gpu = _bits_on_gpu(self.index, device)
 
     def near(self, queries: np.ndarray, threshold: float) -> Matches:
         """(query, code, distance) of every pair that differs in at most `threshold` bits, sorted."""
+        queries = np.ascontiguousarray(queries)
+        if self.gpu is None or not len(queries):
+            return self._range(queries, np.arange(len(queries)), int(threshold))
+        # no range search on the GPU: take the nearest few, and ask the CPU where they are not enough
+        k = min(self.index.ntotal, 64)
+        gaps, found = self.gpu.search(queries, k)
+        full = gaps[:, -1] <= threshold if k < self.index.ntotal else np.zeros(len(queries), bool)
+        query, at = np.nonzero((gaps <= threshold) & ~full[:, None])
+        more = self._range(queries[full], np.flatnonzero(full), int(threshold))
+        few = (query, found[query, at].astype(np.int64), gaps[query, at].astype(np.float64))
+        query, found, gaps = (np.concatenate(column) for column in zip(few, more, strict=True))
+        order = np.lexsort((found, query))
+        return query[order], found[order], gaps[order]
+
+    def _range(self, queries: np.ndarray, numbers: np.ndarray, threshold: int) -> Matches:
         # FAISS's radius is exclusive
-        limits, gaps, found = self.index.range_search(np.ascontiguousarray(queries), int(threshold) + 1)
+        limits, gaps, found = self.index.range_search(queries, threshold + 1)
         query, found = _ranges(limits, found)
         order = np.lexsort((found, query))
-        return query[order], found[order], gaps[order].astype(np.float64)
+        return numbers[query[order]], found[order], gaps[order].astype(np.float64)
 
 
 def _ranges(limits: np.ndarray, found: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -138,9 +167,23 @@ def _near_among(vectors: np.ndarray, rows: np.ndarray, least: float) -> np.ndarr
 
 
 def _on_gpu(index: Any, device: str) -> Any:
-    """The index on the first GPU, or None where there is none to use."""
+    """The index on a GPU, or None where there is none to use."""
+    number = _gpu_number(device)
+    return None if number is None else faiss.index_cpu_to_gpu(faiss.StandardGpuResources(), number, index)
+
+
+def _bits_on_gpu(index: Any, device: str) -> Any:
+    number = _gpu_number(device)
+    if number is None:
+        return None
+    config = faiss.GpuIndexBinaryFlatConfig()
+    config.device = number
+    return faiss.GpuIndexBinaryFlat(faiss.StandardGpuResources(), index, config)
+
+
+def _gpu_number(device: str) -> int | None:
+    """Which GPU is wanted, or None where there is none or none is wanted."""
     wanted = device == "auto" or device.startswith("cuda")
     if not wanted or not hasattr(faiss, "StandardGpuResources") or not faiss.get_num_gpus():
         return None
-    number = int(device.partition(":")[2] or 0)
-    return faiss.index_cpu_to_gpu(faiss.StandardGpuResources(), number, index)
+    return int(device.partition(":")[2] or 0)

@@ -1,4 +1,4 @@
-"""The views of a benchmark image that a copy of it may show: parts of several sizes, tilted, turned, mirrored, unframed.
+"""The views of a benchmark image that a copy may show: parts of several sizes, tilted, turned, mirrored, unframed.
 
 All views are on the benchmark's side, which is small; the pool is looked at as it is.
 """
@@ -15,6 +15,7 @@ LARGEST_FOR_BITS, LARGEST_FOR_VECTORS = 256, 512  # pixels on the longer side of
 PARTS = ((2, 0.949), (3, 0.866), (4, 0.707))  # along a side, and their share of it: 90, 75 and 50 % of the area
 TILTS = (-10, -5, 5, 10)  # degrees
 SMALLEST = 32  # pixels on a side of a part
+WHOLE, TRIMMED = "whole", "trimmed"
 # as pdqhash.compute_dihedral orders them
 TURNS = ("", "turned 90", "turned 180", "turned 270", "flipped", "mirrored", "diagonal", "antidiagonal")
 MIRRORED = TURNS.index("mirrored")
@@ -33,8 +34,8 @@ def of_bits(pixels: np.ndarray) -> Iterator[View]:
     """For hashes: 35 views and one without the border where there is one. The whole picture in all turns, its parts
     and tilts as they are and mirrored."""
     picture = _reduced(pixels, LARGEST_FOR_BITS)
-    yield View("whole", pixels, ALL)
-    yield from (View("trimmed", inside, ALL) for inside in _inside(picture))
+    yield View(WHOLE, pixels, ALL)
+    yield from (View(TRIMMED, inside, ALL) for inside in _inside(picture))
     yield View("square", _square(picture), ALL)
     yield from (View(name, part, BOTH) for number, share in PARTS for name, part in _grid(picture, number, share))
     yield from (View(f"tilted {angle}", _tilted(picture, angle), BOTH) for angle in TILTS)
@@ -43,8 +44,8 @@ def of_bits(pixels: np.ndarray) -> Iterator[View]:
 def of_vectors(pixels: np.ndarray) -> Iterator[View]:
     """For networks, which cost a hundred times as much and mind crops less: the whole, its square, its quarters."""
     picture = _reduced(pixels, LARGEST_FOR_VECTORS)
-    yield View("whole", pixels, AS_IS)
-    yield from (View("trimmed", inside, AS_IS) for inside in _inside(picture))
+    yield View(WHOLE, pixels, AS_IS)
+    yield from (View(TRIMMED, inside, AS_IS) for inside in _inside(picture))
     yield View("square", _square(picture), AS_IS)
     yield from (View(name, part, AS_IS) for name, part in _grid(picture, 2, PARTS[-1][1]))
 

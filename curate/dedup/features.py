@@ -1,0 +1,88 @@
+"""Whether two pictures show the same by their local features: a part, a screenshot or a frame holds the same corners.
+
+Method: ORB features (E. Rublee et al., ICCV 2011), an affine map fitted to their matches by RANSAC, and the grey levels
+of both pictures compared where the map lays one over the other. Measured on photographs: 720 of 720 copies (half of the
+area, screenshots, frames, blur ...) have 15 inliers and a correlation of 0.85; of 1,795 unlike pairs, chosen for the
+nearest hashes, none; 8 have 15 inliers alone.
+"""
+
+from typing import NamedTuple
+
+import cv2
+import numpy as np
+
+from curate import images
+
+SIDE = 384  # pixels on the longer side of the picture that features are looked for in
+FEATURES = 500
+RATIO = 0.8  # of the distance to the second nearest feature: Lowe's test
+INLIERS = 15  # least number of features that one map explains
+CORRELATION = 0.85  # least correlation of the grey levels where the pictures overlap
+REACH = 5.0  # pixels that an inlier may lie off
+STRETCH, ZOOM = 2.5, 8.0  # most of a map: one side against the other, one picture against the other
+SMALL = 96  # pixels on the longer side of the picture whose grey levels are compared
+LEAST = 0.1  # share of the benchmark's picture that must be seen
+MADE_BY = {"features": 1, "inliers": INLIERS, "correlation": CORRELATION, "opencv": cv2.__version__}
+
+
+class Features(NamedTuple):
+    """grey: uint8 [h, w]. points: float32 [n, 2], x and y. descriptors: uint8 [n, 32]."""
+
+    grey: np.ndarray
+    points: np.ndarray
+    descriptors: np.ndarray
+
+
+def features(pixels: np.ndarray) -> Features:
+    """The corners of RGB uint8 [height, width, 3]."""
+    height, width = pixels.shape[:2]
+    scale = SIDE / max(height, width)
+    size = max(1, round(width * scale)), max(1, round(height * scale))
+    how = cv2.INTER_AREA if scale < 1 else cv2.INTER_CUBIC
+    grey = cv2.resize(images.grey(pixels), size, interpolation=how)
+    points, descriptors = cv2.ORB.create(FEATURES, fastThreshold=7).detectAndCompute(grey, None)
+    if descriptors is None:
+        return Features(grey, np.zeros((0, 2), np.float32), np.zeros((0, 32), np.uint8))
+    return Features(grey, np.array([point.pt for point in points], np.float32), descriptors)
+
+
+def inliers(benchmark: Features, pool: Features) -> int:
+    """How many features say that the pool's picture shows what the benchmark's does; 0 where the map is no copy's or
+    the grey levels differ."""
+    if min(len(benchmark.points), len(pool.points)) < INLIERS:
+        return 0
+    matches = cv2.BFMatcher(cv2.NORM_HAMMING).knnMatch(benchmark.descriptors, pool.descriptors, k=2)
+    good = [first for first, second in matches if first.distance < RATIO * second.distance]
+    if len(good) < INLIERS:
+        return 0
+    source = benchmark.points[[match.queryIdx for match in good]]
+    target = pool.points[[match.trainIdx for match in good]]
+    affine, agreeing = cv2.estimateAffine2D(source, target, ransacReprojThreshold=REACH, maxIters=500)
+    if affine is None or int(agreeing.sum()) < INLIERS or not _plausible(affine):
+        return 0
+    return int(agreeing.sum()) if _correlation(benchmark.grey, pool.grey, affine) >= CORRELATION else 0
+
+
+def _plausible(affine: np.ndarray) -> bool:
+    """Whether a map only turns, scales and stretches as copying does."""
+    if np.linalg.det(affine[:, :2]) <= 0:
+        return False
+    longest, shortest = np.linalg.svd(affine[:, :2], compute_uv=False)
+    return longest <= STRETCH * shortest and longest <= ZOOM and shortest >= 1 / ZOOM
+
+
+def _correlation(benchmark: np.ndarray, pool: np.ndarray, affine: np.ndarray) -> float:
+    """Of the grey levels of two pictures where the map lays them over each other; 0 where that is too little."""
+    scale = SMALL / SIDE
+    small = cv2.resize(benchmark, None, fx=scale, fy=scale, interpolation=cv2.INTER_AREA)
+    back = cv2.invertAffineTransform(affine) * scale  # pool pixels -> pixels of `small`
+    shrinks = 1 / float(np.sqrt(abs(np.linalg.det(back[:, :2]))))
+    soft = cv2.GaussianBlur(pool, (0, 0), max(0.1, shrinks / 2))  # no finer than `small`
+    size = small.shape[1], small.shape[0]
+    laid = cv2.warpAffine(soft, back, size)
+    seen = cv2.warpAffine(np.full(pool.shape, 255, np.uint8), back, size, flags=cv2.INTER_NEAREST) > 0
+    if seen.mean() < LEAST:
+        return 0.0
+    ours, theirs = (grey[seen].astype(np.float64) for grey in (small, laid))
+    ours, theirs = ours - ours.mean(), theirs - theirs.mean()
+    return float((ours * theirs).sum() / max(np.sqrt((ours**2).sum() * (theirs**2).sum()), 1e-9))

@@ -1,0 +1,58 @@
+"""What is written about a benchmark: the matches, the images left out, those it holds twice, and the numbers."""
+
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+
+from curate.dedup.measured import UNREADABLE, Measured, twins
+from curate.dedup.overlap import Overlap
+from curate.dedup.pool import Pool
+from curate.files import Folder
+
+NAMED = 3  # unreadable images in the summary; all are in reports/excluded-<benchmark>.parquet
+
+
+def write(folder: Folder, pool: Pool, measured: Measured, found: Overlap, made_by: dict[str, Any]) -> dict[str, Any]:
+    """Write reports/overlap-, excluded- and inside-<benchmark>.parquet; the numbers for the history come back."""
+    rows = pool.find(found.matches["shard"], found.matches["uid"])
+    matches = found.matches.filter(pa.array(rows >= 0))
+    inside, excluded = twins(measured), measured.excluded()
+    made_by = {**made_by, "benchmark": measured.digest}
+    for kind, table in (("overlap", matches), ("excluded", excluded), ("inside", inside)):
+        folder.write_table(f"reports/{kind}-{measured.name}.parquet", table, made_by)
+    overlapping = len(matches["benchmark_key"].unique())
+    return {
+        "images": len(measured),
+        "compared": found.compared,
+        **measured.counts(),
+        "overlapping": overlapping,
+        "share": round(100 * overlapping / max(len(measured), 1), 3),  # per cent
+        "pool_rows": len(np.unique(rows[rows >= 0])),
+        "twins": len(inside),
+        **found.numbers,
+    }
+
+
+def summary(measured: Measured, numbers: dict[str, Any]) -> str:
+    """One sentence."""
+    told = (
+        f"benchmark {measured.name}: {numbers['overlapping']:,} of {numbers['images']:,} images "
+        f"({numbers['share']:.1f} %) found in the pool, {numbers['pool_rows']:,} pairs dropped"
+    )
+    if numbers["confirmed"]:
+        told += f", {numbers['confirmed']:,} matches by local features alone"
+    unchecked = numbers["candidates"] - numbers["checked"]
+    if numbers["checked"] and unchecked:
+        told += f", {unchecked:,} of {numbers['candidates']:,} candidates not looked at (--candidates)"
+    left_out = [
+        f"{numbers[reason]:,} {reason.replace('_', ' ')}" for reason in ("blank", "low_quality") if numbers[reason]
+    ]
+    if left_out:
+        told += f", left out: {' and '.join(left_out)}"
+    if numbers[UNREADABLE]:
+        excluded = measured.excluded()
+        keys = excluded.filter(pa.compute.equal(excluded["reason"], UNREADABLE))["benchmark_key"].to_pylist()
+        more = ", ..." if len(keys) > NAMED else ""
+        told += f", {numbers[UNREADABLE]:,} unreadable: {', '.join(keys[:NAMED])}{more}"
+    return told
