@@ -140,12 +140,18 @@ def _continuations(tokens: Tokens, plain: bool) -> tuple[np.ndarray, np.ndarray]
     if plain:
         follows[:-1] &= tokens.before == 1
         return follows, tokens.hashes
-    return follows, tokens.hashes + (tokens.before - 1).astype(np.uint64) * TOUCH
+    after = tokens.before.astype(np.uint64)
+    after -= np.uint64(1)
+    after *= TOUCH
+    after += tokens.hashes
+    return follows, after
 
 
 def _distinct(keys: np.ndarray) -> np.ndarray:
     keys = np.sort(keys)
-    return keys[np.append(True, keys[1:] != keys[:-1])] if len(keys) else keys
+    first = np.ones(len(keys), bool)
+    np.not_equal(keys[1:], keys[:-1], out=first[1:])
+    return keys[first]
 
 
 def _query(values: np.ndarray) -> np.ndarray:

@@ -54,7 +54,7 @@ class Metaclip:
         classes = looked_up(table, data)
         starts, ends, bounds = spans(classes, offsets)
         marks = classes[starts] == MARK
-        before = np.ones(len(starts), np.int64)
+        before = np.ones(len(starts), np.int32)
         before[1:] = starts[1:] - ends[:-1]
         before[1:] += marks[:-1]
         filled = bounds[:-1] < bounds[1:]
@@ -105,7 +105,7 @@ class Default:
         lines = np.concatenate(([0], np.flatnonzero(codes == ord("\n")) + 1))
         starts, ends, bounds = spans(classes, lines)
         kinds = classes[starts]
-        before = np.ones(len(starts), np.int64)
+        before = np.ones(len(starts), np.int32)
         before[1:] -= (kinds[1:] == SYMBOL) & (kinds[:-1] == SYMBOL) & (starts[1:] == ends[:-1])
         data = np.frombuffer(codes.tobytes().decode("utf-32-le").encode(), np.uint8)
         place = np.zeros(len(codes) + 1, np.int64)

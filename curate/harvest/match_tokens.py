@@ -18,7 +18,7 @@ class Tokens:
     hashes: np.ndarray  # uint64 [k]
     bounds: np.ndarray  # int64 [n + 1]
     longest: int  # bytes in the longest one
-    before: np.ndarray | None = None  # int64 [k], how each touches the one before it; None: 1, a plain border
+    before: np.ndarray | None = None  # int32 [k], how each touches the one before it; None: 1, a plain border
     after: np.ndarray | None = None  # int64 [n], metaclip: trailing blanks, or all of them in a text without tokens
 
 
