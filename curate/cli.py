@@ -169,7 +169,7 @@ def build(out: str, **options: Any) -> Any:
 @click.option(
     "--casefold/--cased",
     default=False,
-    help='Whether "dog" also matches "Dog" and "DOG"; right for a list without capitals.  [default: --cased]',
+    help='Whether "dog" also matches "Dog" and "DOG"; right for lists of queries build.  [default: --cased]',
 )
 @click.option("--download/--no-download", default=True, show_default=True, help="Stop after the candidates are chosen.")
 @click.option(

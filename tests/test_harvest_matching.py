@@ -48,7 +48,7 @@ def last(dataset: Dataset) -> dict:
     return dataset.history[-1]
 
 
-def test_a_list_without_capitals_loses_texts_in_capitals_and_says_so(ask):
+def test_a_list_in_small_letters_loses_texts_in_capitals_and_says_so(ask):
     texts = [b"a hot dog", b"Hot Dog Stand", b"HOT DOG", b"cat"]
     cased, folded = ask(["hot dog", "dog"], texts), ask(["hot dog", "dog"], texts, "folded", casefold=True)
     assert found(cased) == {0: ["hot dog", "dog"]}
@@ -56,7 +56,7 @@ def test_a_list_without_capitals_loses_texts_in_capitals_and_says_so(ask):
     assert "--casefold finds both" in last(cased)["summary"]
     assert "--casefold" not in last(folded)["summary"]
     assert last(folded)["options"]["casefold"] is True
-    for queries in (["hot dog", "New York"], ["東京"]):
+    for queries in (["dog", "New York"], ["東京"], ["dog", "Dog", "cat"], ["Dog"]):
         assert not Matching().loses_capitals(Queries(queries, 0, 0))
 
 

@@ -36,8 +36,9 @@ class Matching(NamedTuple):
         return hashlib.sha256(json.dumps(decides).encode()).hexdigest()
 
     def loses_capitals(self, listed: Queries) -> bool:
-        """Whether texts in capitals are missed only because nobody wrote the queries so."""
-        return not self.casefold and not any(map(_has_capital, listed.texts)) and any(map(_has_case, listed.texts))
+        """Whether texts in capitals are missed only because each query came in one spelling, mostly small letters."""
+        small = sum(text == text.lower() != text.upper() for text in listed.texts)
+        return not self.casefold and 2 * small > len(listed.texts) == len({text.casefold() for text in listed.texts})
 
 
 def write(path: str, listed: Queries, matching: Matching) -> np.ndarray:
@@ -80,11 +81,3 @@ def _keep(kept: Folder, name: str, path: str) -> None:
             old.unlink()
     except (OSError, CurateError):  # full, read-only, or another process was quicker
         return
-
-
-def _has_capital(text: str) -> bool:
-    return text != text.lower()
-
-
-def _has_case(text: str) -> bool:
-    return text != text.upper()

@@ -77,7 +77,7 @@ def _odd_queries(counts: dict[str, Any]) -> str:
         named = ", ".join(often[:SHOWN]) + (", ..." if len(often) > SHOWN else "")
         text += f"; in more than {FREQUENT:.0%} of the pairs, like stop words: {named}"
     if counts["loses_capitals"]:
-        text += "; no query has a capital letter, so texts in capitals are missed: --casefold finds both"
+        text += "; most queries come in small letters alone, so texts in capitals are missed: --casefold finds both"
     return text
 
 

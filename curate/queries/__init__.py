@@ -4,6 +4,7 @@ import hashlib
 import resource
 import sys
 import time
+from collections import Counter
 from dataclasses import replace
 from typing import Any
 
@@ -80,8 +81,13 @@ def _summary(out: str, statistics: dict[str, Any], size: int) -> str:
     total = statistics["queries"]
     short = "" if total == size else f" of the {size:,} asked for (the sources hold no more)"
     origins = ", ".join(f"{source['chosen']:,} {source['label']}" for source in statistics["sources"])
-    case = ", one spelling each whatever the case" if statistics["made_by"]["casefold"] else ""
-    return f"{total:,} queries{short} in {out}{case}: {origins}; {len(statistics['stop_words'])} stop words dropped"
+    case = ", one spelling each whatever the case (harvest --casefold)" if statistics["made_by"]["casefold"] else ""
+    dropped: Counter[str] = sum((Counter(source["dropped"]) for source in statistics["sources"]), Counter())
+    blocked, flawed = dropped["blocked"], dropped.total() - dropped["blocked"] - dropped["stop word"]
+    return (
+        f"{total:,} queries{short} in {out}{case}: {origins}; dropped: {len(statistics['stop_words'])} stop words, "
+        f"{blocked:,} blocked, {flawed:,} that no text can match"
+    )
 
 
 def _numbers(statistics: dict[str, Any]) -> dict[str, Any]:
