@@ -344,12 +344,12 @@ def test_a_url_with_many_texts_lies_in_one_shard_and_a_large_image_is_made_small
 def test_a_finished_shard_is_not_downloaded_again_and_other_options_are_refused(ask, pool, web):
     dataset = fetched(ask, pool)
     before, hits = contents(dataset, *ALL), sum(web.hits.values())
-    again = fetched(ask, pool, downloader="img2dataset(threads=4, timeout=3)")
+    again = fetched(ask, pool, downloader="native(threads=4, timeout=3)")
     assert contents(again, *ALL) == before
     assert again.history[-1]["counts"] == dataset.history[-1]["counts"]
     assert sum(web.hits.values()) == hits
     with pytest.raises(CurateError, match=r"made with other options \(image_size\)"):
-        fetched(ask, pool, downloader="img2dataset(image_size=40)")
+        fetched(ask, pool, downloader="native(image_size=40)")
     with pytest.raises(CurateError, match="--shard-size"):
         fetched(ask, pool, shard_size=60)
     dataset.folder.remove("shards/00001_stats.json")
