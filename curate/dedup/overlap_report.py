@@ -1,13 +1,16 @@
 """What is written about a benchmark: the matches, the images left out, those it holds twice, and the numbers."""
 
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
 
+from curate.dedup import significance
 from curate.dedup.measured import UNREADABLE, Measured, twins
 from curate.dedup.overlap import Overlap
 from curate.dedup.pool import Pool
+from curate.dedup.predictions import Predictions
 from curate.files import Folder
 
 NAMED = 3  # unreadable images in the summary; all are in reports/excluded-<benchmark>.parquet
@@ -56,3 +59,53 @@ def summary(measured: Measured, numbers: dict[str, Any]) -> str:
         more = ", ..." if len(keys) > NAMED else ""
         told += f", {numbers[UNREADABLE]:,} unreadable: {', '.join(keys[:NAMED])}{more}"
     return told
+
+
+def contamination(folder: Folder, told: Mapping[str, Predictions], measured: Sequence[Measured],
+                  found: Mapping[str, Overlap]) -> dict[str, Any]:  # fmt: skip
+    """Write reports/contamination.json: what overlap does to the accuracy on each benchmark that has predictions."""
+    numbers = {}
+    for each in measured:
+        if each.name in told:
+            keys = each.keys.to_pylist()
+            known, correct = told[each.name].of(keys, each.name)
+            held = set(found[each.name].matches["benchmark_key"].to_pylist())
+            overlapping = np.array([key in held for key in keys], bool)
+            numbers[each.name] = {
+                "predictions": told[each.name].path,
+                "without_prediction": int((~known).sum()),
+                **significance.contamination(correct[known], overlapping[known]),
+            }
+    numbers = significance.corrected(numbers)
+    folder.write_json("reports/contamination.json", numbers)
+    return numbers
+
+
+def table(numbers: Mapping[str, Any]) -> str:
+    """What `contamination` found, one line for each benchmark."""
+    head = [
+        "benchmark",
+        "images",
+        "overlap",
+        "all",
+        "clean",
+        "overlap",
+        "all-clean",
+        "99.5 % interval",
+        "p",
+        "corrected",
+    ]
+    rows = [head]
+    for name, found in numbers.items():
+        shares = [_percent(found[part]["accuracy"]) for part in ("all", "clean", "overlap")]
+        interval = f"{found['interval'][0]:.1%} to {found['interval'][1]:.1%}" if found["interval"] else "-"
+        chances = ["-" if p is None else f"{p:.2g}" for p in (found["p"], found["p_corrected"])]
+        mark = " *" if found["significant"] else ""
+        rows.append([name, f"{found['all']['images']:,}", f"{found['overlap']['images']:,}", *shares,
+                     _percent(found["difference"], "+"), interval, chances[0], chances[1] + mark])  # fmt: skip
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    return "\n".join("  ".join(cell.ljust(width) for cell, width in zip(row, widths)).rstrip() for row in rows)
+
+
+def _percent(share: float | None, sign: str = "") -> str:
+    return "-" if share is None else f"{100 * share:{sign}.2f} %"
