@@ -32,7 +32,7 @@ import duckdb
 import numpy as np
 import pyarrow as pa
 
-from curate.harvest import cap as caps
+from curate.harvest.choose import cap as caps
 
 RESULTS = Path(__file__).parent / "results" / "cap_vs_duckdb.json"
 SHAPES = {"500,000 queries": (500_000, 1.5, 100.0), "20,000 queries": (20_000, 1.7, 20.0)}  # queries, exponent, top

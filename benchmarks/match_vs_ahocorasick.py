@@ -39,8 +39,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import wordfreq
 
-from curate.harvest import match
-from curate.harvest.match import Matcher
+from curate.harvest.match import matcher as match
+from curate.harvest.match.matcher import Matcher
 
 RESULTS = Path(__file__).parent / "results"
 BASE = "pyahocorasick, as MetaCLIP"
@@ -204,8 +204,9 @@ SCRIPT = """
 import json, re, sys, time
 import pyarrow as pa
 import pyarrow.parquet as pq
-from curate.harvest import match, queries
-from curate.harvest.match import Matcher
+from curate.harvest import queries
+from curate.harvest.match import matcher as match
+from curate.harvest.match.matcher import Matcher
 
 def megabytes(what):
     return int(re.search(what + r":\\s+(\\d+)", open("/proc/self/status").read())[1]) // 1024

@@ -11,7 +11,7 @@ import pyarrow as pa
 import xxhash
 from PIL import Image
 
-from curate.harvest.resize import RESULTS, Resizer
+from curate.harvest.pixels.resize import RESULTS, Resizer
 from curate.shard import write_tar
 
 

@@ -31,7 +31,7 @@ from PIL import Image
 from curate import named, tar
 from curate.dataset import Dataset
 from curate.errors import CurateError
-from curate.harvest import fetch
+from curate.harvest.fetch import fetcher as fetch
 
 NAMES = ["native", "img2dataset"]
 IMAGES = rows()
@@ -478,7 +478,7 @@ int getaddrinfo(const char *host, const char *port, const struct addrinfo *hints
 """
 WITH_RESOLVER = """
 import json, sys
-from curate.harvest import fetch
+from curate.harvest.fetch import fetcher as fetch
 from pathlib import Path
 from test_downloaders import downloaded, downloader
 really = fetch.is_public

@@ -21,8 +21,9 @@ from PIL import Image
 
 from curate.dataset import Dataset
 from curate.errors import CurateError
-from curate.harvest import matches, run, shuffle
-from curate.harvest.cap import mix, ranks
+from curate.harvest import run
+from curate.harvest.choose import matches, shuffle
+from curate.harvest.choose.cap import mix, ranks
 from curate.shard import Shard, uid_of
 
 HERE = "local(workers=1)"

@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from curate.harvest import cap as caps
+from curate.harvest.choose import cap as caps
 
 
 def plainly(rank, low, matches, queries, cap):

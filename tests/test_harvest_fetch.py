@@ -7,8 +7,8 @@ import time
 import pytest
 from harvest_web import Page, picture, serving
 
-from curate.harvest import fetch_loop
-from curate.harvest.fetch import Fetcher, FetchError, is_public
+from curate.harvest.fetch import loop as fetch_loop
+from curate.harvest.fetch.fetcher import Fetcher, FetchError, is_public
 
 QUICK = {"timeout": 0.5, "deadline": 0.8, "allow_private": True}
 

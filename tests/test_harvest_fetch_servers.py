@@ -13,10 +13,12 @@ import pytest
 from harvest_web import Page, picture, serving
 
 from curate.errors import CurateError
-from curate.harvest import fetch, fetch_loop, names, robots, servers, transfer
-from curate.harvest.fetch import Fetcher, FetchError
-from curate.harvest.transfer import seconds_of
-from curate.harvest.urls import parsed
+from curate.harvest.fetch import fetcher as fetch
+from curate.harvest.fetch import loop as fetch_loop
+from curate.harvest.fetch import names, robots, servers, transfer
+from curate.harvest.fetch.fetcher import Fetcher, FetchError
+from curate.harvest.fetch.transfer import seconds_of
+from curate.harvest.fetch.urls import parsed
 
 x509 = pytest.importorskip("cryptography.x509")
 from cryptography.hazmat.primitives import hashes, serialization  # noqa: E402

@@ -13,7 +13,7 @@ from curate.dataset import Dataset
 from curate.errors import CurateError
 from curate.harvest import index, run
 from curate.harvest.index import Matching
-from curate.harvest.match import Matcher
+from curate.harvest.match.matcher import Matcher
 from curate.harvest.queries import Queries
 
 

@@ -19,10 +19,10 @@ from PIL import Image, ImageOps
 from curate.dataset import Dataset
 from curate.errors import CurateError
 from curate.harvest import run
-from curate.harvest.decode import on_white
-from curate.harvest.peek import MAX_PIXELS, MAX_SCANS
-from curate.harvest.quiet import quiet
-from curate.harvest.resize import MARGIN, Resizer
+from curate.harvest.pixels.decode import on_white
+from curate.harvest.pixels.peek import MAX_PIXELS, MAX_SCANS
+from curate.harvest.pixels.quiet import quiet
+from curate.harvest.pixels.resize import MARGIN, Resizer
 from curate.images import UndecodableImage
 
 MODES = {"RGB": ("JPEG", "PNG", "WEBP", "BMP", "AVIF", "TIFF", "JPEG2000"), "L": ("JPEG", "PNG"),

@@ -10,8 +10,9 @@ import pytest
 from curate.dataset import Dataset
 from curate.errors import BadShard
 from curate.files import Folder
-from curate.harvest import limits, matches, ranges, run, shuffle, uids
-from curate.harvest.matches import Part, grouped, sorted_by_uid
+from curate.harvest import run
+from curate.harvest.choose import limits, matches, ranges, shuffle, uids
+from curate.harvest.choose.matches import Part, grouped, sorted_by_uid
 from curate.shard import uid_of
 
 TABLES = ("candidates/*.parquet", "reports/*.parquet")

@@ -19,9 +19,11 @@ from PIL import Image
 from curate import tar, work
 from curate.dataset import Dataset
 from curate.errors import CurateError
-from curate.harvest import groups, run, shuffle
-from curate.harvest.cap import ranks
-from curate.harvest.depth import ENOUGH, MOST
+from curate.harvest import run
+from curate.harvest.choose import shuffle
+from curate.harvest.choose.cap import ranks
+from curate.harvest.download import groups
+from curate.harvest.download.depth import ENOUGH, MOST
 from curate.harvest.summary import FewImages
 from curate.shard import uid_of
 

@@ -8,8 +8,8 @@ from hypothesis import strategies as st
 pytest.importorskip("numba", reason="numba (the extra 'fast') is missing")
 from test_match import dirty, lists, matches
 
-from curate.harvest import match
-from curate.harvest.match import Matcher
+from curate.harvest.match import matcher as match
+from curate.harvest.match.matcher import Matcher
 
 pytestmark = pytest.mark.slow
 bytes_and_texts = st.lists(st.one_of(dirty.map(str.encode), st.binary(max_size=4)), max_size=9).map(b" ".join)

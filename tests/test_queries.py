@@ -14,7 +14,7 @@ from click.testing import CliRunner
 from curate import named
 from curate.cli import main
 from curate.errors import CurateError
-from curate.harvest.match import Matcher
+from curate.harvest.match.matcher import Matcher
 from curate.harvest.queries import read
 from curate.queries import packages
 from curate.queries.blocklist import Blocklist

@@ -12,11 +12,11 @@ from curate import named
 from curate.dataset import Dataset, fingerprint
 from curate.errors import CurateError
 from curate.harvest import queries as query_lists
-from curate.harvest.candidates import BALANCES, Drawing, choose
-from curate.harvest.counted import selection
-from curate.harvest.downloads import Downloads
+from curate.harvest.choose.candidates import BALANCES, Drawing, choose
+from curate.harvest.choose.matches import WORK, Part
+from curate.harvest.download.counted import selection
+from curate.harvest.download.downloads import Downloads
 from curate.harvest.index import Matching
-from curate.harvest.matches import WORK, Part
 from curate.harvest.summary import check_success, downloaded, summary
 from curate.named import Spec
 from curate.pools import check_places, explicit, open_pool

@@ -17,7 +17,7 @@ import numpy as np
 
 from curate.errors import CurateError
 from curate.files import Folder
-from curate.harvest.match import FORMAT, Matcher
+from curate.harvest.match.matcher import FORMAT, Matcher
 from curate.harvest.queries import Queries
 
 WORTH = 20_000  # queries; a shorter list is built as quickly as it is found

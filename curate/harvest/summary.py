@@ -3,8 +3,8 @@
 from typing import Any
 
 from curate.errors import CurateError
-from curate.harvest.candidates import Drawing
-from curate.harvest.downloads import Downloads
+from curate.harvest.choose.candidates import Drawing
+from curate.harvest.download.downloads import Downloads
 from curate.shard import SUCCESS
 
 SHOWN = 4  # reasons, or frequent queries, that the line names

@@ -15,9 +15,9 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from curate.harvest import samples
-from curate.harvest.fetch import AGENT, Fetcher, FetchError, Fetches, check_limits
-from curate.harvest.resize import DECODE, RESULTS, Resizer
+from curate.harvest.download import samples
+from curate.harvest.fetch.fetcher import AGENT, Fetcher, FetchError, Fetches, check_limits
+from curate.harvest.pixels.resize import DECODE, RESULTS, Resizer
 from curate.images import UndecodableImage
 
 os.environ.setdefault("NO_ALBUMENTATIONS_UPDATE", "1")  # else every import asks the package index for a newer one

@@ -4,18 +4,18 @@ from typing import Any
 
 import pyarrow as pa
 
-from curate.harvest import samples
-from curate.harvest.fetch import AGENT, Fetcher, FetchError, check_limits
-from curate.harvest.resize import DECODE, RESULTS, Resizer
+from curate.harvest.download import samples
+from curate.harvest.fetch.fetcher import AGENT, Fetcher, FetchError, check_limits
+from curate.harvest.pixels.resize import DECODE, RESULTS, Resizer
 
 
 class Downloader:
     """Images with a short side of at most `image_size` pixels as JPEG of `quality`, smaller ones as they are.
 
     `min_image_size`: the shortest side taken. `decode` (exact, balanced or fast) and `strict` as in
-    curate.harvest.resize. `threads`: urls fetched at a time, `per_host` of one server. `timeout`: seconds to look up a
-    name, to connect, and to be slower than 1 kB/s. `deadline`: seconds for one url with its redirects and retries.
-    `retries`: of what may pass. `max_bytes` of an image. `robots_txt`: also ask each server's robots.txt.
+    curate.harvest.pixels.resize. `threads`: urls fetched at a time, `per_host` of one server. `timeout`: seconds to
+    look up a name, to connect, and to be slower than 1 kB/s. `deadline`: seconds for one url with its redirects and
+    retries. `retries`: of what may pass. `max_bytes` of an image. `robots_txt`: also ask each server's robots.txt.
     `allow_private`: also dial loopback and private addresses.
     """
 

@@ -1,0 +1,1 @@
+"""Fetch untrusted urls by libcurl: who is asked when, what may be dialled, who says no, what each end is called."""

@@ -1,0 +1,1 @@
+"""Untrusted encoded images to bounded JPEG: peek, decode, resize."""

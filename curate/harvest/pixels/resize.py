@@ -1,0 +1,144 @@
+"""One untrusted encoded image to a bounded JPEG: looked at before it is decoded, the pixels those of img2dataset."""
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import cv2
+import numpy as np
+import pyarrow as pa
+
+from curate.errors import CurateError
+from curate.harvest.pixels.decode import decode
+from curate.harvest.pixels.memory import keep_freed_memory
+from curate.harvest.pixels.peek import Header, peek
+from curate.images import UndecodableImage
+
+RESULTS = pa.schema(
+    [("key", pa.string()), ("status", pa.string()), ("error_message", pa.string()), ("width", pa.int32()),
+     ("height", pa.int32()), ("original_width", pa.int32()), ("original_height", pa.int32()), ("sha256", pa.string()),
+     ("format", pa.string()), ("animated", pa.bool_()), ("alpha", pa.bool_())]
+)  # fmt: skip  # what a downloader says of each row; all but key, status and error_message are null without an image
+DECODE = "balanced"  # nobody sees the difference, networks hardly: docs/commands/harvest.md has the table
+MARGIN = {"exact": float("inf"), "balanced": 1.5, "fast": 1.0}  # a JPEG is decoded at this many times the target
+SMOOTH = 1.6  # fast: interpolating between pixels is enough where no more of them than this become one
+SUPERSAMPLED = 3  # balanced: up to this ratio, two pixels a side are interpolated for each one and averaged
+Size = tuple[int, int]  # width, height
+Extent = tuple[float, float]
+
+
+class Resized(NamedTuple):
+    """A JPEG, its size in pixels, and what it came as: upright size, format, one of several frames, with alpha."""
+
+    jpeg: bytes
+    width: int
+    height: int
+    original_width: int
+    original_height: int
+    format: str  # jpeg, png, webp, gif, avif, bmp, tiff, jpeg2000
+    animated: bool
+    alpha: bool
+
+    @property
+    def about(self) -> dict[str, Any]:
+        """All but the JPEG itself."""
+        return {name: value for name, value in self._asdict().items() if name != "jpeg"}
+
+
+class Resizer:
+    """Shrinks the short side to `image_size` pixels where it is longer, then JPEG of `quality`.
+
+    `decode` says how JPEG files are shrunk; all else is decoded whole and averaged by area:
+    exact: whole too; the pixels of img2dataset, bit for bit.
+    balanced: decoded by libjpeg at 1/2, 1/4 or 1/8 with at least 1.5 times the pixels a side, then averaged by area:
+    of two pixels a side that are interpolated for each one, which up to a ratio of 3 is faster and looks the same.
+    fast: the same with at least as many pixels, and up to a ratio of 1.6 only interpolated.
+    `strict`: a JPEG that libjpeg-turbo has to repair is refused.
+
+    Raises UndecodableImage with a short reason that is the same for the same cause: not an image, too many pixels,
+    image too small, not decodable, corrupt.
+    """
+
+    def __init__(self, image_size: int, quality: int, min_image_size: int, decode: str = "exact", strict: bool = True):
+        if decode not in MARGIN:
+            raise CurateError(f"decode={decode}: choose from {', '.join(MARGIN)}")
+        self.image_size, self.quality, self.min_image_size = image_size, quality, min_image_size
+        self.decode, self.strict = decode, strict
+        keep_freed_memory()
+
+    def __call__(self, encoded: bytes) -> Resized:
+        return self._resized(encoded, self._peek(encoded))
+
+    def kept(self, encoded: bytes) -> Resized:
+        """The same, but a sound JPEG that fits as it is stays byte for byte: for images that were resized before."""
+        header = self._peek(encoded)
+        if not self._fits(encoded, header):
+            return self._resized(encoded, header)
+        decode(encoded, header, self.image_size, self.strict)  # it may be cut or corrupt
+        size = header.width, header.height
+        return Resized(encoded, *size, *size, header.format, header.animated, header.alpha)
+
+    def fits(self, encoded: bytes) -> bool:
+        """Whether the header is that of a small, upright JPEG of one scan. Raises UndecodableImage."""
+        return self._fits(encoded, self._peek(encoded))
+
+    def _peek(self, encoded: bytes) -> Header:
+        header = peek(encoded)
+        if min(header.width, header.height) < self.min_image_size:
+            raise UndecodableImage("image too small")
+        return header
+
+    def _fits(self, encoded: bytes, header: Header) -> bool:
+        whole = encoded.endswith(b"\xff\xd9")  # nothing behind the image
+        return header.baseline and header.turn == 1 and whole and min(header.width, header.height) <= self.image_size
+
+    def _resized(self, encoded: bytes, header: Header) -> Resized:
+        cv2.setNumThreads(1)
+        pixels, scale = decode(encoded, header, MARGIN[self.decode] * self.image_size, self.strict)
+        height, width = (header.height, header.width) if scale > 1 else pixels.shape[:2]
+        short = min(width, height)
+        if short > self.image_size:
+            size = (round(width * (self.image_size / short)), round(height * (self.image_size / short)))
+            shrink = SHRINK[self.decode if header.format == "jpeg" else "exact"]
+            pixels = shrink(pixels, size, (width / scale, height / scale))
+        if header.turn > 1:
+            pixels = TURN[header.turn](pixels)
+            width, height = (height, width) if header.turn > 4 else (width, height)
+        jpeg = cv2.imencode(".jpg", pixels, [cv2.IMWRITE_JPEG_QUALITY, self.quality])[1].tobytes()
+        small_height, small_width = pixels.shape[:2]
+        return Resized(jpeg, small_width, small_height, width, height, header.format, header.animated, header.alpha)
+
+
+def _area(pixels: np.ndarray, size: Size, extent: Extent) -> np.ndarray:
+    return cv2.resize(pixels, size, interpolation=cv2.INTER_AREA)
+
+
+def _supersampled(pixels: np.ndarray, size: Size, extent: Extent) -> np.ndarray:
+    if pixels.shape[1] >= SUPERSAMPLED * size[0]:
+        return _area(pixels, size, extent)
+    return _area(_bilinear(pixels, (2 * size[0], 2 * size[1]), extent), size, extent)
+
+
+def _interpolated(pixels: np.ndarray, size: Size, extent: Extent) -> np.ndarray:
+    return (_bilinear if pixels.shape[1] < SMOOTH * size[0] else _supersampled)(pixels, size, extent)
+
+
+def _bilinear(pixels: np.ndarray, size: Size, extent: Extent) -> np.ndarray:
+    """The pixels within `extent` (columns, rows, from the top left) to `size`; all of them without a remainder."""
+    if extent == (pixels.shape[1], pixels.shape[0]):
+        return cv2.resize(pixels, size, interpolation=cv2.INTER_LINEAR)
+    step = [extent[0] / size[0], extent[1] / size[1]]
+    back = np.array([[step[0], 0, (step[0] - 1) / 2], [0, step[1], (step[1] - 1) / 2]])  # from centre to centre
+    flags = cv2.INTER_LINEAR | cv2.WARP_INVERSE_MAP
+    return cv2.warpAffine(pixels, back, size, flags=flags, borderMode=cv2.BORDER_REPLICATE)
+
+
+SHRINK = {"exact": _area, "balanced": _supersampled, "fast": _interpolated}
+TURN: dict[int, Callable[[np.ndarray], np.ndarray]] = {  # EXIF's orientation to upright
+    2: lambda pixels: cv2.flip(pixels, 1),
+    3: lambda pixels: cv2.rotate(pixels, cv2.ROTATE_180),
+    4: lambda pixels: cv2.flip(pixels, 0),
+    5: cv2.transpose,
+    6: lambda pixels: cv2.rotate(pixels, cv2.ROTATE_90_CLOCKWISE),
+    7: lambda pixels: cv2.transpose(cv2.rotate(pixels, cv2.ROTATE_180)),
+    8: lambda pixels: cv2.rotate(pixels, cv2.ROTATE_90_COUNTERCLOCKWISE),
+}
