@@ -148,6 +148,16 @@ def test_eval_equals_open_clips_own_zero_shot_code(model, benchmark, tmp_path):
     assert failures == {}
 
 
+def test_the_prediction_of_every_image_stands_beside_the_numbers(model, benchmark, tmp_path):
+    _, numbers, _ = run(model, [benchmark], out=str(tmp_path / "out"))
+    rows = Folder(str(tmp_path / "out")).read_table("shapes-predictions.parquet").to_pylist()
+    assert [row["key"] for row in rows] == [f"s{i:03d}" for i in range(36)]
+    assert [row["label"] for row in rows] == [i % 18 for i in range(36)]
+    assert all(row["correct"] == (row["label"] == row["prediction"]) for row in rows)
+    top1 = numbers["benchmarks"]["shapes"]["zero_shot"]["top1"]["value"]
+    assert sum(row["correct"] for row in rows) / 36 == pytest.approx(top1, abs=1e-6)
+
+
 def test_an_image_folder_gets_zero_shot_and_a_dataset_retrieval(model, dataset, tmp_path):
     for colour in ("red", "blue"):
         (tmp_path / "colours" / colour).mkdir(parents=True)

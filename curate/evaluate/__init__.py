@@ -8,6 +8,7 @@ from itertools import islice
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
 from tqdm import tqdm
 
 from curate import images, models, work
@@ -15,14 +16,15 @@ from curate.benchmark import Benchmark, BenchmarkSample, open_benchmark
 from curate.encoders import embed_dim
 from curate.errors import BadShard, CurateError
 from curate.evaluate.retrieval import AT, recalls
-from curate.evaluate.zero_shot import accuracy, classifier
+from curate.evaluate.zero_shot import accuracy, classifier, nearest
 from curate.files import Folder
 from curate.models import ClipModel
 
 
 def run(model: str, benchmarks: Sequence[str], out: str | None = None, arch: str | None = None,
         batch_size: int = 256, device: str = "auto") -> tuple[str, dict[str, Any], dict[str, str]]:  # fmt: skip
-    """Write <out>/<benchmark>.json for each benchmark; comes back with (summary, numbers, failed benchmarks).
+    """Write <out>/<benchmark>.json and, where images are classified, <benchmark>-predictions.parquet (key, label,
+    prediction, correct) for each benchmark; comes back with (summary, numbers, failed benchmarks).
 
     `model` is a run, a checkpoint file or, with `arch`, an open_clip tag. Raises CurateError for a model that does not
     load, and for a folder that is no benchmark.
@@ -38,19 +40,24 @@ def run(model: str, benchmarks: Sequence[str], out: str | None = None, arch: str
     failures: dict[str, str] = {}
     for benchmark in sets:
         try:
-            numbers[benchmark.name] = {"model": clip.name, "weights": clip.made_by["weights"],
-                                       **evaluate(clip, benchmark, batch_size)}  # fmt: skip
+            found, predictions = evaluate(clip, benchmark, batch_size)
         except BadShard as error:
             failures[benchmark.name] = str(error)
             continue
+        made_by = {"model": clip.name, "weights": clip.made_by["weights"]}
+        numbers[benchmark.name] = {**made_by, **found}
+        if predictions is not None:
+            folder.write_table(f"{benchmark.name}-predictions.parquet", predictions, made_by)
         folder.write_json(f"{benchmark.name}.json", numbers[benchmark.name])
     summary = "\n".join(_line(name, found) for name, found in numbers.items())
     return summary or "eval: no benchmark could be read", {"out": folder.url, "benchmarks": numbers}, failures
 
 
-def evaluate(model: ClipModel, benchmark: Benchmark, batch_size: int = 256) -> dict[str, Any]:
-    """The numbers of one benchmark: zero_shot where it has labels and class names, retrieval where it has texts."""
+def evaluate(model: ClipModel, benchmark: Benchmark, batch_size: int = 256) -> tuple[dict[str, Any], pa.Table | None]:
+    """The numbers of one benchmark, zero_shot where it has labels and class names, retrieval where it has texts; and
+    key, label, prediction, correct of each classified image, None where there are none."""
     found = _encode(model, benchmark, batch_size)
+    predictions = None
     numbers: dict[str, Any] = {"images": len(found.features), "undecodable": found.undecodable}
     labelled = np.array([at for at, label in enumerate(found.labels) if label is not None], np.int64)
     if len(labelled) and benchmark.classnames:
@@ -60,17 +67,21 @@ def evaluate(model: ClipModel, benchmark: Benchmark, batch_size: int = 256) -> d
                               f"{len(benchmark.classnames)} lines in classnames.txt")  # fmt: skip
         classes = classifier(model, benchmark.classnames, benchmark.templates)
         numbers["zero_shot"] = accuracy(found.features[labelled], labels, classes)
+        predicted = nearest(found.features[labelled], classes)
+        keys = [found.keys[at].encode("utf-8", "replace").decode() for at in labelled]
+        predictions = pa.table({"key": keys, "label": labels, "prediction": predicted, "correct": predicted == labels})
     if found.texts:
         numbers["retrieval"] = recalls(found.features, model.encode_texts(found.texts), np.array(found.owner))
     if "zero_shot" not in numbers and "retrieval" not in numbers:
         missing = "class names (classnames.txt)" if len(labelled) else "labels or texts"
         raise CurateError(f"benchmark {benchmark.name} has images but no {missing}: nothing to compare them with")
-    return numbers
+    return numbers, predictions
 
 
 @dataclass
 class _Encoded:
     features: np.ndarray  # float32 [n, d]
+    keys: list[str] = field(default_factory=list)
     labels: list[int | None] = field(default_factory=list)
     texts: list[str] = field(default_factory=list)
     owner: list[int] = field(default_factory=list)  # of each text: its image
@@ -91,6 +102,7 @@ def _encode(model: ClipModel, benchmark: Benchmark, batch_size: int) -> _Encoded
                     continue
                 found.owner += [len(found.labels)] * len(sample.texts)
                 found.texts += sample.texts
+                found.keys.append(sample.key)
                 found.labels.append(sample.label)
             bar.update(len(group))
     found.features = np.concatenate(parts)
