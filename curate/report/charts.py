@@ -67,6 +67,24 @@ def curve(points: Sequence[Sequence[float]], label: str) -> str:
     return _svg(f"{label}: from {values[0]:.3g} to {values[-1]:.3g}", [*axes, raw, smooth])
 
 
+def scatter(points: Sequence[tuple[str, float, float, float, float]]) -> str:
+    """A dot with its interval for each benchmark: how much of it overlaps, how much better a model is there."""
+    x = scale(0, max(point[1] for point in points) * 1.1 or 1, LEFT, WIDTH - RIGHT)
+    low, high = min(0.0, *(point[3] for point in points)), max(0.0, *(point[4] for point in points))
+    y = scale(low, high if high > low else low + 1, HEIGHT - BOTTOM, TOP)
+    dots = [
+        f"<g><title>{escape(name)}: {share:.2f} % overlap, {gain:+.2f} points [{least:+.2f}, {most:+.2f}]</title>"
+        f'<line class="axis" x1="{x(share):.1f}" x2="{x(share):.1f}" y1="{y(least):.1f}" y2="{y(most):.1f}"/>'
+        f'<circle class="drawn" cx="{x(share):.1f}" cy="{y(gain):.1f}" r="3.5"/></g>'
+        for name, share, gain, least, most in points
+    ]
+    zero = f'<line class="cut" x1="{LEFT}" x2="{WIDTH - RIGHT}" y1="{y(0):.1f}" y2="{y(0):.1f}"/>'
+    axes = _bottom(x, ticks(0, max(point[1] for point in points) * 1.1 or 1)) + _side(y, ticks(low, high))
+    words = "points of accuracy, overlap less clean, by the per cent that overlap"
+    said = f'<text x="{LEFT + 5}" y="{TOP - 5}">{words}</text>'
+    return _svg(f"Accuracy on the overlap of {len(points)} benchmarks", [*axes, zero, *dots, said])
+
+
 def smoothed(values: Sequence[float]) -> list[float]:
     """The mean of the last twentieth of the values up to each point."""
     reach = max(1, len(values) // 20)

@@ -46,6 +46,7 @@ def gather(dataset: Dataset) -> Gathered:
         "columns": distributions.describe(rows, dataset, cuts),
         "filter": latest(dataset, "filter"),
         "dedup": latest(dataset, "dedup"),
+        "contamination": (latest(dataset, "dedup") or {"counts": {}})["counts"].get("contamination"),
     }
     numbers["funnel"] = _funnel(numbers)
     return Gathered(numbers, rows, choices, failures)

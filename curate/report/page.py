@@ -6,7 +6,7 @@ from importlib import resources
 from string import Template
 from typing import Any
 
-from curate.report import charts, evaluations
+from curate.report import charts, evaluations, overlaps
 from curate.report.samples import Picture, Shown
 
 KEY = (
@@ -251,13 +251,12 @@ def _duplicates(numbers: dict[str, Any], shown: Shown) -> str:
 
 def _overlap(numbers: dict[str, Any], shown: Shown) -> str:
     told = ((numbers["dedup"] or {}).get("counts") or {}).get("overlap") or {}
-    html = ""
-    if told:
-        rows = [
-            [name, about.get("images"), about.get("overlapping"), about.get("pool_rows")]
-            for name, about in sorted(told.items())
-        ]
-        html = table(["benchmark", "test images", "of them in the pool", "pool rows dropped"], rows)
+    html = table(*overlaps.overlap(told)) if told else ""
+    if found := numbers["contamination"]:
+        html += f"<h3>What overlap does to a model's accuracy</h3><p>{overlaps.METHOD}</p>"
+        html += table(overlaps.CONTAMINATION, overlaps.contamination(found))
+        points = overlaps.points(found)
+        html += charts.scatter(points) if points else ""
     for name, note, pairs in shown.overlaps:
         items = "".join(f'<li class="pair">{_figure(left)}{_figure(right)}</li>' for left, right in pairs)
         html += f'<h3>{text(name)}: {text(note)}</h3><ul class="grid pairs">{items}</ul>'

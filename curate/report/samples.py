@@ -19,7 +19,8 @@ PER_REASON = 7
 REASONS = 8
 GROUPS = 12
 MEMBERS = 5
-OVERLAPS = 18
+OVERLAPS = 24
+PDQ_BITS, ORB_DOUBT = 256, 5.0  # 60 inliers are as sure as 21 of 256 bits
 
 
 @dataclass
@@ -150,24 +151,40 @@ def _mixed(members: list[dict[str, Any]]) -> list[dict[str, Any]]:
 
 
 def _told(row: dict[str, Any]) -> str:
-    """The signal, with the distance where one was measured."""
-    return f"{row['signal']} {row['distance']:.3g}" if row["distance"] else f"{row['signal']}, equal"
+    """The signal, with the distance where one was measured, and the view that was found."""
+    if row.get("inliers"):
+        said = f"{row['signal']}, {row['inliers']} inliers"
+    else:
+        said = f"{row['signal']} {row['distance']:.3g}" if row["distance"] else f"{row['signal']}, equal"
+    return said if row.get("view", "whole") == "whole" else f"{said}, {row['view']}"
 
 
 def _overlaps(dataset: Dataset) -> list[tuple[str, str, list[dict[str, Any]]]]:
-    """For each benchmark: a few (benchmark key, uid, signal, distance), every signal in turn."""
+    """For each benchmark: a few pairs (benchmark_key, uid, signal, distance ...), the least certain first."""
     found = []
     for name in dataset.folder.names("reports/overlap-*.parquet"):
-        table = dataset.folder.read_table(name)
-        order = [("signal", "ascending"), ("benchmark_key", "ascending"), ("uid", "ascending")]
-        rows = table.sort_by(order).to_pylist()
-        keys = list(dict.fromkeys(row["benchmark_key"] for row in rows))
-        firsts = {row["benchmark_key"]: row for row in reversed(rows)}
-        step = max(1, len(keys) // OVERLAPS)
-        chosen = [firsts[key] for key in keys[::step]][:OVERLAPS]
+        rows = dataset.folder.read_table(name).to_pylist()
+        surest: dict[tuple[str, str], dict[str, Any]] = {}
+        for row in sorted(rows, key=_doubt):
+            surest.setdefault((row["benchmark_key"], row["uid"]), row)
+        doubtful = sorted(surest.values(), key=_doubt, reverse=True)
+        firsts = {row["benchmark_key"]: row for row in reversed(doubtful)}
+        others = [row for row in doubtful if firsts[row["benchmark_key"]] is not row]
+        chosen = [*sorted(firsts.values(), key=_doubt, reverse=True), *others][:OVERLAPS]
         benchmark = name.removeprefix("reports/overlap-").removesuffix(".parquet")
-        found.append((benchmark, f"{len(keys):,} benchmark images, {len(rows):,} matches", chosen))
+        note = f"{len(firsts):,} benchmark images, {len(surest):,} pairs; the least certain first"
+        found.append((benchmark, note, chosen))
     return found
+
+
+def _doubt(row: dict[str, Any]) -> tuple[float, str, str]:
+    """Between 0, equal, and 1; then the keys, so that the order is always the same."""
+    distance = row["distance"] or 0.0
+    if row.get("inliers"):
+        doubt = ORB_DOUBT / row["inliers"]
+    else:
+        doubt = distance / PDQ_BITS if distance > 1 else distance
+    return doubt, row["benchmark_key"], row["uid"]
 
 
 def _side_by_side(
