@@ -1,4 +1,4 @@
-"""The two failures a user meets: one to fix before the command can run, one that costs a single shard."""
+"""The failures a user meets: one to fix before the command can run, one that costs a shard, one that costs an image."""
 
 
 class CurateError(Exception):
@@ -7,3 +7,7 @@ class CurateError(Exception):
 
 class BadShard(Exception):
     """This shard cannot be processed; the others go on and the command exits 1 at the end."""
+
+
+class UndecodableImage(ValueError):
+    """The bytes are no whole image of a size that can be decoded."""

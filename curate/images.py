@@ -15,7 +15,8 @@ import PIL
 import simplejpeg
 from PIL import Image, ImageOps
 
-IMAGE_EXTENSIONS = ("jpg", "jpeg", "png", "webp", "gif", "bmp", "tiff", "tif", "avif")
+from curate.errors import UndecodableImage
+
 MAX_PIXELS = 178_956_970  # Pillow's own limit for an error: larger images are refused before they are decoded
 Image.MAX_IMAGE_PIXELS = MAX_PIXELS // 2  # Pillow raises at twice this value
 
@@ -33,10 +34,6 @@ BLOCK, WIDE_BLOCK = 8, 16  # columns that `lanczos` makes at a time: fewer is sl
 
 # what Pillow's readers raise for damaged files: it passes these over itself where it looks for a reader
 DAMAGED = (OSError, ValueError, SyntaxError, IndexError, TypeError, KeyError, EOFError, RuntimeError, struct.error)
-
-
-class UndecodableImage(ValueError):
-    """The bytes are no whole image of a size that can be decoded."""
 
 
 def decode(encoded: bytes, upright: bool = True) -> np.ndarray:

@@ -16,7 +16,7 @@ import xxhash
 from curate import tar
 from curate.errors import BadShard
 from curate.files import Folder
-from curate.images import IMAGE_EXTENSIONS
+from curate.tar import IMAGE_EXTENSIONS
 
 SUCCESS = "success"
 

@@ -13,6 +13,7 @@ from typing import BinaryIO, NamedTuple
 from curate.errors import BadShard
 
 BLOCK = 512
+IMAGE_EXTENSIONS = ("jpg", "jpeg", "png", "webp", "gif", "bmp", "tiff", "tif", "avif")
 
 
 class Member(NamedTuple):

@@ -11,7 +11,8 @@ import pyarrow as pa
 import xxhash
 from PIL import Image
 
-from curate.harvest.pixels.resize import RESULTS, Resizer
+from curate.harvest.pixels.resize import Resizer
+from curate.harvest.pixels.results import RESULTS
 from curate.shard import write_tar
 
 

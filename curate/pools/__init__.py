@@ -10,7 +10,7 @@ import pyarrow as pa
 
 from curate import named, streams
 from curate.errors import BadShard, CurateError
-from curate.images import IMAGE_EXTENSIONS
+from curate.tar import IMAGE_EXTENSIONS
 
 ENDINGS = {
     ".parquet": "parquet", ".pq": "parquet", ".csv": "csv", ".tsv": "tsv", ".jsonl": "jsonl", ".ndjson": "jsonl",

@@ -13,9 +13,9 @@ import pyarrow.compute as pc
 
 from curate import pools, streams, tar
 from curate.errors import BadShard
-from curate.images import IMAGE_EXTENSIONS
 from curate.pools import parquet
 from curate.shard import SUCCESS
+from curate.tar import IMAGE_EXTENSIONS
 
 ROWS = 65_536  # rows in a batch
 COMPRESSED = (*streams.CODECS, ".zst", ".tgz")

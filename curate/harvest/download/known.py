@@ -12,7 +12,7 @@ from curate.harvest.choose import ranges
 from curate.harvest.download import samples
 from curate.harvest.download.place import Place
 from curate.harvest.download.reasons import passing
-from curate.harvest.pixels.resize import RESULTS
+from curate.harvest.pixels.results import RESULTS
 from curate.shard import SUCCESS, Shard
 
 KEY = b'"key": "%b"'

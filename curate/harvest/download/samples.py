@@ -10,8 +10,8 @@ from typing import IO, Any
 import pyarrow as pa
 
 from curate import tar
-from curate.harvest.pixels.resize import Resized
-from curate.images import UndecodableImage
+from curate.errors import UndecodableImage
+from curate.harvest.pixels.results import Resized
 from curate.shard import SUCCESS
 
 

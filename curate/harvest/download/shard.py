@@ -19,7 +19,7 @@ from curate.harvest.choose.shuffle import Ranged
 from curate.harvest.download import known, stored
 from curate.harvest.download.place import Place
 from curate.harvest.download.reasons import LOST
-from curate.harvest.pixels.resize import RESULTS
+from curate.harvest.pixels.results import RESULTS
 from curate.named import Spec
 from curate.work import Report
 

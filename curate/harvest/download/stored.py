@@ -9,7 +9,7 @@ from curate.files import Folder
 from curate.harvest.choose.matches import WEB
 from curate.harvest.choose.select import PARTS
 from curate.harvest.download import samples
-from curate.harvest.pixels.resize import RESULTS, Resizer
+from curate.harvest.pixels.results import RESULTS
 from curate.pools import open_pool
 
 GONE = "missing or damaged in the pool"
@@ -18,7 +18,7 @@ GONE = "missing or damaged in the pool"
 class Stored:
     """Reads the rows of a shard in the order of their pools; the face of a downloader."""
 
-    def __init__(self, folder: Folder, resizer: Resizer):
+    def __init__(self, folder: Folder, resizer: Any):
         self.folder, self.resizer = folder, resizer
 
     def download(self, name: str, rows: pa.Table, scratch: str) -> tuple[str, pa.Table]:

@@ -17,7 +17,8 @@ import pyarrow.parquet as pq
 
 from curate.harvest.download import samples
 from curate.harvest.fetch.fetcher import AGENT, Fetcher, FetchError, Fetches, check_limits
-from curate.harvest.pixels.resize import DECODE, RESULTS, Resizer
+from curate.harvest.pixels.resize import DECODE, Resizer
+from curate.harvest.pixels.results import RESULTS
 from curate.images import UndecodableImage
 
 os.environ.setdefault("NO_ALBUMENTATIONS_UPDATE", "1")  # else every import asks the package index for a newer one

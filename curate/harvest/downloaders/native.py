@@ -6,7 +6,8 @@ import pyarrow as pa
 
 from curate.harvest.download import samples
 from curate.harvest.fetch.fetcher import AGENT, Fetcher, FetchError, check_limits
-from curate.harvest.pixels.resize import DECODE, RESULTS, Resizer
+from curate.harvest.pixels.resize import DECODE, Resizer
+from curate.harvest.pixels.results import RESULTS
 
 
 class Downloader:

@@ -1,47 +1,23 @@
 """One untrusted encoded image to a bounded JPEG: looked at before it is decoded, the pixels those of img2dataset."""
 
 from collections.abc import Callable
-from typing import Any, NamedTuple
 
 import cv2
 import numpy as np
-import pyarrow as pa
 
 from curate.errors import CurateError
 from curate.harvest.pixels.decode import decode
 from curate.harvest.pixels.memory import keep_freed_memory
 from curate.harvest.pixels.peek import Header, peek
+from curate.harvest.pixels.results import Resized
 from curate.images import UndecodableImage
 
-RESULTS = pa.schema(
-    [("key", pa.string()), ("status", pa.string()), ("error_message", pa.string()), ("width", pa.int32()),
-     ("height", pa.int32()), ("original_width", pa.int32()), ("original_height", pa.int32()), ("sha256", pa.string()),
-     ("format", pa.string()), ("animated", pa.bool_()), ("alpha", pa.bool_())]
-)  # fmt: skip  # what a downloader says of each row; all but key, status and error_message are null without an image
 DECODE = "balanced"  # nobody sees the difference, networks hardly: docs/commands/harvest.md has the table
 MARGIN = {"exact": float("inf"), "balanced": 1.5, "fast": 1.0}  # a JPEG is decoded at this many times the target
 SMOOTH = 1.6  # fast: interpolating between pixels is enough where no more of them than this become one
 SUPERSAMPLED = 3  # balanced: up to this ratio, two pixels a side are interpolated for each one and averaged
 Size = tuple[int, int]  # width, height
 Extent = tuple[float, float]
-
-
-class Resized(NamedTuple):
-    """A JPEG, its size in pixels, and what it came as: upright size, format, one of several frames, with alpha."""
-
-    jpeg: bytes
-    width: int
-    height: int
-    original_width: int
-    original_height: int
-    format: str  # jpeg, png, webp, gif, avif, bmp, tiff, jpeg2000
-    animated: bool
-    alpha: bool
-
-    @property
-    def about(self) -> dict[str, Any]:
-        """All but the JPEG itself."""
-        return {name: value for name, value in self._asdict().items() if name != "jpeg"}
 
 
 class Resizer:
