@@ -240,10 +240,10 @@ def measure(dataset: str, signals: tuple[str, ...], engine: str) -> Any:
     "--signal",
     "signals",
     multiple=True,
-    default=("exact", "phash"),
+    default=("exact", "pdq"),
     show_default=True,
     metavar="SIGNAL",
-    help='What tells duplicates: exact, phash, embedding, "embedding(pretrained=RUN)". Measured first where missing.',
+    help='What tells duplicates: exact, pdq, phash, "embedding(pretrained=RUN)" ... Measured first where missing.',
 )
 @click.option(
     "--threshold",
@@ -251,7 +251,27 @@ def measure(dataset: str, signals: tuple[str, ...], engine: str) -> Any:
     multiple=True,
     callback=settings,
     metavar="SIGNAL=NUMBER",
-    help="Most bits that differ (phash: 4) or least cosine similarity (embedding: 0.95) that counts; inclusive.",
+    help="Most bits that differ (pdq: 31, phash: 4) or least cosine similarity (embedding: 0.95, whitened 0.8) that "
+    "counts; inclusive.",
+)
+@click.option("--closure", is_flag=True, help="Drop all that a chain of matches connects with the best image.")
+@click.option(
+    "--semdedup",
+    default=0.0,
+    metavar="EPS",
+    help="Drop by embeddings as SemDeDup does: whatever a harder image resembles by 1 - EPS, in chains too.",
+)
+@click.option("--distinct-colours", is_flag=True, help="A recoloured picture is another one.")
+@click.option(
+    "--whiten/--no-whiten",
+    default=None,
+    help="Compare embeddings whitened on the pool.  [default: from 5,000 distinct images]",
+)
+@click.option(
+    "--recall",
+    default=0.995,
+    show_default=True,
+    help="Of the pairs right at the threshold, where an exact search costs too much (pdq: from about 200,000 images).",
 )
 @click.option(
     "--against",
@@ -282,6 +302,13 @@ def measure(dataset: str, signals: tuple[str, ...], engine: str) -> Any:
 )
 @click.option(
     "--candidates", default=10, show_default=True, help="Pictures that --verify looks at for each benchmark image."
+)
+@click.option(
+    "--predictions",
+    multiple=True,
+    metavar="FILE",
+    help="What a model said of the test images: BENCHMARK=FILE, or the folder of curate eval; adds what overlap does to "
+    "its accuracy.",
 )
 @click.option("--name", default=None, help="Name of the selection made; told by its content by default.")
 @click.option("--device", default="auto", show_default=True, help="Where benchmarks are searched: auto, cpu, cuda.")

@@ -13,10 +13,14 @@ from curate.benchmark import Benchmark, open_benchmark
 from curate.dataset import Dataset, fingerprint
 from curate.dedup import overlap, overlap_report
 from curate.dedup.codes import Comparison, comparisons
-from curate.dedup.decide import Decision, counts, decide, groups_table, selection_table
+from curate.dedup.decide import Decision, Rule, counts, decide, groups_table, selection_table
 from curate.dedup.faiss_install import faiss_conflict, load_search
+from curate.dedup.hamming import RECALL
+from curate.dedup.likeness import Search
 from curate.dedup.measured import Measured, prepare
 from curate.dedup.pool import Pool, collect
+from curate.dedup.predictions import read as read_predictions
+from curate.dedup.whitened import whitened
 from curate.errors import CurateError
 from curate.measure import measure
 from curate.work import Engine
@@ -24,15 +28,21 @@ from curate.work import Engine
 __all__ = ["faiss_conflict", "run"]
 
 
-def run(dataset: Dataset, signals: Sequence[str] = ("exact", "phash"), thresholds: Mapping[str, float] | None = None,
+def run(dataset: Dataset, signals: Sequence[str] = ("exact", "pdq"), thresholds: Mapping[str, float] | None = None,
         against: Sequence[str] = (), against_signals: Sequence[str] = (),
         against_thresholds: Mapping[str, float] | None = None, verify: bool = True, candidates: int = 10,
-        name: str | None = None, start: str | None = None, engine: str | Engine = "local",
+        predictions: Sequence[str] = (),
+        closure: bool = False, semdedup: float = 0.0, distinct_colours: bool = False, whiten: bool | None = None,
+        recall: float = RECALL, name: str | None = None, start: str | None = None, engine: str | Engine = "local",
         device: str = "auto") -> Dataset:  # fmt: skip
     """Write the selection `name` (told by its content by default), its groups, and a report for each benchmark.
 
     against_signals and against_thresholds hold between the pool and the benchmarks, where they differ from those inside
-    the pool. verify: look at the `candidates` of each benchmark image that signals alone cannot tell.
+    the pool. verify: look at the `candidates` of each benchmark image that signals alone cannot tell. predictions: what a
+    model said of the benchmarks' images, as BENCHMARK=FILE, or the folder that `curate eval` wrote.
+    closure, semdedup: other rules than stars (see `Rule`). distinct_colours: a recoloured picture is another one.
+    whiten: embeddings on the pool; None where it is large enough. recall: of the pairs right at the threshold, where
+    codes are too long for an exact search.
 
     Raises CurateError for a signal that tells no duplicates, a folder that is no benchmark, two FAISS packages.
     """
@@ -41,11 +51,15 @@ def run(dataset: Dataset, signals: Sequence[str] = ("exact", "phash"), threshold
     looser = against_thresholds or {}
     benchmarks = _opened(against, dataset)
     compared_against = overlap.compare_by(signals, against_signals, thresholds, looser) if benchmarks else []
+    told = read_predictions(predictions, [benchmark.name for benchmark in benchmarks])
     if benchmarks or any(comparison.kind == "cosine" for comparison in compared):
         load_search()
+    rule = _rule(closure, semdedup, recall, compared)
     parent = dataset.parent_for("dedup", start)
-    dataset = measure(dataset, list(dict.fromkeys([*signals, *overlap.measured_by(compared_against)])), engine)
-    pool = collect(dataset, compared, parent)
+    more = [*overlap.measured_by(compared_against), *(["thumbprint"] if distinct_colours else [])]
+    dataset = measure(dataset, list(dict.fromkeys([*signals, *more])), engine)
+    pool, whitenings = whitened(collect(dataset, compared, parent, distinct_colours), whiten, thresholds)
+    compared = list({codes.comparison.signal: codes.comparison for codes in pool.codes}.values()) or compared
     measured = [prepare(benchmark, dataset.folder, compared_against, engine) for benchmark in benchmarks]
     compared_against = overlap.at_scale(compared_against, len(pool), verify, {**thresholds, **looser})
     looked_at = candidates if verify else 0
@@ -58,18 +72,37 @@ def run(dataset: Dataset, signals: Sequence[str] = ("exact", "phash"), threshold
         "against_signals": [comparison.spec for comparison in compared_against],
         "against": {m.name: m.digest for m in measured},
         "candidates": looked_at if benchmarks else 0,
+        "rule": "closure" if closure else "stars",
+        "semdedup": semdedup,
+        "distinct_colours": distinct_colours,
+        "whitened": sorted(whitenings),
+        "recall": recall,
     }
     made_by = {"stage": "dedup", "parent": parent, "ranked_by": _ranked_by(dataset), **options}
     name = name or f"dedup-{fingerprint([made_by, dataset.shards_fingerprint(), [s.name for s in pool.shards]])}"
     _refuse_other_options(dataset, name, made_by)
-    decision = decide(pool, {name: each.matches for name, each in found.items()})
+    search = Search(f"{overlap.WORK}/pool-{fingerprint(made_by)}", recall, whitenings, engine)
+    decision = decide(pool, {name: each.matches for name, each in found.items()}, search, rule)
     _write(dataset, name, pool, decision, made_by)
     numbers = counts(pool, decision, [comparison.signal for comparison in compared])
     numbers["overlap"] = {
         m.name: overlap_report.write(dataset.folder, pool, m, found[m.name], made_by) for m in measured
     }
+    if told:
+        numbers["contamination"] = overlap_report.contamination(dataset.folder, told, measured, found)
     changes = dataset.with_selection(name, "dedup", parent, **options)
     return dataset.after("dedup", options, _summary(numbers, measured), numbers, pool.failures, **changes).save()
+
+
+def _rule(closure: bool, semdedup: float, recall: float, compared: Sequence[Comparison]) -> Rule:
+    """Raises CurateError for options that make no sense."""
+    if not 0 <= semdedup < 1:
+        raise CurateError(f"--semdedup {semdedup:g}: it is 1 - a cosine similarity, above 0 and below 1; 0.05, say")
+    if semdedup and not any(comparison.kind == "cosine" for comparison in compared):
+        raise CurateError("--semdedup compares embeddings: add --signal embedding, or another one that gives vectors")
+    if not 0 < recall <= 1:
+        raise CurateError(f"--recall {recall:g}: it is a share of the pairs at the threshold, above 0 and up to 1")
+    return Rule(closure, semdedup)
 
 
 def _ranked_by(dataset: Dataset) -> dict[str, Any] | None:
@@ -118,4 +151,5 @@ def _summary(numbers: dict[str, Any], measured: Sequence[Measured]) -> str:
         f"{duplicates} duplicates in {numbers['groups']:,} groups",
         *(overlap_report.summary(each, numbers["overlap"][each.name]) for each in measured),
     ]
-    return "; ".join(parts)
+    table = [overlap_report.table(numbers["contamination"])] if "contamination" in numbers else []
+    return "\n".join(["; ".join(parts), *table])

@@ -125,23 +125,36 @@ def joined(parts: Sequence[Codes]) -> Codes:
     )
 
 
-def classes(codes: Codes) -> tuple[np.ndarray, np.ndarray]:
-    """(class of each row, one row of each class): rows with equal codes share a class, -1 has nothing to compare."""
+def classes(codes: Codes, apart: np.ndarray | None = None) -> tuple[np.ndarray, np.ndarray]:
+    """(class of each row, one row of each class): rows with equal codes share a class, -1 has nothing to compare.
+
+    apart: uint8 [rows, k], in which rows of one class are equal too.
+    """
     usable = codes.comparable if codes.comparison.kind == "equal" else codes.comparable & ~codes.flat
     rows = np.flatnonzero(usable)
     ids = np.full(len(codes), -1, np.int64)
-    ids[rows] = _keys(codes, rows).dictionary_encode().indices.to_numpy(zero_copy_only=False)
+    ids[rows] = _keys(codes, rows, apart).dictionary_encode().indices.to_numpy(zero_copy_only=False)
     found, first = np.unique(ids[rows], return_index=True)
     assert np.array_equal(found, np.arange(len(found)))
     return ids, rows[first]
 
 
-def _keys(codes: Codes, rows: np.ndarray) -> pa.Array:
+def digested(codes: Codes) -> Codes:
+    """Vectors as the xxh3 of their bytes, uint8 [rows, 16]: all that equality needs, where they stay in their files."""
+    digests = b"".join(xxhash.xxh3_128_digest(row) for row in codes.values)
+    return replace(codes, values=np.frombuffer(digests, np.uint8).reshape(-1, 16))
+
+
+def _keys(codes: Codes, rows: np.ndarray, apart: np.ndarray | None) -> pa.Array:
     if codes.comparison.kind == "equal":
-        return codes.values.take(pa.array(rows))
-    if codes.comparison.kind == "hamming":
-        return pa.array([row.tobytes() for row in codes.values[rows]], pa.binary())
-    return pa.array([xxhash.xxh3_128_digest(row) for row in codes.values[rows]], pa.binary())
+        values = codes.values.take(pa.array(rows))
+        if apart is None:
+            return values
+        pairs = zip(values.to_pylist(), apart[rows], strict=True)
+        return pa.array([f"{value!r} {more.tobytes().hex()}" for value, more in pairs], pa.string())
+    held = codes.values[rows] if apart is None else np.hstack([codes.values[rows], apart[rows]])
+    as_bytes = np.ascontiguousarray(held).view(np.uint8)
+    return pa.Array.from_buffers(pa.binary(as_bytes.shape[1]), len(held), [None, pa.py_buffer(as_bytes)])
 
 
 def _bits(shard: Shard, comparison: Comparison, table: pa.Table, flat: np.ndarray) -> Codes:

@@ -7,10 +7,10 @@ import numpy as np
 import pyarrow as pa
 
 from curate.dataset import Dataset
-from curate.dedup.codes import Codes, classes
+from curate.dedup.codes import Codes, Comparison
 from curate.dedup.faiss_install import load_search
-from curate.dedup.groups import Alike, stars
-from curate.dedup.hamming import hamming_pairs
+from curate.dedup.groups import CHAINED, Alike, Stars, closure, semantic, stars
+from curate.dedup.likeness import Crowd, Search, likeness
 from curate.dedup.pool import Pool, ranked
 from curate.errors import BadShard
 
@@ -22,22 +22,49 @@ GROUPS = pa.schema(
 
 
 @dataclass(frozen=True)
+class Rule:
+    """Which rows of a group go. closure: all that a chain of matches connects with the best, not only those that match
+    it themselves. semdedup: by the vectors, those that any harder row resembles by 1 - semdedup or more; 0: none."""
+
+    closure: bool = False
+    semdedup: float = 0.0
+
+
+@dataclass(frozen=True)
 class Decision:
     """For each row of the pool: reason and signal (None where it is kept), its keeper's row (-1 where it is kept or a
-    benchmark holds it) and their distance (NaN where it is kept)."""
+    benchmark holds it) and their distance (NaN where it is kept, or where only a chain connects them)."""
 
     reason: np.ndarray
     signal: np.ndarray
     keeper: np.ndarray
     distance: np.ndarray
+    crowds: list[Crowd]
 
     @property
     def kept(self) -> np.ndarray:
         return self.reason == None  # noqa: E711 - elementwise on an object array
 
 
-def decide(pool: Pool, overlaps: Mapping[str, pa.Table]) -> Decision:
+def decide(pool: Pool, overlaps: Mapping[str, pa.Table], search: Search, rule: Rule = Rule()) -> Decision:
     """overlaps: benchmark -> matches (shard, uid, signal, distance); the first benchmark that holds a row names it."""
+    found = _of_benchmarks(pool, overlaps)
+    order = ranked(pool.rows)
+    rank = np.empty(len(order), np.int64)
+    rank[order] = np.arange(len(order))
+    outside = ~found.kept
+    first = [codes for codes in pool.codes if not rule.semdedup or codes.comparison.kind != "cosine"]
+    alike = _likenesses(pool, first, rank, outside, search, found.crowds)
+    _drop(found, (closure if rule.closure else stars)(order, alike), [each.signal for each in alike])
+    for codes in pool.codes:
+        if rule.semdedup and codes.comparison.kind == "cosine":
+            (near,) = _likenesses(pool, [codes], rank, ~found.kept, search, found.crowds)
+            star = semantic(order, near, _hardness(pool, near, codes.comparison, search))
+            _drop(found, star, [near.signal], "semdedup")
+    return found
+
+
+def _of_benchmarks(pool: Pool, overlaps: Mapping[str, pa.Table]) -> Decision:
     reason, signal = np.full(len(pool), None, object), np.full(len(pool), None, object)
     distance = np.full(len(pool), np.nan)
     for benchmark, matches in overlaps.items():
@@ -45,13 +72,37 @@ def decide(pool: Pool, overlaps: Mapping[str, pa.Table]) -> Decision:
         for row, name, gap in zip(rows.tolist(), matches["signal"].to_pylist(), matches["distance"].to_pylist()):
             if row >= 0 and reason[row] is None:
                 reason[row], signal[row], distance[row] = f"benchmark:{benchmark}", name, gap
-    outside = np.array([found is not None for found in reason], bool)
-    star = stars(ranked(pool.rows), [_alike(codes, outside) for codes in pool.codes])
-    names = np.array([codes.comparison.signal for codes in pool.codes], object)
+    return Decision(reason, signal, np.full(len(pool), -1, np.int64), distance, [])
+
+
+def _likenesses(pool: Pool, columns: Sequence[Codes], rank: np.ndarray, outside: np.ndarray, search: Search,
+                crowds: list[Crowd]) -> list[Alike]:  # fmt: skip
+    alike = []
+    for codes in columns:
+        found, crowded = likeness(pool, codes, rank, outside, search)
+        alike.append(found)
+        crowds += crowded
+    return alike
+
+
+def _drop(found: Decision, star: Stars, signals: Sequence[str], reason: str | None = None) -> None:
+    """Write what the stars drop into a decision."""
     dropped = star.keeper >= 0
-    reason[dropped] = signal[dropped] = names[star.matched_by[dropped]]
-    distance[dropped] = star.distance[dropped]
-    return Decision(reason, signal, star.keeper, distance)
+    names = np.array([*signals, "closure"], object)
+    by = np.where(star.matched_by[dropped] == CHAINED, len(signals), star.matched_by[dropped])
+    found.signal[dropped], found.reason[dropped] = names[by], reason or names[by]
+    found.keeper[dropped], found.distance[dropped] = star.keeper[dropped], star.distance[dropped]
+    # a keeper that a later rule dropped is no keeper: what hung on it hangs on its own
+    lost = np.flatnonzero((found.keeper >= 0) & dropped[np.maximum(found.keeper, 0)])
+    found.keeper[lost] = found.keeper[found.keeper[lost]]
+
+
+def _hardness(pool: Pool, alike: Alike, comparison: Comparison, search: Search) -> np.ndarray:
+    """float64 [classes]: similarity of each class to the mean of its k-means cluster."""
+    valid = np.flatnonzero(alike.classes >= 0)
+    rows = np.zeros(int(alike.classes.max(initial=-1)) + 1, np.int64)
+    rows[alike.classes[valid]] = valid
+    return load_search().hardness(pool.vectors(comparison, rows, search.whitenings.get(comparison.signal)))
 
 
 def selection_table(pool: Pool, decision: Decision, at: int) -> pa.Table:
@@ -102,19 +153,6 @@ def groups_table(dataset: Dataset, pool: Pool, decision: Decision) -> pa.Table:
     return pa.Table.from_pylist(groups, GROUPS)
 
 
-def _alike(codes: Codes, outside: np.ndarray) -> Alike:
-    """What one column of codes says of the rows that are not `outside`."""
-    comparison = codes.comparison
-    ids, first = classes(codes.without(outside))
-    if comparison.kind == "hamming":
-        pairs = hamming_pairs(codes.values[first], int(comparison.threshold))
-    elif comparison.kind == "cosine":
-        pairs = load_search().cosine_pairs(codes.values[first], comparison.threshold)
-    else:
-        pairs = (np.zeros(0, np.int64), np.zeros(0, np.int64), np.zeros(0))
-    return Alike(comparison.signal, ids, *pairs)
-
-
 def _texts(dataset: Dataset, pool: Pool, rows: np.ndarray) -> dict[int, str]:
     """The captions of some rows; only the shards that hold them are read."""
     found: dict[int, str] = {}
@@ -137,9 +175,10 @@ def _strings(rows: pa.Table, column: str, at: np.ndarray) -> list[str]:
 def counts(pool: Pool, decision: Decision, signals: Sequence[str]) -> dict[str, object]:
     """The numbers of the history: kept, of, groups, and duplicates by signal."""
     inside = decision.signal[decision.keeper >= 0]
+    chained = bool((inside == "closure").any())
     return {
         "of": len(pool),
         "kept": int(decision.kept.sum()),
-        "duplicates": {name: int((inside == name).sum()) for name in signals},
+        "duplicates": {name: int((inside == name).sum()) for name in [*signals, *(["closure"] * chained)]},
         "groups": len(np.unique(decision.keeper[decision.keeper >= 0])),
     }

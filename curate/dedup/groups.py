@@ -7,6 +7,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
+from scipy.sparse import coo_array
+from scipy.sparse.csgraph import connected_components
+
+CHAINED = -2  # matched_by of a row that only a chain of others connects with its keeper
 
 
 @dataclass(frozen=True)
@@ -23,7 +27,7 @@ class Alike:
 
 @dataclass(frozen=True)
 class Stars:
-    """For each row: its keeper's row (-1 where it is kept), which Alike matched them (-1), and their distance."""
+    """For each row: its keeper's row (-1: it is kept), which Alike matched them (-1, or CHAINED), their distance."""
 
     keeper: np.ndarray
     matched_by: np.ndarray
@@ -59,6 +63,79 @@ def stars(ranked: np.ndarray, likenesses: Sequence[Alike]) -> Stars:
                 for other, gap in near[at].get(cls, ()):
                     taken[at].setdefault(other, (row, gap))
     return Stars(keeper, matched_by, distance)
+
+
+def closure(ranked: np.ndarray, likenesses: Sequence[Alike]) -> Stars:
+    """Transitive closure: of all rows that a chain of matches connects the best stays.
+
+    matched_by is CHAINED, and the distance NaN, where a row does not match its keeper itself.
+    """
+    rows, rank = len(ranked), np.empty(len(ranked), np.int64)
+    rank[ranked] = np.arange(rows)
+    nodes, edges = rows, [np.zeros((2, 0), np.int64)]
+    for alike in likenesses:
+        own = np.flatnonzero(alike.classes >= 0)
+        edges += [np.stack([own, alike.classes[own] + nodes]), np.stack([alike.a, alike.b]) + nodes]
+        nodes += int(alike.classes.max(initial=-1)) + 1
+    i, j = np.concatenate(edges, axis=1)
+    _, group = connected_components(coo_array((np.ones(len(i), np.int8), (i, j)), shape=(nodes, nodes)), directed=False)
+    best = np.full(group.max(initial=0) + 1, rows)
+    np.minimum.at(best, group[:rows], rank)
+    keeper = ranked[best[group[:rows]]] if rows else ranked
+    keeper = np.where(keeper == np.arange(rows), -1, keeper)
+    dropped = np.flatnonzero(keeper >= 0)
+    matched_by, distance = np.full(rows, -1, np.int64), np.full(rows, np.nan)
+    matched_by[dropped] = CHAINED
+    for at, alike in reversed(list(enumerate(likenesses))):
+        gap = _between(alike, alike.classes[dropped], alike.classes[keeper[dropped]])
+        known = ~np.isnan(gap)
+        matched_by[dropped[known]], distance[dropped[known]] = at, gap[known]
+    return Stars(keeper, matched_by, distance)
+
+
+def semantic(ranked: np.ndarray, alike: Alike, hardness: np.ndarray) -> Stars:
+    """SemDeDup (Abbas et al. 2023, arXiv:2303.09540): a row goes where it matches any row that comes before it, whether
+    that one stays or not; rows far from the middle of their cluster come first.
+
+    hardness: float64 [classes], similarity to that middle. The keeper of a row is the one that the row it matched best
+    hangs on, and the distance is that between this row and the one it matched.
+    """
+    rank = np.empty(len(ranked), np.int64)
+    rank[ranked] = np.arange(len(ranked))
+    valid = np.flatnonzero(alike.classes >= 0)
+    best = np.full(len(hardness), len(ranked), np.int64)  # of the rows of each class
+    np.minimum.at(best, alike.classes[valid], rank[valid])
+    order = np.empty(len(hardness), np.int64)
+    order[np.lexsort((best, hardness))] = np.arange(len(hardness))
+    early = np.where(order[alike.a] < order[alike.b], alike.a, alike.b)
+    late = alike.a + alike.b - early
+    hangs_on, distance = np.arange(len(hardness)), np.zeros(len(hardness))
+    chosen = np.lexsort((order[early], alike.distance, late))
+    chosen = chosen[np.concatenate(([True], late[chosen][1:] != late[chosen][:-1]))[: len(chosen)]]
+    for cls, on, gap in sorted(zip(late[chosen].tolist(), early[chosen].tolist(), alike.distance[chosen].tolist()),
+                               key=lambda match: order[match[0]]):  # fmt: skip
+        hangs_on[cls], distance[cls] = hangs_on[on], gap
+    keeper = np.full(len(ranked), -1, np.int64)
+    keeper[valid] = ranked[best[hangs_on[alike.classes[valid]]]]
+    keeper = np.where(keeper == np.arange(len(ranked)), -1, keeper)
+    dropped = keeper >= 0
+    gaps = np.full(len(ranked), np.nan)
+    gaps[dropped] = distance[alike.classes[dropped]]
+    return Stars(keeper, np.where(dropped, 0, -1), gaps)
+
+
+def _between(alike: Alike, a: np.ndarray, b: np.ndarray) -> np.ndarray:
+    """The distance between classes a and b, NaN where they do not match."""
+    found = np.where((a == b) & (a >= 0), 0.0, np.nan)
+    if not len(alike.a):
+        return found
+    size = int(max(alike.a.max(), alike.b.max(), alike.classes.max())) + 1
+    keys = np.minimum(alike.a, alike.b) * size + np.maximum(alike.a, alike.b)
+    order = np.argsort(keys)
+    wanted = np.minimum(a, b) * size + np.maximum(a, b)
+    at = np.minimum(np.searchsorted(keys[order], wanted), len(keys) - 1)
+    near = (keys[order][at] == wanted) & (np.minimum(a, b) >= 0) & np.isnan(found)
+    return np.where(near, alike.distance[order][at], found)
 
 
 def _matching(likenesses: Sequence[Alike], rows: int) -> np.ndarray:

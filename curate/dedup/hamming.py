@@ -19,6 +19,7 @@ COMPARE, STREAMED, SORT = 5.0, 1.5, 30.0  # nanoseconds for a pair of a bucket, 
 PRIME = np.uint64(0x9E3779B97F4A7C15)  # 2**64 / golden ratio: spreads chosen bits over a key
 BUCKET_BITS = (4, 24)  # fewest and most bits of a key
 SPARSE = 16  # times as many neighbours as pairs of a bucket are worth comparing, since they lie side by side
+GROUPS = 16  # of blocks at most, for exact tables
 PIECE = 1 << 14  # neighbours compared at a time
 LARGE = 4096  # codes in a bucket that are compared with each other; more are joined by their other bits
 DEEPEST = 2  # times a bucket is joined again
@@ -26,7 +27,7 @@ DENSE = 20_000  # codes that agree on nearly all bits: beyond, each is compared 
 DENSE_PAIRS = 20_000_000  # of one such bucket
 RECALL_INSIDE = 0.9999  # the same inside a bucket that is joined again
 RECALL = 0.995  # of the pairs right at the threshold, where tables are drawn at random
-AFFORDABLE = 4.0  # times the cost of random tables that exact ones may have
+AFFORDABLE, ALWAYS = 4.0, 3e9  # times the cost of random tables that exact ones may have; nanoseconds they always may
 SEED = 0
 Pairs = tuple[np.ndarray, np.ndarray, np.ndarray]
 Capped = list[tuple[int, int]]  # (first code, codes) of buckets in which not every pair was compared
@@ -119,7 +120,7 @@ def as_words(codes: np.ndarray) -> np.ndarray:
 def _tables(n: int, places: np.ndarray, words: int, threshold: int, recall: float) -> Tables:
     """Tables over the bits at `places` of codes of that many words."""
     best, cost = None, n * n / 2 * STREAMED * words
-    for per_table, groups in itertools.product(range(1, 7), range(1, 5)):
+    for per_table, groups in itertools.product(range(1, 7), range(1, GROUPS + 1)):
         blocks = threshold + groups * (per_table - 1) + 1
         if blocks <= len(places):
             chosen = _chosen(blocks, per_table, groups)
@@ -128,7 +129,7 @@ def _tables(n: int, places: np.ndarray, words: int, threshold: int, recall: floa
                 best, cost = chosen, len(chosen) * each
     exact = best
     drawn = _drawn(n, places, words, threshold, recall)
-    if drawn is not None and len(drawn) * _cost(n, _sampled(n), words) * AFFORDABLE < cost:
+    if drawn is not None and max(len(drawn) * _cost(n, _sampled(n), words) * AFFORDABLE, ALWAYS) < cost:
         return drawn
     if exact is None:
         return Tables(np.zeros((0, words), np.uint64))

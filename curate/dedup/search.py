@@ -4,6 +4,8 @@ Candidates come from FAISS with a small margin; their similarity is then summed 
 neither threads nor batch sizes decide what lies on the threshold.
 """
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import faiss
@@ -140,11 +142,52 @@ def _all_near(vectors: np.ndarray, least: float) -> tuple[np.ndarray, np.ndarray
     return i, j
 
 
+def means(vectors: np.ndarray, clusters: int) -> np.ndarray:
+    """float32 unit vectors [clusters, d] by spherical k-means on at most 64 vectors for each.
+
+    On one thread: sums in another order would move the means, and with them which pairs are compared.
+    """
+    with _one_thread():
+        found = faiss.Kmeans(vectors.shape[1], clusters, niter=10, seed=SEED, spherical=True,
+                             max_points_per_centroid=64, min_points_per_centroid=1)  # fmt: skip
+        found.train(np.ascontiguousarray(vectors, np.float32))
+    return np.asarray(found.centroids, np.float32).reshape(clusters, -1)
+
+
+def nearest_means(vectors: np.ndarray, centroids: np.ndarray, k: int) -> tuple[np.ndarray, np.ndarray]:
+    """(similarity float32 [n, k], cluster int64 [n, k]) of the k nearest clusters of each vector."""
+    index = faiss.IndexFlatIP(centroids.shape[1])
+    index.add(np.ascontiguousarray(centroids))
+    with _one_thread():
+        return index.search(np.ascontiguousarray(vectors, np.float32), min(k, len(centroids)))
+
+
+def clusters_for(vectors: int) -> int:
+    """How many clusters so many vectors are divided into."""
+    return max(1, int(4 * np.sqrt(vectors)))
+
+
+def hardness(vectors: np.ndarray) -> np.ndarray:
+    """float64 [n], rounded: the similarity of each unit vector to the mean of its cluster, clusters of about 250."""
+    if not len(vectors):
+        return np.zeros(0)
+    similarity, _ = nearest_means(vectors, means(vectors, max(1, len(vectors) // 250)), 1)
+    return np.round(similarity[:, 0].astype(np.float64), DIGITS)
+
+
+@contextmanager
+def _one_thread() -> Iterator[None]:
+    before = faiss.omp_get_max_threads()
+    faiss.omp_set_num_threads(1)
+    try:
+        yield
+    finally:
+        faiss.omp_set_num_threads(before)
+
+
 def _near_in_clusters(vectors: np.ndarray, least: float) -> tuple[np.ndarray, np.ndarray]:
-    clusters = int(4 * np.sqrt(len(vectors)))
-    means = faiss.Kmeans(vectors.shape[1], clusters, niter=10, seed=SEED, spherical=True, max_points_per_centroid=64)
-    means.train(vectors)
-    _, nearest = means.index.search(vectors, CLUSTERS_OF)
+    clusters = clusters_for(len(vectors))
+    _, nearest = nearest_means(vectors, means(vectors, clusters), CLUSTERS_OF)
     member = np.repeat(np.arange(len(vectors)), CLUSTERS_OF)
     order = np.argsort(nearest.ravel(), kind="stable")
     bounds = np.searchsorted(nearest.ravel()[order], np.arange(clusters + 1))
