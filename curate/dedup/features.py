@@ -2,8 +2,8 @@
 
 Method: ORB features (E. Rublee et al., ICCV 2011), an affine map fitted to their matches by RANSAC, and the grey levels
 of both pictures compared where the map lays one over the other. Measured on 384 copies of photographs under 32 changes
-(half of the area, screenshots, frames, blur ...): 99 % pass; of 4,200 unlike pairs, chosen for the nearest hashes, none,
-though ten of those have 15 inliers.
+(half of the area, screenshots, frames, blur ...): 99 % pass; of 4,200 unlike pairs, chosen for the nearest hashes,
+none, though ten of those have 15 inliers.
 """
 
 from typing import NamedTuple

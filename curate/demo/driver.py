@@ -18,8 +18,8 @@ TRAIN = "--model ViT-Ti-64 --batch-size 128 --lr 1e-3 --warmup 50 --save-every 1
 COMMANDS = (
     (
         "harvest: match, cap, download",
-        "harvest {out}/pool.parquet --queries {out}/queries.txt --out {out}/dataset --cap 20 --casefold --shard-size 1000"
-        " --allow-private",
+        "harvest {out}/pool.parquet --queries {out}/queries.txt --out {out}/dataset --cap 20 --casefold"
+        " --shard-size 1000 --allow-private",
     ),
     (
         "dedup: inside the pool, and against the test images",
