@@ -215,7 +215,11 @@ def test_blocked_queries_are_reported(source, tmp_path):
 
 @pytest.mark.parametrize(
     ("content", "complaint"),
-    [(None, "block"), (gzip.compress(b"word\n" * 999)[:-9], "is damaged"), (gzip.compress(b"\xff\xfe"), "not UTF-8")],
+    [
+        (None, "block"),
+        (gzip.compress(b"word\n" * 999, mtime=0)[:-9], "is damaged"),
+        (gzip.compress(b"\xff\xfe", mtime=0), "not UTF-8"),
+    ],
     ids=["missing", "truncated", "not utf-8"],
 )
 def test_a_bad_blocklist_is_named(source, tmp_path, content, complaint):
