@@ -261,6 +261,15 @@ def measure(dataset: str, signals: tuple[str, ...], engine: str) -> Any:
     metavar="EPS",
     help="Drop by embeddings as SemDeDup does: whatever a harder image resembles by 1 - EPS, in chains too.",
 )
+@click.option(
+    "--calibrate",
+    "only_calibrate",
+    is_flag=True,
+    help="Only say how often unlike images of this pool lie near each other, and which thresholds follow.",
+)
+@click.option(
+    "--calibrate-rate", default=0.01, show_default=True, help="False partners of an image that --calibrate aims at."
+)
 @click.option("--distinct-colours", is_flag=True, help="A recoloured picture is another one.")
 @click.option(
     "--whiten/--no-whiten",
@@ -307,8 +316,8 @@ def measure(dataset: str, signals: tuple[str, ...], engine: str) -> Any:
     "--predictions",
     multiple=True,
     metavar="FILE",
-    help="What a model said of the test images: BENCHMARK=FILE, or the folder of curate eval; adds what overlap does to "
-    "its accuracy.",
+    help="What a model said of the test images: BENCHMARK=FILE, or the folder of curate eval; adds what overlap does "
+    "to its accuracy.",
 )
 @click.option("--name", default=None, help="Name of the selection made; told by its content by default.")
 @click.option("--device", default="auto", show_default=True, help="Where benchmarks are searched: auto, cpu, cuda.")
@@ -323,8 +332,12 @@ def dedup(dataset: str, **options: Any) -> Any:
     in DATASET/selections/, the texts of each group in DATASET/reports/duplicates-*.parquet.
     """
     from curate.dataset import Dataset
-    from curate.dedup import run
+    from curate.dedup import calibrate, run
 
+    wished = options.pop("calibrate_rate")
+    if options.pop("only_calibrate"):
+        shared = {name: options[name] for name in ("signals", "whiten", "start", "engine")}
+        return last_step(calibrate(Dataset.open(dataset), wished=wished, **shared))
     return last_step(run(Dataset.open(dataset), **options))
 
 

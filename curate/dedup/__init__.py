@@ -12,6 +12,7 @@ from typing import Any
 from curate.benchmark import Benchmark, open_benchmark
 from curate.dataset import Dataset, fingerprint
 from curate.dedup import overlap, overlap_report
+from curate.dedup.calibrate import calibrate
 from curate.dedup.codes import Comparison, comparisons
 from curate.dedup.decide import Decision, Rule, counts, decide, groups_table, selection_table
 from curate.dedup.faiss_install import faiss_conflict, load_search
@@ -20,12 +21,12 @@ from curate.dedup.likeness import Search
 from curate.dedup.measured import Measured, prepare
 from curate.dedup.pool import Pool, collect
 from curate.dedup.predictions import read as read_predictions
-from curate.dedup.whitened import whitened
+from curate.dedup.whitened import whiten_pool
 from curate.errors import CurateError
 from curate.measure import measure
 from curate.work import Engine
 
-__all__ = ["faiss_conflict", "run"]
+__all__ = ["calibrate", "faiss_conflict", "run"]
 
 
 def run(dataset: Dataset, signals: Sequence[str] = ("exact", "pdq"), thresholds: Mapping[str, float] | None = None,
@@ -58,7 +59,7 @@ def run(dataset: Dataset, signals: Sequence[str] = ("exact", "pdq"), thresholds:
     parent = dataset.parent_for("dedup", start)
     more = [*overlap.measured_by(compared_against), *(["thumbprint"] if distinct_colours else [])]
     dataset = measure(dataset, list(dict.fromkeys([*signals, *more])), engine)
-    pool, whitenings = whitened(collect(dataset, compared, parent, distinct_colours), whiten, thresholds)
+    pool, whitenings = whiten_pool(collect(dataset, compared, parent, distinct_colours), whiten, thresholds)
     compared = list({codes.comparison.signal: codes.comparison for codes in pool.codes}.values()) or compared
     measured = [prepare(benchmark, dataset.folder, compared_against, engine) for benchmark in benchmarks]
     compared_against = overlap.at_scale(compared_against, len(pool), verify, {**thresholds, **looser})

@@ -6,23 +6,34 @@ extrapolated: the logarithm of the cumulative rate falls about linearly with the
 photographs by 5.6, 7.9 and 10 times for each 10 bits of PDQ).
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-import xxhash
 
-from curate.dedup.codes import Codes, classes
+from curate.dataset import Dataset, fingerprint
+from curate.dedup.codes import Codes, classes, comparisons
+from curate.dedup.faiss_install import load_search
+from curate.dedup.groups import Alike
 from curate.dedup.hamming import as_words
-from curate.dedup.pool import Pool
+from curate.dedup.likeness import Search, likeness
+from curate.dedup.pool import Pool, collect, ranked
+from curate.dedup.whiten import Whitening
+from curate.dedup.whitened import sampled, whiten_pool
+from curate.errors import CurateError
+from curate.measure import measure
+from curate.work import Engine
 
+WITNESSES = ("exact", "pdq", "phash")  # measured beside the signals asked for, to tell true duplicates
+REPORT = "reports/calibration.json"
 SAMPLE = 20_000  # images; 200 million pairs
 ROWS = 256  # of the matrix of distances that are held
 STEP = 0.01  # of similarity between lines of the table
 SEEN = 10  # pairs from which a rate counts as seen
 FITTED = 1000.0  # rates up to this many times the least seen one tell how the tail falls
-SEED = 0
+LINES = 12  # of the table that is shown
+WORTH = 1000.0  # times the wished number of partners, more or less, that are worth a line
 
 
 @dataclass(frozen=True)
@@ -76,34 +87,103 @@ class Rates:
         }  # fmt: skip
 
 
-def rates(pool: Pool, sides: Sequence[Codes], confirmed: Sequence[np.ndarray]) -> list[Rates]:
-    """The rates of every perceptual signal. confirmed: for each, [pairs, 2] rows that count as true duplicates."""
-    return [_rates(pool, codes, known) for codes, known in zip(sides, confirmed, strict=True)]
+def calibrate(
+    dataset: Dataset,
+    signals: Sequence[str] = ("exact", "pdq"),
+    wished: float = 0.01,
+    whiten: bool | None = None,
+    start: str | None = None,
+    engine: str | Engine = "local",
+) -> Dataset:
+    """Write reports/calibration.json: for each perceptual signal the rates, and the threshold at which an image of this
+    pool has `wished` false partners. No selection is made. Raises CurateError."""
+    if not wished > 0:
+        raise CurateError(
+            f"--calibrate-rate {wished:g}: it is a number of false partners for each image, above 0; 0.01"
+        )
+    signals = list(dict.fromkeys([*signals, *WITNESSES]))
+    compared = comparisons(signals, {})
+    if any(comparison.kind == "cosine" for comparison in compared):
+        load_search()
+    parent = dataset.parent_for("dedup", start)
+    dataset = measure(dataset, signals, engine)
+    pool, whitenings = whiten_pool(collect(dataset, compared, parent), whiten, ())
+    found = rates(pool, whitenings)
+    numbers = {each.signal: {**each.as_json(wished), "whitened": each.signal in whitenings} for each in found}
+    dataset.folder.write_json(REPORT, numbers)
+    summary = "\n".join(
+        [f"calibrate: {len(pool):,} pairs, {wished:g} false partners wished for", *map(_shown(wished), found)]
+    )
+    options = {"signals": signals, "wished": wished, "parent": parent}
+    return dataset.after("calibrate", options, summary, {"calibration": numbers}, pool.failures).save()
 
 
-def _rates(pool: Pool, codes: Codes, confirmed: np.ndarray) -> Rates:
-    _, first = classes(codes)
-    rows = _sampled(pool, first)
+def rates(pool: Pool, whitenings: Mapping[str, Whitening]) -> list[Rates]:
+    """The rates of every perceptual signal of a pool."""
+    order = ranked(pool.rows)
+    rank = np.empty(len(order), np.int64)
+    rank[order] = np.arange(len(order))
+    search = Search(f"work/dedup/calibrate-{fingerprint(len(pool))}", whitenings=whitenings)
+    nobody = np.zeros(len(pool), bool)
+    alike = [likeness(pool, codes, rank, nobody, search)[0] for codes in pool.codes]
+    found = []
+    for codes in pool.codes:
+        if codes.comparison.kind != "equal":
+            others = [each for each in alike if each.signal != codes.comparison.signal]
+            found.append(_rates(pool, codes, others, whitenings.get(codes.comparison.signal)))
+    return found
+
+
+def _rates(pool: Pool, codes: Codes, others: Sequence[Alike], whitening: Whitening | None) -> Rates:
+    rows = sampled(pool, classes(codes)[1], SAMPLE)
+    known = _confirmed(rows, others)
     hamming = codes.comparison.kind == "hamming"
-    count = _bits_apart if hamming else _angles_apart
-    pairs = count(codes.values[rows])
-    of = len(rows) * (len(rows) - 1) // 2
-    pairs -= _of_confirmed(codes, rows, confirmed, len(pairs))
-    of -= int(len(confirmed) and np.isin(confirmed, rows).all(axis=1).sum())
-    distance = np.arange(len(pairs)) * (1.0 if hamming else STEP)
+    values = codes.values[rows] if hamming else pool.vectors(codes.comparison, rows, whitening)
+    pairs = (_bits_apart if hamming else _angles_apart)(values)
+    a, b = values[known[:, 0]], values[known[:, 1]]
+    pairs -= np.bincount(np.bitwise_count(a ^ b).sum(axis=1), minlength=len(pairs)) if hamming else _steps(
+        np.einsum("nd,nd->n", a, b), len(pairs))  # fmt: skip
+    of = len(rows) * (len(rows) - 1) // 2 - len(known)
     seen, rate = _extrapolated(np.cumsum(pairs), of)
     used = rate < 0.5
+    distance = np.arange(len(pairs)) * (1.0 if hamming else STEP)
     return Rates(codes.comparison.signal, codes.comparison.kind, len(rows), of, len(pool), distance[used],
                  np.cumsum(pairs)[used], rate[used], seen[used])  # fmt: skip
 
 
-def _sampled(pool: Pool, rows: np.ndarray) -> np.ndarray:
-    """At most SAMPLE of the rows, by a hash of their uid, ascending."""
-    if len(rows) <= SAMPLE:
-        return np.sort(rows)
-    uids = pool.rows["uid"].take(rows).to_pylist()
-    order = sorted(range(len(rows)), key=lambda at: (xxhash.xxh3_64_intdigest(uids[at].encode(), SEED), uids[at]))
-    return np.sort(rows[order[:SAMPLE]])
+def _confirmed(rows: np.ndarray, others: Sequence[Alike]) -> np.ndarray:
+    """int64 [pairs, 2], places in `rows`, a < b: the pairs that another signal takes for duplicates."""
+    found: set[tuple[int, int]] = set()
+    for alike in others:
+        members: dict[int, list[int]] = {}
+        for at, cls in enumerate(alike.classes[rows].tolist()):
+            if cls >= 0:
+                members.setdefault(cls, []).append(at)
+        for own in members.values():
+            found |= {(a, b) for at, a in enumerate(own) for b in own[at + 1 :]}
+        for i, j in zip(alike.a.tolist(), alike.b.tolist(), strict=True):
+            found |= {(min(a, b), max(a, b)) for a in members.get(i, ()) for b in members.get(j, ())}
+    return np.array(sorted(found), np.int64).reshape(-1, 2)
+
+
+def _shown(wished: float) -> Any:
+    """A function from the rates of a signal to the lines that are printed."""
+
+    def lines(of: Rates) -> str:
+        found = of.threshold(wished)
+        bound = "at most" if of.kind == "hamming" else "at least"
+        told = "no threshold is so strict" if found is None else f"{bound} {found[0]:g}" + (
+            "" if found[1] else " (extrapolated: closer than any false pair that was seen)")  # fmt: skip
+        text = [f"{of.signal}: {told}; from {of.of:,} pairs of {of.images:,} distinct images",
+                f"  {'threshold':>9}  {'false pairs':>11}  {'rate':>9}  {'partners of an image':>20}"]  # fmt: skip
+        worth = np.flatnonzero((of.partners > wished / WORTH) & (of.partners < wished * WORTH))
+        for at in worth[:: max(1, -(-len(worth) // LINES))].tolist():
+            threshold, partners = of.as_threshold(float(of.distance[at])), of.partners[at]
+            mark = "" if of.seen[at] else "  extrapolated"
+            text.append(f"  {threshold:>9g}  {of.pairs[at]:>11,}  {of.rate[at]:>9.1e}  {partners:>20.2g}{mark}")
+        return "\n".join(text)
+
+    return lines
 
 
 def _bits_apart(codes: np.ndarray) -> np.ndarray:
@@ -131,16 +211,6 @@ def _steps(similarity: np.ndarray, steps: int) -> np.ndarray:
     # 5 digits first, as the search rounds them: what it takes at a threshold is counted at that threshold
     gaps = np.ceil(np.round((1 - similarity) / STEP, 3)).astype(np.int64)
     return np.bincount(np.clip(gaps, 0, steps - 1), minlength=steps)
-
-
-def _of_confirmed(codes: Codes, rows: np.ndarray, confirmed: np.ndarray, steps: int) -> np.ndarray:
-    """The same of the confirmed pairs alone, both of whose rows are in the sample."""
-    if not len(confirmed):
-        return np.zeros(steps, np.int64)
-    a, b = codes.values[confirmed[np.isin(confirmed, rows).all(axis=1)]].swapaxes(0, 1)
-    if codes.comparison.kind == "hamming":
-        return np.bincount(np.bitwise_count(a ^ b).sum(axis=1), minlength=steps)
-    return _steps(np.einsum("nd,nd->n", a, b), steps)
 
 
 def _extrapolated(cumulative: np.ndarray, of: int) -> tuple[np.ndarray, np.ndarray]:

@@ -16,7 +16,7 @@ THRESHOLD = 0.8  # of cosine similarity after whitening: 2 of 13.9 million pairs
 SEED = 0
 
 
-def whitened(pool: Pool, wanted: bool | None, given: Collection[str]) -> tuple[Pool, dict[str, Whitening]]:
+def whiten_pool(pool: Pool, wanted: bool | None, given: Collection[str]) -> tuple[Pool, dict[str, Whitening]]:
     """The pool with the threshold of whitened vectors, unless one is `given`, and the whitening of each signal.
 
     wanted: None whitens where there are at least LEAST distinct images to fit on.
