@@ -18,7 +18,8 @@ from curate.dedup import calibrate, whitened
 from curate.dedup import run as dedup
 from curate.dedup.calibrate import Rates, _extrapolated
 from curate.dedup.groups import CHAINED, Alike, closure, semantic
-from curate.dedup.whiten import fit, read
+from curate.dedup.whiten import read
+from curate.dedup.whiten_fit import fit
 from curate.errors import CurateError
 from curate.files import Folder
 from curate.measure import measure

@@ -39,8 +39,8 @@ def run(dataset: Dataset, signals: Sequence[str] = ("exact", "pdq"), thresholds:
     """Write the selection `name` (told by its content by default), its groups, and a report for each benchmark.
 
     against_signals and against_thresholds hold between the pool and the benchmarks, where they differ from those inside
-    the pool. verify: look at the `candidates` of each benchmark image that signals alone cannot tell. predictions: what a
-    model said of the benchmarks' images, as BENCHMARK=FILE, or the folder that `curate eval` wrote.
+    the pool. verify: look at the `candidates` of each benchmark image that signals alone cannot tell. predictions: what
+    a model said of the benchmarks' images, as BENCHMARK=FILE, or the folder that `curate eval` wrote.
     closure, semdedup: other rules than stars (see `Rule`). distinct_colours: a recoloured picture is another one.
     whiten: embeddings on the pool; None where it is large enough. recall: of the pairs right at the threshold, where
     codes are too long for an exact search.

@@ -1,5 +1,6 @@
 """Which vectors of a pool are whitened, and by what: fitted once on a sample of its images, then read by every task."""
 
+import importlib
 from collections.abc import Collection
 from dataclasses import replace
 
@@ -10,7 +11,7 @@ import xxhash
 from curate.dataset import fingerprint
 from curate.dedup.codes import Comparison, classes
 from curate.dedup.pool import Pool
-from curate.dedup.whiten import FIT_ON, LEAST, Whitening, fit, read
+from curate.dedup.whiten import FIT_ON, LEAST, Whitening, read
 
 THRESHOLD = 0.8  # of cosine similarity after whitening: 2 of 13.9 million pairs of unlike photographs reach it
 SEED = 0
@@ -52,5 +53,6 @@ def _fitted(pool: Pool, comparison: Comparison, rows: np.ndarray) -> Whitening:
     name = f"reports/whitening-{comparison.signal}-{fingerprint([comparison.spec, state.hexdigest()])}.npy"
     folder = pool.dataset.folder
     if not folder.exists(name):
+        fit = importlib.import_module("curate.dedup.whiten_fit").fit  # torch: only where it is needed
         fit(pool.vectors(comparison, rows)).write(folder, name)
     return read(folder, name)
