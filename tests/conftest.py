@@ -19,6 +19,9 @@ from curate import shard as shards
 from curate.dataset import Dataset
 from curate.files import Folder
 
+# a job in the background of a shell ignores Ctrl-C, and so would every command that a test interrupts
+signal.signal(signal.SIGINT, signal.default_int_handler)
+
 COLOURS = ("red", "green", "blue", "orange", "purple", "black")
 SHAPES = ("circle", "square", "triangle")
 

@@ -1,7 +1,6 @@
 """An export is a plain img2dataset folder: payloads to the byte, planned numbering, readable by everyone's loader."""
 
 import io
-import json
 import shutil
 import subprocess
 import sys
@@ -67,8 +66,9 @@ def test_payloads_are_copied_to_the_byte_under_keys_that_count_on(even, tmp_path
     keys = [f"{shard:05d}{position:04d}" for shard, size in ((0, 12), (1, 12), (2, 6)) for position in range(size)]
     assert [name for name, _ in found] == [f"{key}.{kind}" for key in keys for kind in ("jpg", "txt")]
     assert [payload for _, payload in found] == [source[f"{key}.{kind}"] for key in wanted for kind in ("jpg", "txt")]
-    assert [json.loads(out.folder.read_bytes(name))["successes"] for name in out.folder.names("shards/*.json")] == [
-        12, 12, 6]  # fmt: skip
+    stats = out.folder.names("shards/*_stats.json")
+    assert [out.folder.read_json(name)["successes"] for name in stats] == [12, 12, 6]
+    assert out.folder.read_json("shards/sizes.json") == {"00000.tar": 12, "00001.tar": 12, "00002.tar": 6}
     assert out.history[-1]["summary"] == f"export: 30 pairs in 3 shards at {out.url}"
 
 
