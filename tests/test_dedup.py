@@ -152,7 +152,8 @@ def test_a_truncated_tar_costs_its_shard_only(make_dataset):
     dataset = make_dataset(planted(), per_shard=5)
     broken = dataset.shards[1]
     dataset.folder.write_bytes(broken.tar, dataset.folder.read_bytes(broken.tar)[:3000])
-    result = CliRunner().invoke(main, ["dedup", dataset.url, "--signal", "exact", "--signal", "phash", "--engine", "local(workers=1)"])
+    options = ["--signal", "exact", "--signal", "phash", "--engine", "local(workers=1)"]
+    result = CliRunner().invoke(main, ["dedup", dataset.url, *options])
     assert result.exit_code == 1
     assert "00001.tar" in result.output
     assert "5 of 8 pairs kept; 1 exact, 2 phash duplicates in 3 groups" in result.output

@@ -7,7 +7,8 @@ import sys
 import time
 
 import pytest
-from conftest import draw, pair
+from conftest import draw, encoded, kill_when, pair
+from test_dedup_rules import scene
 
 from curate.dataset import Dataset
 from curate.dedup import run
@@ -20,7 +21,7 @@ def tables(dataset: Dataset) -> dict[str, bytes]:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("moment", ["signals/phash/00002.parquet", "work/dedup/*/00001.parquet", "selections/*/*"])
+@pytest.mark.parametrize("moment", ["signals/pdq/00002.parquet", "work/dedup/*/00001.parquet", "selections/*/*"])
 def test_a_killed_run_is_finished_by_the_next(make_dataset, tmp_path, moment):
     benchmark = tmp_path / "held"
     benchmark.mkdir()
@@ -40,3 +41,28 @@ def test_a_killed_run_is_finished_by_the_next(make_dataset, tmp_path, moment):
     subprocess.run(command, check=True)
     assert tables(Dataset.open(broken.url)) == tables(whole)
     assert Dataset.open(broken.url).history[-1]["counts"] == whole.history[-1]["counts"]
+
+
+TASKS = """
+import sys
+from curate.dedup import join_bits, run
+from curate.dataset import Dataset
+join_bits.BUCKET = 4
+run(Dataset.open(sys.argv[1]), ("exact", "pdq"), engine=f"local(workers={sys.argv[2]})")
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("moment", ["work/dedup/pool-*/pdq/*/codes/00000.npy", "work/dedup/pool-*/pdq/*/pairs/*"])
+def test_a_run_killed_among_its_buckets_is_finished_by_the_next(make_dataset, tmp_path, moment):
+    pairs = [{**pair(index), "image": encoded(scene(index % 25))} for index in range(40)]
+    whole = run(make_dataset(pairs, 10, str(tmp_path / "whole")), engine="local(workers=1)")
+    broken = make_dataset(pairs, 10, str(tmp_path / "broken"))
+    script = tmp_path / "tasks.py"
+    script.write_text(TASKS.replace("run(Dataset", "if __name__ == '__main__':\n    run(Dataset"))
+    command = [sys.executable, str(script), broken.url]
+    kill_when([*command, "2"], lambda: broken.folder.names(moment))
+    assert not broken.folder.names("selections/*/*")
+    subprocess.run([*command, "1"], check=True)
+    assert tables(Dataset.open(broken.url)) == tables(whole)
+    assert not broken.folder.names("work/dedup/pool-*/**/*.parquet")

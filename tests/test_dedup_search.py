@@ -52,26 +52,27 @@ def test_joins_find_exactly_what_brute_force_finds(n, width, threshold, planned_
 
 @pytest.mark.parametrize("width", [8, 32])
 def test_large_buckets_are_joined_by_their_other_bits(width, monkeypatch):
-    codes = near_codes(1500, width, 3, flips=5)
-    codes[:1000, : width // 2] = codes[0, : width // 2]  # a thousand codes that most tables put into one bucket
+    codes = near_codes(500, width, 3, flips=5)
+    codes[:300, : width // 2] = codes[0, : width // 2]  # hundreds of codes that most tables put into one bucket
     wanted = brute_force(codes, 4)
     monkeypatch.setattr(hamming, "LARGE", 20)
     assert as_list(hamming_pairs(codes, 4, tables(10**6, width * 8, 4, recall=1.0))) == wanted
 
 
 def test_codes_that_are_all_alike_are_compared_with_the_first_of_them_and_named(monkeypatch):
-    alike = np.zeros((1024, 8), np.uint8)
-    alike[:, 3] = np.arange(1024) % 256
-    alike[:, 5] = np.arange(1024) // 256
-    codes = np.concatenate([near_codes(500, 8, 5, flips=0), alike])
+    alike = np.zeros((512, 8), np.uint8)
+    alike[:, 3] = np.arange(512) % 256
+    alike[:, 5] = np.arange(512) // 256
+    codes = np.concatenate([near_codes(100, 8, 5, flips=0), alike])
     monkeypatch.setattr(hamming, "LARGE", 20)
     monkeypatch.setattr(hamming, "DENSE", 200)
     capped: list[tuple[int, int]] = []
-    found = as_list(hamming_pairs(codes, 10, tables(10**6, 64, 10, recall=1.0), capped=capped))
-    wanted = brute_force(codes, 10)
-    assert (500, 1024) in capped
+    monkeypatch.setattr(hamming, "DENSE_PAIRS", 16 * 512)
+    found = as_list(hamming_pairs(codes, 6, tables(10**6, 64, 6), capped=capped))
+    wanted = brute_force(codes, 6)
+    assert (100, 256) in capped
     assert set(found) < set(wanted)
-    assert {pair for pair in wanted if pair[0] in range(500, 516)} <= set(found)
+    assert {pair for pair in wanted if pair[0] == 100} <= set(found)
 
 
 def test_tables_are_exact_where_that_is_affordable():
@@ -115,16 +116,6 @@ def test_cosine_pairs_are_those_of_brute_force():
     assert set(zip(i.tolist(), j.tolist(), strict=True)) == near_vectors(vectors, 0.9)
     assert len(i) > 100
     assert (distance <= 0.1).all()
-
-
-def test_clusters_lose_no_near_pair(monkeypatch):
-    monkeypatch.setattr(search, "EXACT", 100)
-    vectors = unit_vectors(3000)
-    i, j, _ = search.cosine_pairs(vectors, 0.95)
-    wanted = near_vectors(vectors, 0.95)
-    found = set(zip(i.tolist(), j.tolist(), strict=True))
-    assert found <= wanted
-    assert len(found) >= 0.99 * len(wanted) > 300
 
 
 def test_no_vectors_have_no_pairs():

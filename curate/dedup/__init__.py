@@ -92,7 +92,9 @@ def run(dataset: Dataset, signals: Sequence[str] = ("exact", "pdq"), thresholds:
     if told:
         numbers["contamination"] = overlap_report.contamination(dataset.folder, told, measured, found)
     changes = dataset.with_selection(name, "dedup", parent, **options)
-    return dataset.after("dedup", options, _summary(numbers, measured), numbers, pool.failures, **changes).save()
+    dataset = dataset.after("dedup", options, _summary(numbers, measured), numbers, pool.failures, **changes).save()
+    dataset.folder.remove(search.folder)
+    return dataset
 
 
 def _rule(closure: bool, semdedup: float, recall: float, compared: Sequence[Comparison]) -> Rule:
@@ -147,9 +149,13 @@ def _write(dataset: Dataset, name: str, pool: Pool, decision: Decision, made_by:
 
 def _summary(numbers: dict[str, Any], measured: Sequence[Measured]) -> str:
     duplicates = ", ".join(f"{count:,} {signal}" for signal, count in numbers["duplicates"].items())
+    crowds = numbers["crowds"]
+    largest = max((crowd["codes"] for crowd in crowds), default=0)
     parts = [
         f"dedup: {numbers['kept']:,} of {numbers['of']:,} pairs kept",
         f"{duplicates} duplicates in {numbers['groups']:,} groups",
+        *[f"{len(crowds)} crowds of up to {largest:,} images nearly alike, each compared with its best images only"]
+        * bool(crowds),
         *(overlap_report.summary(each, numbers["overlap"][each.name]) for each in measured),
     ]
     table = [overlap_report.table(numbers["contamination"])] if "contamination" in numbers else []

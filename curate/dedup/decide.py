@@ -14,6 +14,7 @@ from curate.dedup.likeness import Crowd, Search, likeness
 from curate.dedup.pool import Pool, ranked
 from curate.errors import BadShard
 
+CROWDS = 100  # that the history names
 GROUPS = pa.schema(
     [("keeper", pa.string()), ("shard", pa.string()), ("size", pa.int32()), ("texts", pa.list_(pa.string())),
      ("uids", pa.list_(pa.string())), ("shards", pa.list_(pa.string())), ("signals", pa.list_(pa.string())),
@@ -173,12 +174,17 @@ def _strings(rows: pa.Table, column: str, at: np.ndarray) -> list[str]:
 
 
 def counts(pool: Pool, decision: Decision, signals: Sequence[str]) -> dict[str, object]:
-    """The numbers of the history: kept, of, groups, and duplicates by signal."""
+    """The numbers of the history: kept, of, groups, duplicates by signal, the largest crowds by their best image."""
     inside = decision.signal[decision.keeper >= 0]
+    crowds = sorted(set(decision.crowds), key=lambda crowd: (-crowd.codes, crowd.row, crowd.signal))
     chained = bool((inside == "closure").any())
     return {
         "of": len(pool),
         "kept": int(decision.kept.sum()),
         "duplicates": {name: int((inside == name).sum()) for name in [*signals, *(["closure"] * chained)]},
         "groups": len(np.unique(decision.keeper[decision.keeper >= 0])),
+        "crowds": [
+            {"signal": crowd.signal, "uid": pool.rows["uid"][crowd.row].as_py(), "codes": crowd.codes}
+            for crowd in crowds[:CROWDS]
+        ],
     }

@@ -23,7 +23,8 @@ GROUPS = 16  # of blocks at most, for exact tables
 PIECE = 1 << 14  # neighbours compared at a time
 LARGE = 4096  # codes in a bucket that are compared with each other; more are joined by their other bits
 DEEPEST = 2  # times a bucket is joined again
-DENSE = 20_000  # codes that agree on nearly all bits: beyond, each is compared with the first of them only
+CROWD_SAMPLE, CROWDED = 512, 0.02  # pairs of a large bucket that are tried, and the share of near ones in a crowd
+DENSE = 8192  # codes of a crowd that are compared with each other: beyond, each is compared with the first of them only
 DENSE_PAIRS = 20_000_000  # of one such bucket
 RECALL_INSIDE = 0.9999  # the same inside a bucket that is joined again
 RECALL = 0.995  # of the pairs right at the threshold, where tables are drawn at random
@@ -80,6 +81,8 @@ def joined(words: np.ndarray, threshold: int, plan: Tables, at: int, capped: Cap
     parts = [_in_buckets(words, held, rows, bounds, threshold)]
     for bucket in np.flatnonzero(np.diff(bounds) > LARGE).tolist():
         own = np.sort(rows[bounds[bucket] : bounds[bucket + 1]]).astype(np.int64)
+        if any(_all_agree(words[own], earlier) for earlier in plan.masks[:at]):
+            continue  # they shared a bucket before
         told: Capped = []
         i, j, _ = in_order(_in_large(words[own], threshold, told, free & ~mask, depth))
         parts.append((own[i], own[j]))
@@ -92,6 +95,10 @@ def joined(words: np.ndarray, threshold: int, plan: Tables, at: int, capped: Cap
         first = ~_agree(differing, earlier)
     i, j, differing = i[first], j[first], differing[:, first]
     return np.minimum(i, j), np.maximum(i, j), np.bitwise_count(differing).sum(axis=0, dtype=np.int32)
+
+
+def _all_agree(words: np.ndarray, mask: np.ndarray) -> bool:
+    return not np.any((words ^ words[:1]) & mask)
 
 
 def _agree(differing: np.ndarray, mask: np.ndarray) -> np.ndarray:
@@ -285,11 +292,20 @@ def _ranges(starts: np.ndarray, sizes: np.ndarray) -> np.ndarray:
 
 def _in_large(words: np.ndarray, threshold: int, capped: Capped, free: np.ndarray, depth: int) -> list[Pairs]:
     """The near pairs of a large bucket, by joins on the bits that its table does not look at."""
-    places = np.flatnonzero(np.unpackbits(free.view(np.uint8)))
-    plan = _tables(len(words), places, words.shape[1], threshold, RECALL_INSIDE)
-    if depth == DEEPEST:
-        plan = Tables(plan.masks[:0])
+    if depth == DEEPEST or _crowded(words, threshold):
+        plan = Tables(np.zeros((0, words.shape[1]), np.uint64))
+    else:
+        places = np.flatnonzero(np.unpackbits(free.view(np.uint8)))
+        plan = _tables(len(words), places, words.shape[1], threshold, RECALL_INSIDE)
     return _by_tables(words, threshold, plan, capped, free, depth + 1)
+
+
+def _crowded(words: np.ndarray, threshold: int) -> bool:
+    """Whether so many of the pairs are near each other that no table would part them; told by a sample."""
+    i = np.linspace(0, len(words) - 1, CROWD_SAMPLE).astype(np.int64)
+    j = (i * 7919 + len(words) // 2) % len(words)
+    near = np.bitwise_count(words[i] ^ words[j]).sum(axis=1) <= threshold
+    return int(np.count_nonzero(near)) > CROWDED * len(i)
 
 
 def _brute_force(words: np.ndarray, threshold: int, first: int | None = None) -> list[Pairs]:

@@ -9,10 +9,11 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
+from curate.dedup import join_bits, join_vectors
 from curate.dedup.codes import Codes, Comparison, classes
 from curate.dedup.faiss_install import load_search
 from curate.dedup.groups import Alike
-from curate.dedup.hamming import RECALL, Capped, hamming_pairs
+from curate.dedup.hamming import RECALL, Capped, Pairs, hamming_pairs
 from curate.dedup.pool import Pool
 from curate.dedup.whiten import Whitening
 from curate.work import Engine
@@ -52,14 +53,29 @@ def likeness(
     if comparison.kind == "equal":
         pairs = (np.zeros(0, np.int64), np.zeros(0, np.int64), np.zeros(0))
     elif comparison.kind == "hamming":
-        pairs = hamming_pairs(codes.values[first], int(comparison.threshold), recall=search.recall, capped=capped)
+        pairs = _code_pairs(pool, codes, first, search, capped)
     else:
-        vectors = pool.vectors(comparison, first, search.whitenings.get(comparison.signal))
-        pairs = load_search().cosine_pairs(vectors, comparison.threshold)
+        pairs = _vector_pairs(pool, comparison, first, search, capped)
     i, j, distance = pairs
     same = ~told_apart(pool, first[i], first[j])
     crowds = [Crowd(comparison.signal, int(first[at]), size) for at, size in sorted(set(capped))]
     return Alike(comparison.signal, ids, i[same], j[same], distance[same].astype(np.float64)), crowds
+
+
+def _code_pairs(pool: Pool, codes: Codes, first: np.ndarray, search: Search, capped: Capped) -> Pairs:
+    own, threshold = codes.values[first], int(codes.comparison.threshold)
+    if len(own) <= join_bits.BUCKET:
+        return hamming_pairs(own, threshold, recall=search.recall, capped=capped)
+    folder = pool.dataset.folder.within(f"{search.folder}/{codes.comparison.signal}")
+    return join_bits.code_pairs(folder, own, threshold, search.recall, search.engine, capped)
+
+
+def _vector_pairs(pool: Pool, comparison: Comparison, first: np.ndarray, search: Search, capped: Capped) -> Pairs:
+    whitening = search.whitenings.get(comparison.signal)
+    if len(first) <= join_vectors.EXACT:
+        return load_search().cosine_pairs(pool.vectors(comparison, first, whitening), comparison.threshold)
+    folder = pool.dataset.folder.within(f"{search.folder}/{comparison.signal}")
+    return join_vectors.vector_pairs(pool, folder, comparison, first, whitening, search.engine, capped)
 
 
 def told_apart(pool: Pool, a: np.ndarray, b: np.ndarray) -> np.ndarray:

@@ -54,7 +54,6 @@ class Pool:
                 found[asked] = pc.fill_null(pc.add(place, int(self.bounds[at])), -1).to_numpy()
         return found
 
-
     def vectors(self, comparison: Comparison, rows: np.ndarray, whitening: Whitening | None = None) -> np.ndarray:
         """float32 unit vectors [n, d] of some rows, in any order, read from their files. Raises BadShard."""
         found: np.ndarray | None = None

@@ -17,10 +17,11 @@ FIT_ON = 20_000  # images at most, drawn by a hash of their uids
 
 @dataclass(frozen=True)
 class Whitening:
-    """mean: float64 [d]. matrix: float64 [d, k], to k uncorrelated dimensions of unit variance."""
+    """mean: float64 [d]. matrix: float64 [d, k], to k uncorrelated dimensions of unit variance. name: of its file."""
 
     mean: np.ndarray
     matrix: np.ndarray
+    name: str = ""
 
     def apply(self, vectors: np.ndarray) -> np.ndarray:
         """Unit vectors float32 [n, d] -> unit vectors float32 [n, k], rounded to 11 bits; what is all zero stays so."""
@@ -38,4 +39,4 @@ class Whitening:
 
 def read(folder: Folder, name: str) -> Whitening:
     held = np.asarray(folder.read_array(name))
-    return Whitening(held[:, 0], held[:, 1:])
+    return Whitening(held[:, 0], held[:, 1:], name)

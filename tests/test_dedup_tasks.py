@@ -1,0 +1,119 @@
+"""Searches that are spread over tasks: the pairs of the search in one piece, in bounded buckets, on any engine."""
+
+import numpy as np
+import pytest
+from test_dedup_rules import dropped, scene, shown, worse
+from test_dedup_search import near_codes, near_vectors, unit_vectors
+
+from curate.dataset import Dataset
+from curate.dedup import join_bits, join_vectors
+from curate.dedup import run as dedup
+from curate.dedup.codes import Comparison, read
+from curate.dedup.faiss_install import load_search
+from curate.dedup.hamming import hamming_pairs
+from curate.dedup.pool import collect
+from curate.files import Folder
+from curate.measure import measure
+from curate.shard import Shard
+
+HERE = "local(workers=1)"
+search = load_search()
+
+
+def as_list(pairs) -> list[tuple]:
+    return list(zip(*(column.tolist() for column in pairs), strict=True))
+
+
+@pytest.mark.parametrize(("width", "threshold"), [(8, 4), (8, 8), (32, 31)])
+def test_ranges_of_codes_hold_the_pairs_of_all_codes(tmp_path, monkeypatch, width, threshold):
+    codes = np.unique(near_codes(1200, width, 1, flips=threshold + 2), axis=0)
+    monkeypatch.setattr(join_bits, "BUCKET", 500)
+    monkeypatch.setattr(join_bits, "PART", 300)
+    found = join_bits.code_pairs(Folder(str(tmp_path)), codes, threshold, 1.0, HERE, [])
+    assert as_list(found) == as_list(hamming_pairs(codes, threshold, recall=1.0))
+    assert len(found[0]) > 300
+
+
+def test_a_range_that_is_done_is_not_joined_again(tmp_path, monkeypatch):
+    codes = np.unique(near_codes(500, 8, 1, flips=4), axis=0)
+    monkeypatch.setattr(join_bits, "BUCKET", 100)
+    folder = Folder(str(tmp_path))
+    first = join_bits.code_pairs(folder, codes, 4, 1.0, HERE, [])
+    done = {name: folder.read_bytes(name) for name in folder.names("*/pairs/*.parquet")}
+    folder.remove(next(iter(done)))
+    monkeypatch.setattr(join_bits, "joined", None)  # would break a join of anything else than what is missing
+    with pytest.raises(TypeError):
+        join_bits.code_pairs(folder, codes, 4, 1.0, HERE, [])
+    monkeypatch.undo()
+    monkeypatch.setattr(join_bits, "BUCKET", 100)
+    assert as_list(join_bits.code_pairs(folder, codes, 4, 1.0, HERE, [])) == as_list(first)
+    assert {name: folder.read_bytes(name) for name in done} == done
+
+
+def with_vectors(dataset: Dataset, vectors: np.ndarray) -> Dataset:
+    """The dataset as if "embedding" had measured these vectors, in the order of its shards and uids."""
+    dataset, start = measure(dataset, ["size"], HERE), 0
+    for shard in dataset.shards:
+        table = dataset.measured(shard, "size")
+        dataset.folder.write_table(f"signals/embedding/{shard.name}.parquet", table.select(["uid"]))
+        own = vectors[start : start + len(table)].astype(np.float16)
+        dataset.folder.write_array(f"signals/embedding/{shard.name}.npy", own)
+        start += len(table)
+    return dataset.after("measure", {}, "", signals={**dataset.signals, "embedding": "embedding"})
+
+
+@pytest.fixture
+def pool(make_dataset):
+    """600 rows in 6 shards with vectors of 32 dimensions, every third near the one before it."""
+    blank = shown(0, scene(0))
+    rows = [{**blank, "key": f"{index:06d}", "caption": f"number {index}"} for index in range(600)]
+    dataset = with_vectors(make_dataset(rows, per_shard=100), unit_vectors(600))
+    return collect(dataset, [Comparison("embedding", "embedding", "cosine", 0.9)], None)
+
+
+def compared(pool, rows: np.ndarray, capped: list | None = None):
+    comparison = pool.codes[0].comparison
+    folder = pool.dataset.folder.within("work/dedup/test")
+    return join_vectors.vector_pairs(pool, folder, comparison, rows, None, HERE, [] if capped is None else capped)
+
+
+def test_clusters_lose_no_near_pair(pool):
+    rows = np.random.default_rng(0).permutation(600)
+    vectors = pool.vectors(pool.codes[0].comparison, rows)
+    found = as_list(compared(pool, rows))
+    assert {(i, j) for i, j, _ in found} == near_vectors(vectors, 0.9)
+    assert found == as_list(search.cosine_pairs(vectors, 0.9))
+    assert len(found) > 100
+
+
+def test_a_crowded_cluster_is_compared_with_its_first_vectors_and_named(pool, monkeypatch):
+    monkeypatch.setattr(join_vectors, "LARGEST", 10)
+    monkeypatch.setattr(join_vectors, "FIRST", 1)
+    crowds: list[tuple[int, int]] = []
+    whole = set(as_list(search.cosine_pairs(pool.vectors(pool.codes[0].comparison, np.arange(600)), 0.9)))
+    found = set(as_list(compared(pool, np.arange(600), crowds)))
+    assert crowds
+    assert all(size > 10 for _, size in crowds)
+    assert found < whole
+
+
+def test_vectors_read_from_their_files_are_those_of_the_rows(pool):
+    comparison = pool.codes[0].comparison
+    held = np.concatenate(
+        [read(pool.dataset, Shard(pool.dataset.folder, shard.name), comparison)[0].values for shard in pool.shards]
+    )
+    rows = np.array([5, 599, 100, 0, 99])
+    assert np.array_equal(pool.vectors(comparison, rows), held[rows])
+
+
+def test_dedup_by_tasks_is_dedup(make_dataset, tmp_path, monkeypatch):
+    worse_of = [worse(scene(index)) for index in range(25)]
+    rows = [shown(index, scene(index) if index < 25 else worse_of[index % 25]) for index in range(60)]
+    whole = dedup(make_dataset(rows, url=str(tmp_path / "a")), ["pdq"], engine=HERE)
+    monkeypatch.setattr(join_bits, "BUCKET", 10)
+    tasks = dedup(make_dataset(rows, url=str(tmp_path / "b")), ["pdq"], engine=HERE)
+    assert len(dropped(tasks)) >= 30
+    assert dropped(tasks) == dropped(whole)
+    assert any(row["distance"] for row in dropped(tasks).values())
+    assert not tasks.folder.names("work/dedup/**/*.parquet")
+    assert tasks.selection == whole.selection
