@@ -12,7 +12,9 @@ from curate.images import DAMAGED, UndecodableImage
 EXIF_ORIENTATION = 0x0112
 TIFF_BITS = 258
 MAX_PIXELS = images.MAX_PIXELS // 2  # 270 MB once decoded; half as many where decoding takes twice the memory
-START_OF_SCAN = b"\xff\xda"
+SCAN = b"\xff\xda"
+BARE = {0x01, *range(0xD0, 0xD9)}  # markers without a length
+FRAMES = {0xC0, 0xC1}  # of the baseline and the extended sequential process
 MAX_SCANS = 100  # of a progressive JPEG, usually 10: each passes over all pixels, and can be a few bytes long
 KINDS = ("JPEG", "PNG", "WEBP", "GIF", "AVIF", "BMP", "TIFF", "JPEG2000")  # no EPS, no icons: what nobody asked to read
 MOVING = {"GIF", "WEBP", "PNG", "AVIF"}  # the pages of a TIFF and the second picture of an MPO do not move
@@ -48,9 +50,27 @@ def peek(encoded: bytes) -> Header:
         raise UndecodableImage("not an image") from error
     if header.width * header.height > (MAX_PIXELS if header.cheap else MAX_PIXELS // 2):
         raise UndecodableImage("too many pixels")
-    if header.format == "jpeg" and encoded.count(START_OF_SCAN) > MAX_SCANS:
+    if header.format == "jpeg" and not (header.baseline and _one_scan(encoded)) and encoded.count(SCAN) > MAX_SCANS:
         raise UndecodableImage("too many scans")
     return header
+
+
+def _one_scan(jpeg: bytes) -> bool:
+    """Whether the first scan holds all components; libjpeg refuses a sequential file with any after it.
+
+    Counting scans looks at every byte, which takes longer than all else that is read here.
+    """
+    at, components = 2, 0
+    while at + 10 <= len(jpeg):
+        kind, length = jpeg[at + 1], int.from_bytes(jpeg[at + 2 : at + 4])
+        if jpeg[at] != 0xFF or kind in BARE or length < 2:
+            return False
+        if kind in FRAMES:
+            components = jpeg[at + 9]
+        if kind == SCAN[1]:
+            return jpeg[at + 4] == components
+        at += 2 + length
+    return False
 
 
 def _header(image: Image.Image, encoded: bytes) -> Header:

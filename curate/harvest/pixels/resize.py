@@ -14,8 +14,8 @@ from curate.images import UndecodableImage
 
 DECODE = "balanced"  # nobody sees the difference, networks hardly: docs/commands/harvest.md has the table
 MARGIN = {"exact": float("inf"), "balanced": 1.5, "fast": 1.0}  # a JPEG is decoded at this many times the target
-SMOOTH = 1.6  # fast: interpolating between pixels is enough where no more of them than this become one
-SUPERSAMPLED = 3  # balanced: up to this ratio, two pixels a side are interpolated for each one and averaged
+SMOOTH = 1.6  # interpolating between pixels is enough where no more of them a side than this become one
+SUPERSAMPLED = 3  # up to this ratio, two pixels a side are interpolated for each one and averaged
 Size = tuple[int, int]  # width, height
 Extent = tuple[float, float]
 
@@ -25,9 +25,10 @@ class Resizer:
 
     `decode` says how JPEG files are shrunk; all else is decoded whole and averaged by area:
     exact: whole too; the pixels of img2dataset, bit for bit.
-    balanced: decoded by libjpeg at 1/2, 1/4 or 1/8 with at least 1.5 times the pixels a side, then averaged by area:
-    of two pixels a side that are interpolated for each one, which up to a ratio of 3 is faster and looks the same.
-    fast: the same with at least as many pixels, and up to a ratio of 1.6 only interpolated.
+    balanced: decoded by libjpeg at 1/2, 1/4 or 1/8 with at least 1.5 times the pixels a side; from a ratio of 3 those
+    are averaged by area, below it so are two pixels a side interpolated for each one, and up to 1.6 they are only
+    interpolated: faster, and it looks the same (at 1.5, weights of 3/4 and 1/4 stand for an area's 2/3 and 1/3).
+    fast: the same with at least as many pixels.
     `strict`: a JPEG that libjpeg-turbo has to repair is refused.
 
     Raises UndecodableImage with a short reason that is the same for the same cause: not an image, too many pixels,
@@ -74,7 +75,7 @@ class Resizer:
         short = min(width, height)
         if short > self.image_size:
             size = (round(width * (self.image_size / short)), round(height * (self.image_size / short)))
-            shrink = SHRINK[self.decode if header.format == "jpeg" else "exact"]
+            shrink = _quick if header.format == "jpeg" and self.decode != "exact" else _area
             pixels = shrink(pixels, size, (width / scale, height / scale))
         if header.turn > 1:
             pixels = TURN[header.turn](pixels)
@@ -88,14 +89,13 @@ def _area(pixels: np.ndarray, size: Size, extent: Extent) -> np.ndarray:
     return cv2.resize(pixels, size, interpolation=cv2.INTER_AREA)
 
 
-def _supersampled(pixels: np.ndarray, size: Size, extent: Extent) -> np.ndarray:
-    if pixels.shape[1] >= SUPERSAMPLED * size[0]:
-        return _area(pixels, size, extent)
-    return _area(_bilinear(pixels, (2 * size[0], 2 * size[1]), extent), size, extent)
-
-
-def _interpolated(pixels: np.ndarray, size: Size, extent: Extent) -> np.ndarray:
-    return (_bilinear if pixels.shape[1] < SMOOTH * size[0] else _supersampled)(pixels, size, extent)
+def _quick(pixels: np.ndarray, size: Size, extent: Extent) -> np.ndarray:
+    ratio = pixels.shape[1] / size[0]
+    if ratio < SMOOTH:
+        return _bilinear(pixels, size, extent)
+    if ratio < SUPERSAMPLED:
+        pixels = _bilinear(pixels, (2 * size[0], 2 * size[1]), extent)
+    return _area(pixels, size, extent)
 
 
 def _bilinear(pixels: np.ndarray, size: Size, extent: Extent) -> np.ndarray:
@@ -108,7 +108,6 @@ def _bilinear(pixels: np.ndarray, size: Size, extent: Extent) -> np.ndarray:
     return cv2.warpAffine(pixels, back, size, flags=flags, borderMode=cv2.BORDER_REPLICATE)
 
 
-SHRINK = {"exact": _area, "balanced": _supersampled, "fast": _interpolated}
 TURN: dict[int, Callable[[np.ndarray], np.ndarray]] = {  # EXIF's orientation to upright
     2: lambda pixels: cv2.flip(pixels, 1),
     3: lambda pixels: cv2.rotate(pixels, cv2.ROTATE_180),
