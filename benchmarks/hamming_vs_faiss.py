@@ -1,4 +1,4 @@
-"""All near pairs of bit codes: curate's joins beside FAISS's binary indexes and imagededup's BK-tree.
+"""All near pairs of bit codes: curate's joins beside FAISS's binary indexes and imagededup's searches.
 
     pip install --no-deps --target peers imagededup                      # if wanted
     PYTHONPATH=peers OMP_NUM_THREADS=1 python benchmarks/hamming_vs_faiss.py [--largest 10000000] [--rounds 3]
@@ -7,6 +7,7 @@ Codes are random; every tenth is an earlier one with up to twice the threshold o
 process of its own on one thread, codes are made before the clock starts, methods take turns. Pairs are compared: the
 recall of each method is its share of what curate found, and what others found beside that is counted. Where a method
 would take more than two minutes it answers for a sample of the codes, and its time is scaled up: such times are marked.
+Growth is the exponent of curate's CPU time in the number of codes, from each size to the next.
 """
 
 import argparse
@@ -17,7 +18,7 @@ import json
 import math
 import os
 import platform
-import resource
+import re
 import statistics
 import subprocess
 import sys
@@ -34,6 +35,8 @@ from curate.dedup.hamming import RECALL, hamming_pairs, tables
 RESULTS = Path(__file__).parent / "results" / "hamming_vs_faiss.json"
 SETTINGS = {"64 bits, distance 4": (64, 4), "64 bits, distance 8": (64, 8), "256 bits, distance 31": (256, 31)}
 PATIENCE = 120.0  # CPU seconds
+FEWEST = 20  # codes that are asked for
+LARGEST_OF_OBJECTS = 1_000_000  # codes that a search in Python's own objects is asked for
 Pairs = tuple[np.ndarray, np.ndarray]
 
 
@@ -90,12 +93,31 @@ class Tree:
         return pairs[:, 0], pairs[:, 1]
 
 
-METHODS: dict[str, dict[str, Joins | Faiss | Tree]] = {
+class BruteForce:
+    """imagededup's default search, compiled by Cython; it asks for one code after the other."""
+
+    def build(self, codes: np.ndarray) -> None:
+        self.values = {str(row): code.tobytes().hex() for row, code in enumerate(codes)}
+        search = importlib.import_module("imagededup.handlers.search.brute_force_cython").BruteForceCython
+        self.search = search(self.values, None)
+
+    def ask(self, codes: np.ndarray, threshold: int, asked: int) -> Pairs:
+        found = [
+            (row, int(name))
+            for row in range(asked)
+            for name, _ in self.search.search(self.values[str(row)], tol=threshold)
+        ]
+        pairs = np.array([pair for pair in found if pair[0] != pair[1]], np.int64).reshape(-1, 2)
+        return pairs[:, 0], pairs[:, 1]
+
+
+METHODS: dict[str, dict[str, Joins | Faiss | Tree | BruteForce]] = {
     "64 bits, distance 4": {
         "curate": Joins(RECALL),
         "faiss IndexBinaryFlat": Faiss(),
         "faiss IndexBinaryMultiHash 3 x 21, 1 flip": Faiss(3, 21, 1),
         "imagededup BKTree": Tree(),
+        "imagededup BruteForceCython": BruteForce(),
     },
     "64 bits, distance 8": {
         "curate": Joins(RECALL),
@@ -124,6 +146,7 @@ def main() -> None:
     results = {
         "date": datetime.date.today().isoformat(),
         "machine": f"{platform.machine()}, {os.cpu_count()} cores, Python {platform.python_version()}",
+        "load": round(os.getloadavg()[0], 1),
         "versions": {name: version(name) for name in ("faiss-cpu", "numpy", "scipy")},
         "settings": {name: compared(name, options) for name in SETTINGS},
     }
@@ -153,9 +176,12 @@ def sized(setting: str, n: int, folder: str, known: dict[str, tuple[int, float]]
         for name in METHODS[setting]:
             smaller, seconds = known.get(name, (n, 0.0))
             expected = seconds * (n / smaller) ** (1.2 if "curate" in name else 2)
-            asked[name] = n if expected < PATIENCE else max(100, int(n * PATIENCE / 4 / expected))
+            asked[name] = n if expected < PATIENCE else max(FEWEST, int(n * PATIENCE / 4 / expected))
             slow = turn and (name not in results or results[name]["cpu_s"] > PATIENCE / 4)
-            if slow or (expected > PATIENCE and isinstance(METHODS[setting][name], Tree)):  # building it takes too long
+            if slow:
+                continue
+            if n > LARGEST_OF_OBJECTS and isinstance(METHODS[setting][name], Tree | BruteForce):
+                results[name] = {"left out": "an object for each code: more memory than there is", "cpu_s": math.inf}
                 continue
             told = asked_of(setting, name, folder, asked[name])
             if told is None:
@@ -210,17 +236,22 @@ def answer(setting: str, method: str, file: str, asked: str, out: str) -> None:
     codes = np.load(file)
     faiss.omp_set_num_threads(1)
     method_of = METHODS[setting][method]
-    start = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    start = peak_mb()
     times = [time.process_time()]
     method_of.build(codes)
     times.append(time.process_time())
     i, j = method_of.ask(codes, SETTINGS[setting][1], int(asked))
     times.append(time.process_time())
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    peak = peak_mb()
     np.save(out, np.minimum(i, j) * len(codes) + np.maximum(i, j))
     told = {"build_cpu_s": round(times[1] - times[0], 4), "ask_cpu_s": round(times[2] - times[1], 4),
-            "peak_mb": round(peak / 1024, 1), "peak_mb_above_codes": round((peak - start) / 1024, 1)}  # fmt: skip
+            "peak_mb": round(peak, 1), "peak_mb_above_codes": round(peak - start, 1)}  # fmt: skip
     sys.stdout.write(json.dumps(told))
+
+
+def peak_mb() -> float:
+    """Of this program alone: getrusage counts what the process that started it held, too."""
+    return int(re.search(r"VmHWM:\s+(\d+)", Path("/proc/self/status").read_text())[1]) / 1024
 
 
 def pairs_in(file: str, n: int) -> np.ndarray:

@@ -18,6 +18,7 @@ ROW_BLOCK = 512  # rows of the distance matrix that the brute-force search holds
 COMPARE, STREAMED, SORT = 5.0, 1.5, 30.0  # nanoseconds for a pair of a bucket, of neighbours, and to place one code
 PRIME = np.uint64(0x9E3779B97F4A7C15)  # 2**64 / golden ratio: spreads chosen bits over a key
 BUCKET_BITS = (4, 24)  # fewest and most bits of a key
+ONE_PASS, COARSE = 1 << 21, 10  # codes that are placed at once; more go by so many bits first, as the cache likes it
 SPARSE = 16  # times as many neighbours as pairs of a bucket are worth comparing, since they lie side by side
 GROUPS = 16  # of blocks at most, for exact tables
 PIECE = 1 << 14  # neighbours compared at a time
@@ -205,21 +206,34 @@ def _buckets(words: np.ndarray, mask: np.ndarray) -> tuple[np.ndarray, np.ndarra
     rows they belong to; where each bucket starts, and the end of the last. Codes that agree under it share one."""
     bits = min(max(len(words).bit_length() - 2, BUCKET_BITS[0]), BUCKET_BITS[1])
     signed = signatures(words, mask)
+    alone = words.shape[1] == 1
+    held = words[:, 0] if alone else signed
+    if len(words) <= ONE_PASS:
+        return _placed(held, signed, bits)
+    held, rows, _ = _placed(held, signed, COARSE)
+    placed, inner, bounds = _placed(held, signatures(held[:, None], mask) if alone else held, bits)
+    return placed, rows[inner], bounds
+
+
+def _placed(held: np.ndarray, signed: np.ndarray, bits: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Values by the upper bits of their signatures, where each stood, and the bounds of the buckets.
+
+    The transpose of a sparse matrix with one entry a row is a counting sort: several times as fast as np.argsort.
+    """
     keys = (signed >> np.uint64(64 - bits)).astype(np.int32)
-    held = words[:, 0] if words.shape[1] == 1 else signed
-    # the transpose of a sparse matrix with one entry a row is a counting sort: several times as fast as np.argsort
-    placed = csr_array((held, keys, np.arange(len(words) + 1, dtype=np.int32)), shape=(len(words), 1 << bits)).tocsc()
+    placed = csr_array((held, keys, np.arange(len(held) + 1, dtype=np.int32)), shape=(len(held), 1 << bits)).tocsc()
     return placed.data, placed.indices, placed.indptr
 
 
 def signatures(words: np.ndarray, mask: np.ndarray) -> np.ndarray:
     """uint64 [n]: equal for rows that agree under the mask, seldom for others; the upper bits are well mixed."""
-    used = np.flatnonzero(mask)
-    mixed = np.zeros(len(words), np.uint64)
-    for at, word in enumerate(used.tolist()):
-        if at:
-            mixed ^= mixed >> np.uint64(29)
-        mixed = (mixed ^ (words[:, word] & mask[word])) * PRIME
+    first, *others = np.flatnonzero(mask).tolist() or [0]
+    mixed = words[:, first] & mask[first]
+    mixed *= PRIME
+    for word in others:
+        mixed ^= mixed >> np.uint64(29)
+        mixed ^= words[:, word] & mask[word]
+        mixed *= PRIME
     return mixed
 
 
