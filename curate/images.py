@@ -143,7 +143,7 @@ def _shrunk(levels: np.ndarray, target: int) -> np.ndarray:
     return np.clip(np.floor(sums, out=sums), 0, 255, out=sums)
 
 
-@functools.lru_cache(maxsize=256)
+@functools.lru_cache(maxsize=512)  # of about 70 KB
 def _weights(size: int, target: int) -> list[tuple[slice, np.ndarray]]:
     """Pillow's weights of a Lanczos window of 3 lobes on either side, whole numbers in float64 [some of size, some of
     target]: a band matrix, cut into blocks that leave most of the zeros out."""
