@@ -58,10 +58,11 @@ def run(dataset: Dataset, signals: Sequence[str] = ("exact", "pdq"), thresholds:
     rule = _rule(closure, semdedup, recall, compared)
     parent = dataset.parent_for("dedup", start)
     more = [*overlap.measured_by(compared_against), *(["thumbprint"] if distinct_colours else [])]
+    measured = [prepare(benchmark, dataset.folder, compared_against, engine) for benchmark in benchmarks]
+    overlap_report.check_predictions(told, measured)
     dataset = measure(dataset, list(dict.fromkeys([*signals, *more])), engine)
     pool, whitenings = whiten_pool(collect(dataset, compared, parent, distinct_colours), whiten, thresholds)
     compared = list({codes.comparison.signal: codes.comparison for codes in pool.codes}.values()) or compared
-    measured = [prepare(benchmark, dataset.folder, compared_against, engine) for benchmark in benchmarks]
     compared_against = overlap.at_scale(compared_against, len(pool), verify, {**thresholds, **looser})
     looked_at = candidates if verify else 0
     found = {m.name: overlap.find(dataset, pool.shards, m, compared_against, len(pool), looked_at, engine, device)

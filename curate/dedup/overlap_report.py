@@ -61,6 +61,13 @@ def summary(measured: Measured, numbers: dict[str, Any]) -> str:
     return told
 
 
+def check_predictions(told: Mapping[str, Predictions], measured: Sequence[Measured]) -> None:
+    """Raises CurateError, before the pool is searched, for predictions that know no image of their benchmark."""
+    for each in measured:
+        if each.name in told:
+            told[each.name].of(each.keys.to_pylist(), each.name)
+
+
 def contamination(folder: Folder, told: Mapping[str, Predictions], measured: Sequence[Measured],
                   found: Mapping[str, Overlap]) -> dict[str, Any]:  # fmt: skip
     """Write reports/contamination.json: what overlap does to the accuracy on each benchmark that has predictions."""
