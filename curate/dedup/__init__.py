@@ -157,6 +157,8 @@ def _summary(numbers: dict[str, Any], measured: Sequence[Measured]) -> str:
         f"{duplicates} duplicates in {numbers['groups']:,} groups",
         *[f"{len(crowds)} crowds of up to {largest:,} images nearly alike, each compared with its best images only"]
         * bool(crowds),
+        *[f"{numbers['undecodable']:,} images could not be decoded: they stay, and are compared by their bytes alone"]
+        * bool(numbers["undecodable"]),
         *(overlap_report.summary(each, numbers["overlap"][each.name]) for each in measured),
     ]
     table = [overlap_report.table(numbers["contamination"])] if "contamination" in numbers else []

@@ -173,8 +173,15 @@ def _strings(rows: pa.Table, column: str, at: np.ndarray) -> list[str]:
     return rows[column].take(pa.array(at, pa.int64())).to_pylist()
 
 
+def _undecodable(pool: Pool) -> np.ndarray:
+    """bool [rows]: what lacks a hash of its picture; such rows stay, unless another file has the same bytes."""
+    columns = [codes for codes in pool.codes if codes.comparison.kind != "cosine"]
+    return ~np.logical_and.reduce([np.ones(len(pool), bool), *(codes.comparable for codes in columns)])
+
+
 def counts(pool: Pool, decision: Decision, signals: Sequence[str]) -> dict[str, object]:
-    """The numbers of the history: kept, of, groups, duplicates by signal, the largest crowds by their best image."""
+    """The numbers of the history: kept, of, undecodable, groups, duplicates by signal, the largest crowds by their best
+    image."""
     inside = decision.signal[decision.keeper >= 0]
     crowds = sorted(set(decision.crowds), key=lambda crowd: (-crowd.codes, crowd.row, crowd.signal))
     chained = bool((inside == "closure").any())
@@ -182,6 +189,7 @@ def counts(pool: Pool, decision: Decision, signals: Sequence[str]) -> dict[str, 
         "of": len(pool),
         "kept": int(decision.kept.sum()),
         "duplicates": {name: int((inside == name).sum()) for name in [*signals, *(["closure"] * chained)]},
+        "undecodable": int(_undecodable(pool).sum()),
         "groups": len(np.unique(decision.keeper[decision.keeper >= 0])),
         "crowds": [
             {"signal": crowd.signal, "uid": pool.rows["uid"][crowd.row].as_py(), "codes": crowd.codes}

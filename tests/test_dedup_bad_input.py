@@ -1,0 +1,162 @@
+"""Files, columns and benchmarks that are not as they should be: each is named and counted, and nothing else is lost."""
+
+import numpy as np
+import pytest
+from click.testing import CliRunner
+from conftest import encoded, pair
+from PIL import Image
+from test_dedup_rules import dropped, scene, uid
+from test_dedup_tasks import with_vectors
+from test_signals_odd_images import png
+
+from curate.cli import main
+from curate.dataset import Dataset
+from curate.dedup.codes import Comparison
+from curate.dedup.pool import Pool, collect
+from curate.errors import CurateError
+from curate.measure import measure
+
+HERE = "local(workers=1)"
+
+
+def command(dataset: Dataset, *options: str):
+    return CliRunner().invoke(main, ["dedup", dataset.url, "--engine", HERE, *options])
+
+
+def turned(picture: Image.Image) -> bytes:
+    exif = Image.Exif()
+    exif[0x0112] = 6  # to be turned by 270 degrees when shown
+    return encoded(picture.transpose(Image.Transpose.ROTATE_90), "JPEG", exif=exif)
+
+
+def deep(picture: Image.Image) -> bytes:
+    return encoded(Image.fromarray(np.asarray(picture.convert("L")).astype(np.uint16) * 257), "PNG")
+
+
+def transparent(picture: Image.Image) -> bytes:
+    palette = picture.quantize(200)
+    return encoded(palette, "PNG", transparency=0)
+
+
+def huge() -> bytes:
+    side = 15_200  # 231 megapixels in a few kilobytes, as Debian's openclipart has them
+    return png(side, side, 1, 0, bytes((side // 8 + 1) * side))
+
+
+ODD = {
+    "truncated": lambda: encoded(scene(50), "JPEG")[:1500],
+    "text": lambda: b"<html>not found</html>",
+    "empty": lambda: b"",
+    "huge": huge,
+    "one pixel": lambda: encoded(Image.new("RGB", (1, 1), "red"), "PNG"),
+    "animated": lambda: encoded(scene(51).quantize(), "GIF", save_all=True, append_images=[scene(52).quantize()]),
+    "cmyk": lambda: encoded(scene(53).convert("CMYK"), "JPEG"),
+    "16 bits": lambda: deep(scene(54)),
+    "palette": lambda: transparent(scene(55)),
+    "exif": lambda: turned(scene(56)),
+}
+UNDECODABLE = ("truncated", "text", "empty", "huge")
+LIKE = {"cmyk": scene(53), "16 bits": scene(54).convert("L"), "palette": scene(55), "exif": scene(56)}
+
+
+def test_odd_files_are_counted_and_compared_as_the_pictures_they_show(make_dataset):
+    odd = {name: {**pair(index), "image": make()} for index, (name, make) in enumerate(ODD.items())}
+    plain = {name: {**pair(20 + at), "image": encoded(LIKE[name]), "width": 200, "height": 200}
+             for at, name in enumerate(LIKE)}  # fmt: skip
+    dataset = make_dataset([*odd.values(), *plain.values()], per_shard=5)
+    result = command(dataset)
+    assert result.exit_code == 0, result.output
+    assert f"{len(UNDECODABLE)} images could not be decoded" in result.output
+    assert f"dedup: {len(ODD)} of {len(ODD) + len(LIKE)} pairs kept" in result.output
+    found = dropped(Dataset.open(dataset.url))
+    keepers = {row["uid"]: row["keeper"] for row in found.values()}
+    assert keepers == {uid(odd[name]): uid(plain[name]) for name in LIKE}
+
+
+def test_unreadable_images_of_a_benchmark_are_named_and_the_others_are_found(make_dataset, tmp_path):
+    folder = tmp_path / "held"
+    folder.mkdir()
+    (folder / "cut.jpg").write_bytes(encoded(scene(1), "JPEG")[:1500])
+    (folder / "page.png").write_bytes(b"<html>")
+    (folder / "gone.jpg").symlink_to(tmp_path / "nowhere.jpg")
+    Image.new("L", (200, 200), 7).save(folder / "black.png")
+    scene(2).save(folder / "good.png")
+    rows = [{**pair(index), "image": encoded(scene(index))} for index in range(4)]
+    dataset = make_dataset(rows)
+    result = command(dataset, "--against", str(folder))
+    assert result.exit_code == 0, result.output
+    assert "3 unreadable: cut.jpg, gone.jpg, page.png" in result.output
+    assert "left out: 1 blank" in result.output
+    assert "1 of 5 images (20.0 %) found in the pool, 1 pairs dropped" in result.output
+    excluded = Dataset.open(dataset.url).folder.read_table("reports/excluded-held.parquet").to_pylist()
+    assert [(row["benchmark_key"], row["reason"]) for row in excluded] == [
+        ("black.png", "blank"), ("cut.jpg", "unreadable"), ("gone.jpg", "unreadable"), ("page.png", "unreadable")
+    ]  # fmt: skip
+
+
+def test_vectors_of_two_lengths_are_refused_by_name(make_dataset):
+    dataset = make_dataset([pair(index) for index in range(6)], per_shard=3)
+    dataset = with_vectors(dataset, np.eye(6, 8)).save()
+    dataset.folder.write_array("signals/embedding/00001.npy", np.eye(3, 16).astype(np.float16))
+    with pytest.raises(CurateError, match=r"signals/embedding holds codes of \[8, 16\] columns; delete it and measure"):
+        collected(dataset)
+
+
+@pytest.mark.parametrize("wrong", [np.nan, np.inf])
+def test_a_shard_whose_vectors_hold_nan_is_named_and_the_others_are_compared(make_dataset, wrong):
+    dataset = make_dataset([pair(index) for index in range(6)], per_shard=3)
+    vectors = np.eye(6, 8)
+    vectors[5] = vectors[4]
+    dataset = with_vectors(dataset, vectors)
+    broken = np.eye(3, 8).astype(np.float16)
+    broken[1, 2] = wrong
+    dataset.folder.write_array("signals/embedding/00000.npy", broken)
+    pool = collected(dataset)
+    assert list(pool.failures) == ["shards/00000"]
+    assert (
+        "signals/embedding/00000.npy holds NaN or infinity; delete signals/embedding" in pool.failures["shards/00000"]
+    )
+    assert len(pool) == 3
+
+
+def collected(dataset: Dataset) -> Pool:
+    return collect(dataset, [Comparison("embedding", "embedding", "cosine", 0.9)], None)
+
+
+def test_an_empty_dataset_is_compared_with_a_benchmark_without_a_word_of_error(tmp_path):
+    folder = tmp_path / "held"
+    folder.mkdir()
+    scene(2).save(folder / "good.png")
+    dataset = Dataset.create(str(tmp_path / "empty")).save()
+    result = command(dataset, "--against", str(folder), "--signal", "exact", "--signal", "pdq")
+    assert result.exit_code == 0, result.output
+    assert "0 of 0 pairs kept" in result.output
+    assert "0 of 1 images (0.0 %) found" in result.output
+
+
+def test_a_column_of_another_imagehash_costs_its_shard_only_and_says_what_to_do(make_dataset):
+    rows = [{**pair(index), "image": encoded(scene(index % 4))} for index in range(8)]
+    dataset = measure(make_dataset(rows, per_shard=4), ["phash"], HERE)
+    name = "signals/phash/00001.parquet"
+    made_by = {**dataset.folder.made_by(name), "imagehash": "3.0"}
+    dataset.folder.write_table(name, dataset.folder.read_table(name), made_by)
+    result = command(dataset, "--signal", "phash")
+    assert result.exit_code == 1
+    assert "shards/00001" in result.output
+    assert "measured with another imagehash; delete signals/phash or measure under another name" in result.output
+    assert "4 of 4 pairs kept" in result.output
+
+
+def test_two_faiss_packages_end_the_run_before_any_work(make_dataset, tmp_path, monkeypatch):
+    for package in ("faiss_cpu", "faiss_gpu"):
+        folder = tmp_path / f"{package}-1.15.1.dist-info"
+        folder.mkdir()
+        (folder / "METADATA").write_text(f"Metadata-Version: 2.1\nName: {package}\nVersion: 1.15.1\n")
+    monkeypatch.syspath_prepend(str(tmp_path))
+    scene(2).save(tmp_path / "good.png")
+    dataset = make_dataset([pair(0)])
+    result = command(dataset, "--against", str(tmp_path))
+    assert result.exit_code == 1
+    assert "faiss-cpu and faiss-gpu are both installed" in result.output
+    assert "pip uninstall -y faiss-cpu faiss-gpu && pip install faiss-gpu" in result.output
+    assert not dataset.folder.exists("signals")
