@@ -39,7 +39,7 @@ def sampled(pool: Pool, rows: np.ndarray, most: int) -> np.ndarray:
     if len(rows) <= most:
         return np.sort(rows)
     uids = pool.rows["uid"].take(rows).to_pylist()
-    hashes = np.array([xxhash.xxh3_64_intdigest(uid, SEED) for uid in uids], np.uint64)
+    hashes = np.array([xxhash.xxh3_64_intdigest(uid.encode(), SEED) for uid in uids], np.uint64)
     shards = pc.rank(pool.rows["shard"].take(rows), tiebreaker="dense").to_numpy()
     return np.sort(rows[np.lexsort((shards, hashes))[:most]])
 
