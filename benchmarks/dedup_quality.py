@@ -293,6 +293,7 @@ def rate_of(codes: np.ndarray, limit: float) -> float:
 
 def recalls(own: np.ndarray, copies: dict[str, np.ndarray], limit: float) -> dict[str, np.ndarray]:
     """bool [sources] of each transformation: whether the copy matches its source."""
+
     def distance(codes: np.ndarray) -> np.ndarray:
         if own.dtype != np.uint8:
             return 1 - (own * codes).sum(1)
@@ -473,7 +474,8 @@ def main() -> None:
             "date": datetime.date.today().isoformat(),
             "machine": f"{platform.machine()}, {os.cpu_count()} cores, Python {platform.python_version()}",
             "versions": {package: version(package) for package in ("imagehash", "pdqhash", "faiss-cpu", "pillow")},
-            "photographs": len(photos), "sources": len(sources), "distractors": len(rest), "transformations": len(TRANSFORMATIONS),
+            "photographs": len(photos), "sources": len(sources), "distractors": len(rest),
+            "transformations": len(TRANSFORMATIONS),
             "inside a pool": in_a_pool(dataset, ["sources", *others], parts, more),
             "against a benchmark": against(dataset, others, parts, benchmark, place / "pools"),
         }  # fmt: skip
