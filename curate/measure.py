@@ -1,6 +1,7 @@
 """Measure several signals over every shard in one pass over its tar; what is measured already is left alone."""
 
 from collections.abc import Iterable, Iterator, Sequence
+from concurrent.futures import Executor, Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import cached_property, lru_cache
 from typing import Any
@@ -24,13 +25,15 @@ FROM_IMAGE = DECODED | {"image"}
 
 
 class Rows:
-    """A batch of rows as signals see it: any sidecar column as Arrow data, "image" as encoded bytes, and, derived when
-    first asked for and None where the image cannot be decoded, "pixels" (RGB uint8 [height, width, 3]), "grey" (uint8
-    [height, width], Pillow's convert("L")), "small" (uint8 [32, 32], Pillow's Lanczos reduction of it) and "flat"
-    (whether the picture is near-blank or tiny)."""
+    """A batch of rows of a shard as signals see it: any sidecar column as Arrow data, "image" as encoded bytes, and,
+    derived when first asked for and None where the image cannot be decoded, "pixels" (RGB uint8 [height, width, 3]),
+    "grey" (uint8 [height, width], Pillow's convert("L")), "small" (uint8 [32, 32], Pillow's Lanczos reduction of it) and
+    "flat" (whether the picture is near-blank or tiny). What a signal puts into `shard` it finds there in the next batch.
+    """
 
-    def __init__(self, table: pa.Table, encoded: list[bytes] | None = None):
-        self.table, self._encoded = table, encoded
+    def __init__(self, table: pa.Table, encoded: list[bytes] | None = None, shard: dict[Any, Any] | None = None):
+        self.table, self._encoded, self.shard = table, encoded, {} if shard is None else shard
+        self._decoding: list[Future[np.ndarray | None]] | None = None
 
     @classmethod
     def of(cls, pictures: Sequence[np.ndarray]) -> "Rows":
@@ -57,7 +60,14 @@ class Rows:
 
     @cached_property
     def pixels(self) -> list[np.ndarray | None]:
+        if self._decoding is not None:
+            return [image.result() for image in self._decoding]
         return [_pixels(encoded) for encoded in self.encoded]
+
+    def decode_in(self, pool: Executor) -> "Rows":
+        """Begin to decode the images in threads, before anyone asks for them."""
+        self._decoding = [pool.submit(_pixels, encoded) for encoded in self.encoded]
+        return self
 
     @cached_property
     def grey(self) -> list[np.ndarray | None]:
@@ -119,7 +129,9 @@ class Measure:
         parts: dict[str, list[dict[str, Any]]] = {spec.slug: [] for spec in todo}
         undecodable = 0
         wanted = {name for spec in todo for name in _build(spec).reads}
-        for rows in _batches(shard, table, wanted):
+        threads = max(getattr(_build(spec), "decode_threads", 0) for spec in todo) if wanted & DECODED else 0
+        batches = _batches(shard, table, wanted)
+        for rows in _ahead(batches, threads) if threads else batches:
             for spec in todo:
                 parts[spec.slug].append(_checked(spec, _build(spec).measure(rows), len(rows)))
             if wanted & DECODED:
@@ -166,14 +178,28 @@ def _batches(shard: Shard, table: pa.Table, wanted: set[str]) -> Iterator[Rows]:
         yield Rows(table)
         return
     keys = table["key"].to_pylist()
+    remembered: dict[Any, Any] = {}
     with shard.images() as encoded:
         missing = [key for key in keys if key not in encoded]
         if missing:
             raise BadShard(f"{shard}: its tar lacks {len(missing)} images of its parquet, the first is {missing[0]}")
         start = 0
         for files in _chunks((encoded[key] for key in keys), bool(wanted & DECODED)):
-            yield Rows(table.slice(start, len(files)), files)
+            yield Rows(table.slice(start, len(files)), files, remembered)
             start += len(files)
+
+
+def _ahead(batches: Iterable[Rows], threads: int) -> Iterator[Rows]:
+    """The same batches; while one is measured (by a GPU) threads decode the next."""
+    with ThreadPoolExecutor(threads) as pool:
+        before: Rows | None = None
+        for rows in batches:
+            rows.decode_in(pool)
+            if before is not None:
+                yield before
+            before = rows
+        if before is not None:
+            yield before
 
 
 def _chunks(files: Iterable[bytes], decoded: bool) -> Iterator[list[bytes]]:

@@ -6,8 +6,11 @@ import functools
 import hashlib
 import json
 import logging
+import os
 import pickle
 from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -16,20 +19,24 @@ import open_clip
 import torch
 import torch.nn.functional as F
 
-from curate.encoders import autocast, embed_dim, encode_text, image_size, normalised, preprocessing, resized
+from curate import encoders
+from curate.encoders import embed_dim, encode_image, encode_text, image_size, normalised, preprocessing, resized
 from curate.errors import CurateError
 from curate.files import Folder
 from curate.tokenizer import Tokenizer
 
 CONFIGS = Path(__file__).parent / "model_configs"  # small models of our own, in open_clip's format
 TEXT_BATCH = 1024  # texts encoded at a time
+IMAGES_CPU, IMAGES_GPU = 16, 64  # images encoded at a time; many on a CPU would not stay in its cache
+PRECISIONS = ("auto", "fp32", "bf16")
 
 
 class ClipModel:
     """A model that turns images and texts into comparable unit vectors.
 
     name: the architecture. made_by: {"model": ..., "weights": sha256 of the file, or the tag}. model: the open_clip
-    module, in evaluation mode, on `device`. tokenizer: texts -> int64 [n, context_length].
+    module, in evaluation mode, on `device`. tokenizer: texts -> int64 [n, context_length]. precision: fp32, or bf16 for
+    the large products (sums, norms and features stay fp32; towers other than open_clip's own are bf16 throughout).
     """
 
     def __init__(self, name: str, model: Any, tokenizer: Callable[..., torch.Tensor],
@@ -38,17 +45,35 @@ class ClipModel:
             name, tokenizer, made_by, device, precision)  # fmt: skip
         self.model = model.to(device).eval()
         self.image_size = image_size(model)
+        towers = {"image": encoders.image_tower(model), "text": encoders.text_tower(model)}
+        self.ready = {side: encoders.prepared(tower, precision) if tower else None for side, tower in towers.items()}
+        others = {"image": model.visual, "text": getattr(model, "text", None)}
+        for side, tower in others.items():
+            if tower is not None and not self.ready[side] and precision == "bf16":
+                tower.to(torch.bfloat16)  # autocast would cast the weights anew for every batch
+        self._image_dtype = torch.bfloat16 if not self.ready["image"] and precision == "bf16" else torch.float32
 
     @torch.inference_mode()
     def encode_images(self, images: Sequence[np.ndarray]) -> np.ndarray:
-        """RGB uint8 [h, w, 3] arrays of any sizes -> float32 [n, d], L2-normalised."""
+        """RGB uint8 [h, w, 3] arrays of any sizes -> float32 [n, d], L2-normalised.
+
+        A GPU gets uint8 from pinned memory and works on one part while threads resize the next.
+        """
         if not images:
             return np.zeros((0, embed_dim(self.model)), np.float32)
+        on_gpu = self.device.type == "cuda"
         squash = preprocessing(self.model)["resize_mode"] == "squash"
-        pixels = torch.stack([resized(image, self.image_size, squash) for image in images])
-        with autocast(self.device, self.precision):
-            features = self.model.encode_image(normalised(pixels.to(self.device), self.model))
-        return F.normalize(features.float(), dim=-1).cpu().numpy()
+        resize = functools.partial(resized, size=self.image_size, squash=squash)
+        parts = []
+        with ThreadPoolExecutor(os.cpu_count()) if on_gpu else nullcontext() as pool:
+            for start in range(0, len(images), IMAGES_GPU if on_gpu else IMAGES_CPU):
+                some = images[start : start + (IMAGES_GPU if on_gpu else IMAGES_CPU)]
+                small = torch.stack(list(pool.map(resize, some) if pool else map(resize, some)))
+                pixels = (small.pin_memory() if on_gpu else small).to(self.device, non_blocking=True)
+                pixels = normalised(pixels, self.model).to(self._image_dtype)
+                features = encode_image(self.model, pixels, self.ready["image"])
+                parts.append(F.normalize(features.float(), dim=-1))
+        return torch.cat(parts).cpu().numpy()
 
     @torch.inference_mode()
     def encode_texts(self, texts: Sequence[str]) -> np.ndarray:
@@ -56,15 +81,15 @@ class ClipModel:
         parts = [np.zeros((0, embed_dim(self.model)), np.float32)]
         for start in range(0, len(texts), TEXT_BATCH):
             tokens = self.tokenizer(list(texts[start : start + TEXT_BATCH]))
-            with autocast(self.device, self.precision):
-                features = encode_text(self.model, tokens)
+            features = encode_text(self.model, tokens, self.ready["text"])
             parts.append(F.normalize(features.float(), dim=-1).cpu().numpy())
         return np.concatenate(parts)
 
 
 def load(model: str | None, pretrained: str | None, device: str = "auto", precision: str = "fp32") -> ClipModel:
-    """A trained model. `pretrained` is an open_clip tag, a checkpoint file (open_clip's or open_clip_train's) or the
-    folder of a curate run; `model` is an open_clip name, one of ours or a JSON file, and may be None for a run.
+    """A trained model that encodes in `precision` (auto, fp32 or bf16). `pretrained` is an open_clip tag, a checkpoint
+    file (open_clip's or open_clip_train's) or the folder of a curate run; `model` is an open_clip name, one of ours or a
+    JSON file, and may be None for a run.
 
     Raises CurateError for an unknown name, a tag that cannot be downloaded, or weights that do not fit.
     """
@@ -78,7 +103,7 @@ def load(model: str | None, pretrained: str | None, device: str = "auto", precis
         tag = open_clip.get_pretrained_cfg(name, pretrained)
         network.visual.preprocess_cfg = {key: tag[key] for key in ("mean", "std", "resize_mode") if key in tag}
     return ClipModel(
-        name, network, tokenizer_of(config), made_by(model, pretrained), where, precision_on(precision, where)
+        name, network, tokenizer_of(config), made_by(model, pretrained), where, scoring_precision(precision, where)
     )
 
 
@@ -201,6 +226,17 @@ def precision_on(precision: str, device: torch.device) -> str:
     if precision != "auto":
         return precision
     return "bf16" if device.type == "cuda" and torch.cuda.is_bf16_supported() else "fp32"
+
+
+def scoring_precision(precision: str, device: torch.device) -> str:
+    """fp32 or bf16 for a model that only encodes; "auto" is bf16 where the processor multiplies it natively: GPUs that
+    have it, x86 CPUs with AMX or AVX512-BF16. Raises CurateError for any other word."""
+    if precision not in PRECISIONS:
+        raise CurateError(f"no precision '{precision}'; choose from: {', '.join(PRECISIONS)}")
+    if precision == "auto" and device.type == "cpu":
+        native = torch.cpu._is_amx_tile_supported() or torch.cpu._is_avx512_bf16_supported()
+        return "bf16" if native else "fp32"
+    return precision_on(precision, device)
 
 
 def _load_file(network: Any, name: str, path: str, shown: str) -> None:
