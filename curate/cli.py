@@ -481,6 +481,35 @@ def report(dataset: str, **options: Any) -> Any:
 
 
 @main.command()
+@click.argument("dataset")
+@click.option(
+    "--signal", "signals", multiple=True, metavar="NAME",
+    help="A measured signal; may be repeated.  [default: all that have a reference]",
+)
+@click.option("--sample", default=200, show_default=True, metavar="N", help="Pairs to measure again, drawn by uid.")
+@click.option(
+    "--selection", default=None, metavar="NAME", help="Whose cuts may flip.  [default: the newest that cuts by them]"
+)
+@click.option(
+    "--tolerance", default=None, type=float,
+    help="Largest difference that passes.  [default: clip 0.001, in bf16 0.01; everything else 0]",
+)
+@seed_option
+@engine_option
+@common
+def verify(dataset: str, **options: Any) -> Any:
+    """Measure a sample of DATASET again by the plainest means and compare: open_clip's own loop, imagehash, pdqhash.
+
+    Prints the largest and mean difference of each column and how many decisions of a selection flip; exits 1 where a
+    difference is over the tolerance. The values stand in DATASET/reports/verify.parquet.
+    """
+    from curate.dataset import Dataset
+    from curate.verify import run
+
+    return last_step(run(Dataset.open(dataset), **options))
+
+
+@main.command()
 @common
 def doctor() -> Any:
     """Check this installation: versions, packages that fight each other, CPU and GPU."""

@@ -13,7 +13,8 @@ from typing import Any
 from curate.errors import CurateError
 
 CLASSES = {"signals": "Signal", "pools": "Pool", "engines": "Engine", "train.objectives": "Objective",
-           "harvest.downloaders": "Downloader", "queries.sources": "Source"}  # fmt: skip
+           "harvest.downloaders": "Downloader", "queries.sources": "Source",
+           "verify.references": "Reference"}  # fmt: skip
 INSTALL = {
     "ray": "pip install 'curate[ray]'",
     "faiss": "pip install faiss-cpu (or 'curate[gpu]', never both)",

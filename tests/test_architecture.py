@@ -23,7 +23,7 @@ LAYERS = [
     ["measure"],
     ["signals"],
     ["queries", "harvest", "dedup", "filter", "train", "evaluate", "report", "doctor"],
-    ["demo"],
+    ["demo", "verify"],
     ["cli"],
 ]
 STAGES = {"queries", "harvest", "dedup", "filter", "train", "evaluate", "report"}

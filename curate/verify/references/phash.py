@@ -1,0 +1,18 @@
+"""phash by imagehash."""
+
+import imagehash
+import numpy as np
+
+from curate.verify.references import of_pictures
+
+
+class Reference:
+    tolerance = 0.0
+
+    def __init__(self, size: int = 8):
+        self.size = size
+
+    def measure(self, images, captions) -> dict[str, list]:
+        return {
+            "phash": of_pictures(lambda image: np.packbits(imagehash.phash(image, self.size).hash).tobytes(), images)
+        }

@@ -1,0 +1,11 @@
+"""tokens by open_clip's own tokenizer."""
+
+import open_clip
+
+
+class Reference:
+    tolerance = 0.0
+
+    def measure(self, images, captions) -> dict[str, list]:
+        encode = open_clip.SimpleTokenizer().encode
+        return {"tokens": [len(encode(caption)) for caption in captions]}
