@@ -85,6 +85,14 @@ class Folder:
         except pa.ArrowInvalid as error:
             raise BadShard(f"{self.url}/{name} cannot be read: {_one_line(error)}") from error
 
+    def columns(self, name: str) -> list[str]:
+        """The names of a parquet file's columns. Raises BadShard."""
+        try:
+            with self.fs.open(self.path(name), "rb") as file:
+                return pq.read_schema(file).names
+        except pa.ArrowInvalid as error:
+            raise BadShard(f"{self.url}/{name} cannot be read: {_one_line(error)}") from error
+
     def read_array(self, name: str) -> np.ndarray:
         """A .npy file; memory-mapped where the folder is on a local disk."""
         if self.is_local:

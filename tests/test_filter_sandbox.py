@@ -5,8 +5,9 @@ import pyarrow as pa
 import pytest
 
 from curate.errors import CurateError
-from curate.filter.predicate import Expression, conditions, database
+from curate.filter.predicate import LOCKED, Expression, conditions, database, locked
 from curate.filter.recipe import BUILT_IN, load
+from curate.filter.rules import expression_of
 
 TABLE = pa.table({"uid": ["a", "b"], "score": [0.1, 0.2], "caption": ["x", "y"], "queries": [["q"], []]})
 
@@ -78,6 +79,42 @@ def test_a_lambda_and_a_comment_are_allowed():
 
 
 @pytest.mark.parametrize(
+    "sql",
+    [
+        "len(list_transform(range(1000000000), lambda x: x::varchar)) > 3",
+        "len(generate_series(1, 1000000000)) > 3",
+        "len(repeat(caption, 1500000000)) > 3",
+        "len(lpad(caption, 1500000000, 'x')) > 3",
+        "len(list_resize(queries, 1000000000)) > 3",
+        "len(format('{:1500000000}', 1)) > 3",
+        "len(printf('%1500000000d', 1)) > 3",
+    ],
+)
+def test_what_can_take_any_amount_of_memory_is_refused_before_it_runs(sql):
+    assert "any amount of memory" in refused(sql)
+
+
+def test_a_condition_that_runs_on_is_stopped(monkeypatch):
+    monkeypatch.setitem(LOCKED, "max_execution_time", "20")
+    many = pa.table({"score": range(3_000_000)})
+    locked.cache_clear()
+    try:
+        with pytest.raises(CurateError, match="execution time"):
+            list(
+                conditions(many, [Expression(" + ".join(f"sin(score + {i})" for i in range(40)) + " > 0", "step 's'")])
+            )
+    finally:
+        locked.cache_clear()
+
+
+def test_a_division_by_zero_has_no_value():
+    table = pa.table({"x": [1.0, 0.0], "n": [1, 0]})
+    for sql in ("1 / x > 0", "1 / n > 0", "5 % n >= 0", "5 // n > 0", "0 / x >= 0"):
+        (_, null), = conditions(table, [Expression(sql, "step 's'")])  # fmt: skip
+        assert null.tolist() == [False, True]
+
+
+@pytest.mark.parametrize(
     "statement",
     [
         "SELECT * FROM read_csv('/etc/passwd')",
@@ -114,12 +151,20 @@ def test_even_a_whole_statement_reaches_nothing(statement, tmp_path):
         ("steps: [{a: 1 > 0, b: 1 > 0}]", "step 1: write"),
         ("steps: [{yes: score > 1}]", "its name True is not text"),
         ("steps: [{a: true}]", "neither an SQL condition nor a mapping"),
-        ("steps: [{a: {top: 30%}}]", "top and by are needed"),
-        ("steps: [{a: {top: 30%, by: x, per: y}}]", "unknown key 'per'"),
+        ("steps: [{a: {top: 30%}}]", "by is needed"),
+        ("steps: [{a: {top: 30%, by: x, pro: y}}]", "unknown key 'pro'"),
         ("steps: [{a: {top: 30%, by: x, of: all}}]", "of is pool or survivors"),
         ("steps: [{a: {top: 0.3, by: x}}]", "30% or a whole number"),
         ("steps: [{a: {top: -3, by: x}}]", "30% or a whole number"),
         ("steps: [{a: {top: 3, by: x, min: low}}]", "min is a number"),
+        ("steps: [{a: {top: 30%, cap: 3}}]", "has one of: where, top, cap, sample, weight"),
+        ("steps: [{a: {top: 3, by: x, exact_count: 1}}]", "exact_count is true or false"),
+        ("steps: [{a: {top: 3, by: x, on_null: zero}}]", "on_null is error or drop or keep"),
+        ("steps: [{a: {cap: 0, per: x}}]", "cap is 1 or more"),
+        ("steps: [{a: {cap: 5}}]", "per is needed"),
+        ("steps: [{a: {sample: 50%, by: x, soft_cap: -1}}]", "soft_cap is 0 or more"),
+        ("steps: [{a: {weight: 2, seed: x}}]", "seed is a whole number"),
+        ("needs: [clip]\nsteps: [{a: x > 1}]", "needs is a mapping"),
         ("steps: [{a: x > 1}, {a: x > 2}]", "two steps are called 'a'"),
         ("step: [{a: x > 1}]\nsteps: [{a: x > 1}]", "unknown key 'step'"),
         ("signals: caption\nsteps: [{a: x > 1}]", "signals is a list of names"),
@@ -145,4 +190,5 @@ def test_every_built_in_recipe_is_whole_and_says_what_it_is(name):
     assert recipe.steps
     assert recipe.text.startswith("about: >")
     for step in recipe.steps:
-        Expression(getattr(step, "sql", None) or step.by, step.name)
+        assert expression_of(step)
+    assert "arXiv" in recipe.text or name == "basic"

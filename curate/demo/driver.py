@@ -33,7 +33,7 @@ COMMANDS = (
         "filter {out}/dataset --signal caption --signal language --signal size"
         " --signal 'clip(pretrained={out}/run-1, as=score)'"
         " --where \"language = 'en'\" --where 'caption_words > 1' --where 'size_min >= 64'"
-        " --top 85% --by score --out {out}/clean",
+        " --top 85% --by score --on-null drop --out {out}/clean",
     ),
     ("train again, on the clean dataset", f"train-clip {{out}}/clean --out {{out}}/run-2 --epochs 20 {TRAIN}"),
     ("evaluate again", "eval {out}/run-2 {out}/benchmark"),

@@ -17,7 +17,8 @@ from curate import tar
 from curate.dataset import MANIFEST, Dataset, fingerprint
 from curate.errors import BadShard, CurateError
 from curate.files import Folder
-from curate.filter.select import for_tasks, kept_rows, schema_of
+from curate.filter.considered import check_tars, for_tasks, kept_rows, schema_of
+from curate.filter.rules import rounded
 from curate.shard import SUCCESS, Shard, uid_of, write_sizes
 from curate.work import Engine, Outcome, Report, run_all
 
@@ -34,6 +35,8 @@ class Source:
     shard: Shard
     selection: str | None
     signals: bool  # the columns that signals measured come along in the parquet
+    factor: float = 1.0  # of every weight; its fraction is drawn by uid and seed
+    seed: int = 0
 
     def __str__(self) -> str:
         return f"{self.dataset.url}/{self.shard}"
@@ -41,7 +44,10 @@ class Source:
     def read(self) -> tuple[pa.Table, np.ndarray]:
         """The kept rows, sorted by uid, and their weights. Raises BadShard."""
         signals = list(self.dataset.signals) if self.signals else []
-        return kept_rows(self.dataset, self.shard, self.selection, signals)
+        table, weights = kept_rows(self.dataset, self.shard, self.selection, signals)
+        if self.factor == 1:
+            return table, weights
+        return table, rounded(weights * self.factor, table["uid"].combine_chunks(), self.seed)
 
 
 @dataclass(frozen=True)
@@ -56,15 +62,23 @@ class Target:
 
 
 def run(datasets: Sequence[Dataset], out: Dataset, selection: str | None = None, shard_size: int = 10_000,
-        signals: bool = True, engine: str | Engine = "local") -> Dataset:  # fmt: skip
+        signals: bool = True, weights: Sequence[float] = (), seed: int = 0, engine: str | Engine = "local"
+        ) -> Dataset:  # fmt: skip
     """Write what `selection` (the current one of each dataset by default) keeps of the datasets, one after another, as
     shards of `shard_size` pairs in the dataset `out`. A pair of weight n is written n times under n keys and uids.
+    `weights`, one for each dataset, multiply those of its pairs; a fraction is drawn for each pair by uid and `seed`.
 
     Raises CurateError where nothing is kept, or where `out` holds anything but this very export.
     """
     if shard_size < 1:
         raise CurateError(f"--shard-size {shard_size}: a shard holds at least one pair")
-    sources = _sources(datasets, selection, signals)
+    if weights and len(weights) != len(datasets):
+        raise CurateError(f"{len(weights)} --weight for {len(datasets)} datasets; give one for each, in their order")
+    if wrong := [weight for weight in weights if not 0 < weight < 2**31]:
+        raise CurateError(f"--weight {wrong[0]:g}: a weight is more than 0")
+    for dataset in datasets:
+        check_tars(dataset)
+    sources = _sources(datasets, selection, signals, weights or [1.0] * len(datasets), seed)
     counted = run_all(Count(), sources, engine, "plan export")
     usable = [source for source in sources if str(source) not in counted.failures]
     plan = _plan(usable, counted, shard_size, signals)
@@ -84,7 +98,7 @@ def run(datasets: Sequence[Dataset], out: Dataset, selection: str | None = None,
     shards = f"{len(outcome.reports):,} shard{'s' * (len(outcome.reports) != 1)}"
     summary = f"export: {outcome.rows:,} pairs in {shards} at {out.url}"
     options = {"datasets": [dataset.url for dataset in datasets], "selection": selection, "shard_size": shard_size,
-               "signals": signals}  # fmt: skip
+               "signals": signals, "weights": list(weights), "seed": seed}  # fmt: skip
     return _with_history(out, datasets).after("export", options, summary, counts, failures).save()
 
 
@@ -154,13 +168,14 @@ def copy_pairs(source: Source, start: int, stop: int, keys: Iterator[str], file:
     return pa.table({**columns, **others})
 
 
-def _sources(datasets: Sequence[Dataset], selection: str | None, signals: bool) -> list[Source]:
+def _sources(datasets: Sequence[Dataset], selection: str | None, signals: bool, weights: Sequence[float], seed: int
+             ) -> list[Source]:  # fmt: skip
     sources = []
-    for dataset in datasets:
+    for dataset, weight in zip(datasets, weights, strict=True):
         chosen = selection or dataset.selection
         dataset.check_selection(chosen)
         slim = for_tasks(dataset)
-        sources += [Source(slim, shard, chosen, signals) for shard in dataset.shards]
+        sources += [Source(slim, shard, chosen, signals, weight, seed) for shard in dataset.shards]
     return sources
 
 

@@ -9,7 +9,8 @@ import contextlib
 import difflib
 import functools
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
+from types import MappingProxyType
 from typing import Any
 
 import duckdb
@@ -22,7 +23,12 @@ from curate.errors import CurateError
 
 LOCKED = {  # in this order: without external access the place for temporary files cannot be taken away
     "threads": "1",  # the engine runs many; and rows keep their order
-    "memory_limit": "'4GB'",
+    "memory_limit": "'2GB'",
+    "max_execution_time": "60000",  # milliseconds for a query over one shard
+    "error_on_division_by_zero": "false",  # it has no value then, and on_null says what becomes of the row
+    "ieee_floating_point_ops": "false",  # ... of floats too
+    "allow_persistent_secrets": "false",
+    "allow_unsigned_extensions": "false",
     "temp_directory": "''",
     "enable_external_access": "false",
     "autoinstall_known_extensions": "false",
@@ -40,6 +46,11 @@ FORBIDDEN = {
     "DEFAULT": "DEFAULT",
 }
 
+# they make of a few bytes as many as they are asked for, in vectors that DuckDB's limits of memory and time do not see
+GROWING = frozenset({"range", "generate_series", "repeat", "lpad", "rpad", "list_resize", "array_resize", "format",
+                     "printf", "bar", "bitstring", "space"})  # fmt: skip
+NOTHING: Mapping[str, str] = MappingProxyType({})
+
 
 class Expression:
     """One SQL expression that passed the gates that need no table: its text, where it came from, its column names."""
@@ -48,12 +59,13 @@ class Expression:
         self.sql, self.where = sql, where
         self.columns = _checked_columns(sql, where)
 
-    def bind(self, table: pa.Table, dataset: str) -> str:
-        """Its DuckDB type on `table`. Raises CurateError, naming the nearest column where one is unknown."""
+    def bind(self, table: pa.Table, dataset: str, needs: Mapping[str, str] = NOTHING) -> str:
+        """Its DuckDB type on `table`. Raises CurateError, naming the nearest column where one is unknown, or the
+        command that measures it; `needs` says how, by signal."""
         known = {name.lower() for name in table.column_names}
         for path in self.columns:
             if not {part.lower() for part in path[:2]} & known:
-                raise CurateError(f"{self.where}: {unknown_column(path[-1], table.column_names, dataset)}")
+                raise CurateError(f"{self.where}: {unknown_column(path[-1], table.column_names, dataset, needs)}")
         with database(table.slice(0, 0)) as connection:
             _run(connection, f"SELECT 1 FROM rows WHERE (\n{self.sql}\n) IS NOT NULL", self.where)
             return str(_run(connection, f"DESCRIBE SELECT (\n{self.sql}\n) AS value FROM rows", self.where)[0][1])
@@ -80,6 +92,18 @@ def numbers(table: pa.Table, expression: Expression) -> np.ndarray:
     return values.to_numpy(zero_copy_only=False)
 
 
+def groups(table: pa.Table, expression: Expression) -> tuple[np.ndarray, pa.Array]:
+    """(int64 rows, their groups as text): a value is one group, a list as many as it holds, null and [] none."""
+    with database(table) as connection:
+        values = _column(connection, f"(\n{expression.sql}\n)", expression, len(table))
+    if pa.types.is_list(values.type) or pa.types.is_large_list(values.type):
+        rows, values = pc.list_parent_indices(values).to_numpy(), pc.list_flatten(values)
+    else:
+        rows = np.arange(len(values))
+    there = pc.is_valid(values).to_numpy(zero_copy_only=False)
+    return rows[there].astype(np.int64), values.filter(pa.array(there)).cast(pa.string())
+
+
 @contextlib.contextmanager
 def database(table: pa.Table) -> Iterator[duckdb.DuckDBPyConnection]:
     """The locked database with one table, `rows`: the Arrow table given."""
@@ -102,8 +126,14 @@ def plain(table: pa.Table) -> pa.Table:
     return table
 
 
-def unknown_column(name: str, known: list[str], dataset: str) -> str:
+def unknown_column(name: str, known: list[str], dataset: str, needs: Mapping[str, str] = NOTHING) -> str:
     """One line that says what to do about a column that is not there."""
+    needed = [signal for signal in needs if name == signal or name.startswith(f"{signal}_")]
+    if needed:
+        spec = named.parse(needs[needed[0]])
+        alias = f", as={needed[0]})" if spec.slug != needed[0] else ""
+        text = f"{str(spec).removesuffix(')')}{alias}" if alias else str(spec)
+        return f"no column '{name}' yet; run: curate measure {dataset} \"{text}\""
     signals = [signal for signal in named.available("signals") if name == signal or name.startswith(f"{signal}_")]
     if signals:
         return f"no column '{name}' yet; run: curate measure {dataset} {signals[-1]}"
@@ -123,6 +153,9 @@ def _checked_columns(sql: str, where: str) -> list[tuple[str, ...]]:
         if kind == "FUNCTION" and str(node["function_name"]).lower() in _changing_functions():
             raise CurateError(f"{where}: {node['function_name']}() changes from run to run or reaches beyond the row; "
                               f"a selection must not depend on it")  # fmt: skip
+        if kind == "FUNCTION" and str(node["function_name"]).lower() in GROWING:
+            raise CurateError(f"{where}: {node['function_name']}() can take any amount of memory and time; "
+                              f"a recipe must do without it")  # fmt: skip
         if kind == "LAMBDA":
             bound |= {name for part in _nodes(node["lhs"]) for name in part.get("column_names", ())}
         if kind == "COLUMN_REF":
@@ -158,7 +191,7 @@ def locked() -> duckdb.DuckDBPyConnection:
     """An empty database in memory that reaches nothing outside itself and whose settings are final."""
     connection = duckdb.connect(":memory:")
     for setting, value in LOCKED.items():
-        connection.execute(f"SET {setting} = {value}")
+        connection.execute(f"SET GLOBAL {setting} = {value}")  # for every cursor
     return connection
 
 

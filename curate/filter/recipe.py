@@ -1,17 +1,23 @@
-"""A recipe: ordered, named steps, each an SQL condition on one row or the top share of all rows by a column.
+"""A recipe: ordered, named steps, read from YAML. steps.py says what each kind does.
 
     signals: [caption, language]
     steps:
       - english: language = 'en' and language_score > 0.5
-      - aligned: {top: 30%, by: clip, of: pool}
+      - sharp: {where: blur > 100, on_null: drop}
+      - aligned: {top: 30%, by: clip, of: pool, min: 0.2, per: language, exact_count: true}
+      - cap: {cap: 20000, per: queries, by: clip}
+      - mix: {sample: 150%, by: clip * 100, soft_cap: 0.15}
+      - double: {weight: if(caption_words > 5, 2, 1)}
+
+`on_null` says what becomes of rows without a value for a step, drop or keep; without it they are an error. `needs`
+names the signals that the recipe cannot measure itself: {clip: "clip(model=ViT-L-14-quickgelu, pretrained=openai)"}.
 
 A recipe is data, never code: it may come from a stranger. Its SQL runs in the sandbox of predicate.py, and it may ask
 for built-in signals only, without text options (which could name files or weights to download).
 """
 
 import re
-from dataclasses import dataclass
-from fractions import Fraction
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -19,49 +25,18 @@ import yaml
 
 from curate import named
 from curate.errors import CurateError
+from curate.filter.steps import ON_NULL, POOLS, Cap, Sample, Step, Top, Weight, Where
 
 BUILT_IN = Path(__file__).parent / "recipes"
 DEFAULT = "basic"
-POOLS = ("pool", "survivors")
-
-
-@dataclass(frozen=True)
-class Where:
-    """Keep the rows for which an SQL condition holds."""
-
-    name: str
-    sql: str
-
-    @property
-    def rule(self) -> str:
-        return self.sql
-
-
-@dataclass(frozen=True)
-class Top:
-    """Keep the rows whose value of `by` is among the largest: a share ("30%") of the rows that have a value, or a
-    number of them, counted among all rows considered ("pool") or those that the steps before kept ("survivors").
-    Rows that tie with the last one kept are all in; `least` is a floor that the value must reach too."""
-
-    name: str
-    amount: str
-    by: str
-    of: str = "pool"
-    least: float | None = None
-
-    @property
-    def rule(self) -> str:
-        floor = "" if self.least is None else f", at least {self.least:g}"
-        return f"top {self.amount} by {self.by} of {self.of}{floor}"
-
-    def rows(self, ranked: int) -> int:
-        """How many of `ranked` rows are kept, ties aside: a share is rounded down, at least one."""
-        if self.amount.endswith("%"):
-            return min(ranked, max(1, int(Fraction(self.amount[:-1]) * ranked / 100)))
-        return min(ranked, int(self.amount))
-
-
-Step = Where | Top
+KEYS = ("about", "needs", "on_null", "signals", "steps")
+FORMS = {  # the mapping of each kind of step: its first key tells the kind
+    "where": ("on_null",),
+    "top": ("by", "of", "min", "per", "exact_count", "on_null"),
+    "cap": ("per", "by", "seed", "on_null"),
+    "sample": ("by", "soft_cap", "most", "seed", "on_null"),
+    "weight": ("seed", "on_null"),
+}
 
 
 @dataclass(frozen=True)
@@ -70,6 +45,7 @@ class Recipe:
     steps: tuple[Step, ...]
     signals: tuple[str, ...] = ()
     text: str = ""  # the file, as written
+    needs: tuple[tuple[str, str], ...] = ()  # name of a signal -> how it must have been measured
 
 
 def load(recipe: str) -> Recipe:
@@ -82,40 +58,58 @@ def load(recipe: str) -> Recipe:
     except (FileNotFoundError, IsADirectoryError):
         known = ", ".join(sorted(path.stem for path in BUILT_IN.glob("*.yaml")))
         raise CurateError(f"no recipe '{recipe}': neither a file nor built in; built in are: {known}") from None
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
+    except (yaml.YAMLError, UnicodeDecodeError, RecursionError) as error:
         raise CurateError(f"{recipe} is not valid YAML: {' '.join(str(error).split())}") from error
     return _recipe(recipe, content, text)
 
 
-def implicit(where: tuple[str, ...], top: str | None, by: str | None, of: str) -> tuple[Step, ...]:
+def implicit(where: tuple[str, ...], top: str | None, by: str | None, of: str, on_null: str | None = None
+             ) -> tuple[Step, ...]:  # fmt: skip
     """The steps that --where, --top and --by ask for. Raises CurateError where one needs the other."""
-    steps: list[Step] = [Where(" ".join(sql.split()), sql) for sql in where]
+    steps: list[Step] = [Where(" ".join(sql.split()), sql, on_null or "error") for sql in where]
     if (top is None) != (by is None):
         raise CurateError("--top and --by go together: --top 30% --by clip")
     if top is not None and by is not None:
-        steps.append(_top(f"top {top} by {by}", {"top": top, "by": by, "of": of}, "--top"))
+        rule = {"top": top, "by": by, "of": of, "on_null": on_null or "error"}
+        steps.append(_mapped(f"top {top} by {by}", rule, "--top", "error"))
     return tuple(steps)
 
 
 def combined(recipe: Recipe | None, steps: tuple[Step, ...]) -> Recipe:
     """The recipe with more steps behind its own; names tell steps apart, so none may appear twice."""
-    every = (*(recipe.steps if recipe else ()), *steps)
+    recipe = recipe or Recipe("", ())
+    every = (*recipe.steps, *steps)
     names = [step.name for step in every]
     twice = sorted({name for name in names if names.count(name) > 1})
     if twice:
-        of = f"{recipe.name}: " if recipe else ""
+        of = f"{recipe.name}: " if recipe.name else ""
         raise CurateError(f"{of}two steps are called '{twice[0]}'; every step needs a name of its own")
-    return Recipe(recipe.name if recipe else "", every, recipe.signals if recipe else (), recipe.text if recipe else "")
+    return replace(recipe, steps=every)
+
+
+def decided(recipe: Recipe, on_null: str | None) -> Recipe:
+    """The recipe, with every step that leaves nulls undecided decided by the option --on-null."""
+    if on_null is None:
+        return recipe
+    steps = (replace(step, on_null=on_null) if step.on_null == "error" else step for step in recipe.steps)
+    return replace(recipe, steps=tuple(steps))
 
 
 def _recipe(name: str, content: Any, text: str) -> Recipe:
     if not isinstance(content, dict) or not isinstance(content.get("steps"), list) or not content["steps"]:
         raise CurateError(f"{name} has no steps; a recipe is YAML with a list 'steps:' of '- name: SQL condition'")
-    unknown = sorted(map(str, set(content) - {"about", "signals", "steps"}))
+    unknown = sorted(map(str, set(content) - set(KEYS)))
     if unknown:
-        raise CurateError(f"{name} has an unknown key '{unknown[0]}'; a recipe has: about, signals, steps")
-    steps = tuple(_step(name, number, step) for number, step in enumerate(content["steps"], 1))
-    return combined(Recipe(name, steps, _signals(name, content.get("signals") or []), text), ())
+        raise CurateError(f"{name} has an unknown key '{unknown[0]}'; a recipe has: {', '.join(KEYS)}")
+    on_null = _one_of(content.get("on_null", "error"), ON_NULL, "on_null", name)
+    steps = tuple(_step(name, number, step, on_null) for number, step in enumerate(content["steps"], 1))
+    needs = content.get("needs") or {}
+    if not isinstance(needs, dict) or not all(isinstance(text, str) for pair in needs.items() for text in pair):
+        raise CurateError(f"{name}: needs is a mapping such as {{clip: 'clip(model=ViT-B-32, pretrained=openai)'}}")
+    for spec in needs.values():
+        named.parse(spec)
+    signals = _signals(name, content.get("signals") or [])
+    return combined(Recipe(name, steps, signals, text, tuple(needs.items())), ())
 
 
 def _signals(name: str, signals: Any) -> tuple[str, ...]:
@@ -132,7 +126,7 @@ def _signals(name: str, signals: Any) -> tuple[str, ...]:
     return tuple(signals)
 
 
-def _step(recipe: str, number: int, step: Any) -> Step:
+def _step(recipe: str, number: int, step: Any, on_null: str) -> Step:
     where = f"{recipe}, step {number}"
     if not isinstance(step, dict) or len(step) != 1:
         raise CurateError(f"{where}: write '- name: SQL condition' or '- name: {{top: 30%, by: COLUMN, of: pool}}'")
@@ -140,26 +134,71 @@ def _step(recipe: str, number: int, step: Any) -> Step:
     if not isinstance(name, str):
         raise CurateError(f"{where}: its name {name!r} is not text; put it in quotes")
     if isinstance(rule, str):
-        return Where(name, rule)
+        return Where(name, rule, on_null)
     if isinstance(rule, dict):
-        return _top(name, rule, f"{where} ({name})")
+        return _mapped(name, rule, f"{where} ({name})", on_null)
     raise CurateError(f"{where} ({name}): {rule!r} is neither an SQL condition nor a mapping; quote it if it is SQL")
 
 
-def _top(name: str, rule: dict[str, Any], where: str) -> Top:
-    unknown = sorted(map(str, set(rule) - {"top", "by", "of", "min"}))
-    if unknown or "top" not in rule or "by" not in rule:
-        reason = f"unknown key '{unknown[0]}'" if unknown else "top and by are needed"
-        raise CurateError(f"{where}: {reason}; write {{top: 30%, by: COLUMN, of: pool|survivors, min: NUMBER}}")
-    amount = str(rule["top"]).replace(" ", "")
+def _mapped(name: str, rule: dict[str, Any], where: str, on_null: str) -> Step:
+    """A step that is written as a mapping."""
+    kinds = [kind for kind in FORMS if kind in rule]
+    if len(kinds) != 1:
+        raise CurateError(f"{where}: a step is an SQL condition or has one of: {', '.join(FORMS)}")
+    kind = kinds[0]
+    unknown = sorted(map(str, set(rule) - {kind, *FORMS[kind]}))
+    if unknown:
+        raise CurateError(f"{where}: unknown key '{unknown[0]}'; beside {kind} stand: {', '.join(FORMS[kind])}")
+    on_null = _one_of(rule.get("on_null", on_null), ON_NULL, "on_null", where)
+    seed = _number(rule.get("seed", 0), "seed", where, whole=True)
+    if kind == "where":
+        return Where(name, _text(rule["where"], "where", where), on_null)
+    if kind == "weight":
+        return Weight(name, _text(str(rule["weight"]), "weight", where), int(seed), on_null)
+    if kind == "cap":
+        most = _number(rule["cap"], "cap", where, whole=True, least=1)
+        by = None if rule.get("by") is None else _text(rule["by"], "by", where)
+        return Cap(name, int(most), _text(rule.get("per"), "per", where), by, int(seed), on_null)
+    by = _text(rule.get("by"), "by", where)
+    amount = _amount(rule[kind], kind, where)
+    if kind == "sample":
+        soft_cap = _number(rule.get("soft_cap", 0.15), "soft_cap", where, least=0)
+        most = _number(rule.get("most", 16), "most", where, whole=True, least=1)
+        return Sample(name, amount, by, soft_cap, int(most), int(seed), on_null)
+    least = None if rule.get("min") is None else _number(rule["min"], "min", where)
+    exact = rule.get("exact_count", False)
+    if not isinstance(exact, bool):
+        raise CurateError(f"{where}: exact_count is true or false, not {exact!r}")
+    per = None if rule.get("per") is None else _text(rule["per"], "per", where)
+    of = _one_of(rule.get("of", "pool"), POOLS, "of", where)
+    return Top(name, amount, by, of, least, exact, per, on_null)
+
+
+def _amount(value: Any, kind: str, where: str) -> str:
+    amount = str(value).replace(" ", "")
     share = amount.endswith("%")
     if not re.fullmatch(r"\d+(\.\d+)?%" if share else r"\d+", amount) or not float(amount.rstrip("%")):
-        raise CurateError(f"{where}: top is a share such as 30% or a whole number of rows, not {rule['top']!r}")
-    if share and float(amount[:-1]) > 100:
+        raise CurateError(f"{where}: {kind} is a share such as 30% or a whole number of rows, not {value!r}")
+    if share and kind == "top" and float(amount[:-1]) > 100:
         raise CurateError(f"{where}: top {amount} is more than everything")
-    of, least = rule.get("of", "pool"), rule.get("min")
-    if of not in POOLS:
-        raise CurateError(f"{where}: of is {' or '.join(POOLS)}, not {of!r}")
-    if least is not None and (isinstance(least, bool) or not isinstance(least, int | float)):
-        raise CurateError(f"{where}: min is a number, not {least!r}")
-    return Top(name, amount, str(rule["by"]), of, least)
+    return amount
+
+
+def _one_of(value: Any, choices: tuple[str, ...], key: str, where: str) -> str:
+    if value not in choices:
+        raise CurateError(f"{where}: {key} is {' or '.join(choices)}, not {value!r}")
+    return value
+
+
+def _text(value: Any, key: str, where: str) -> str:
+    if not isinstance(value, str):
+        raise CurateError(f"{where}: {key} is {'needed' if value is None else f'text, not {value!r}'}")
+    return value
+
+
+def _number(value: Any, key: str, where: str, whole: bool = False, least: float | None = None) -> float:
+    if isinstance(value, bool) or not isinstance(value, int if whole else int | float):
+        raise CurateError(f"{where}: {key} is a {'whole ' if whole else ''}number, not {value!r}")
+    if least is not None and value < least:
+        raise CurateError(f"{where}: {key} is {least:g} or more, not {value!r}")
+    return value

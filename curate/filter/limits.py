@@ -1,0 +1,213 @@
+"""Exact limits over all shards, found by tasks: the driver holds a histogram, never a column.
+
+One limit: every shard writes its ranks once; histograms of 16 bits at a time narrow the place down (a radix selection,
+two to four passes over the ranks, and over those of ties by uid where an exact count is wanted). One limit a group: the
+ranks are spread over buckets of groups, each bucket is sorted alone.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import xxhash
+
+from curate.errors import CurateError
+from curate.files import Folder
+from curate.filter import keys, predicate
+from curate.filter.considered import Considered
+from curate.filter.rules import Limit, Rules
+from curate.filter.steps import Cap, Sample, Top
+from curate.shard import Shard
+from curate.work import Engine, Number, Outcome, Report, run_all
+
+DIGIT = 16  # bits looked at in one pass
+PER_BUCKET = 4_000_000  # rows of groups that are sorted at a time
+
+
+@dataclass(frozen=True)
+class Rank:
+    """Write the ranks that the next step compares, of one shard: uint64 .npy [words, ranks]."""
+
+    rules: Rules
+    considered: Considered
+    scratch: str
+
+    def __call__(self, shard: Shard) -> Report:
+        words, alive, _ = _ranked(self, shard)
+        words = tuple(word[alive].ravel() for word in words)
+        shard.folder.write_array(f"{self.scratch}/{shard.name}.npy", np.stack(words))
+        counts = {**_told(words[0], 64 - DIGIT), "survivors": int(alive.sum())}
+        return Report(str(shard), len(words[0]), counts)
+
+
+@dataclass(frozen=True)
+class Look:
+    """Count the ranks of a shard that agree with the bits found so far, by the next bits."""
+
+    folder: Folder
+    scratch: str
+    found: tuple[int, ...]  # words that are known whole
+    prefix: int  # of the next word
+    bits: int  # that `prefix` has
+
+    def __call__(self, shard: str) -> Report:
+        words = self.folder.read_array(f"{self.scratch}/{shard}.npy")
+        here = np.ones(words.shape[1], bool)
+        for word, known in zip(words, self.found, strict=False):
+            here &= word == np.uint64(known)
+        word = words[len(self.found)]
+        if self.bits:
+            here &= (word >> np.uint64(64 - self.bits)) == np.uint64(self.prefix)
+        return Report(shard, int(here.sum()), _told(word[here], 64 - self.bits - DIGIT))
+
+
+@dataclass(frozen=True)
+class Spread:
+    """Write group and rank of every row of one shard, a row group for each bucket of groups."""
+
+    rules: Rules
+    considered: Considered
+    scratch: str
+    buckets: int
+
+    def __call__(self, shard: Shard) -> Report:
+        words, alive, table = _ranked(self, shard)
+        rule = self.rules.per[len(self.rules.limits)]
+        assert rule
+        rows, names = predicate.groups(table, rule)
+        here = alive[rows]
+        rows, names = rows[here], names.filter(pa.array(here))
+        distinct = names.dictionary_encode()
+        bucket = np.array([xxhash.xxh3_64_intdigest(name.encode("utf-8", "surrogatepass")) % self.buckets
+                           for name in distinct.dictionary.to_pylist()], np.int64)  # fmt: skip
+        bucket = bucket[distinct.indices.to_numpy()] if len(bucket) else np.zeros(0, np.int64)
+        padded = [*words, *[np.zeros(len(alive), np.uint64)] * (3 - len(words))]
+        every = pa.table({"group": names, **{f"word{i}": word[rows] for i, word in enumerate(padded)}})
+        with (
+            shard.folder.writing(f"{self.scratch}/{shard.name}.parquet") as path,
+            pq.ParquetWriter(path, every.schema, compression="zstd") as file,
+        ):
+            for number in range(self.buckets):
+                file.write_table(every.filter(pa.array(bucket == number)), row_group_size=1 << 30)
+        return Report(str(shard), len(rows))
+
+
+@dataclass(frozen=True)
+class Groups:
+    """Write the limit of every group of one bucket."""
+
+    folder: Folder
+    scratch: str
+    shards: tuple[str, ...]
+    step: Top | Cap
+
+    def __call__(self, bucket: int) -> Report:
+        tables = []
+        for shard in self.shards:
+            with self.folder.local(f"{self.scratch}/{shard}.parquet") as path, pq.ParquetFile(path) as file:
+                tables.append(file.read_row_group(bucket))
+        table = pa.concat_tables(tables).combine_chunks()
+        code = table["group"].combine_chunks().dictionary_encode()
+        group, words = code.indices.to_numpy(), [table[f"word{i}"].to_numpy() for i in range(3)]
+        order = np.lexsort((~words[2], ~words[1], ~words[0], group))
+        sizes = np.bincount(group, minlength=len(code.dictionary))
+        if isinstance(self.step, Cap):
+            wanted = np.minimum(sizes, self.step.most)
+        else:
+            wanted = np.array([self.step.rows(int(size)) for size in sizes], np.int64)
+        last = order[np.cumsum(sizes) - sizes + wanted - 1] if len(sizes) else np.zeros(0, np.int64)
+        limits = [word[last] for word in words]
+        if isinstance(self.step, Top) and self.step.least is not None:
+            floor = keys.of_values(np.array([self.step.least]))[0]
+            below = limits[0] < floor
+            limits = [np.where(below, floor if i == 0 else np.uint64(0), limit) for i, limit in enumerate(limits)]
+        found = pa.table({"group": code.dictionary, **{f"word{i}": limit for i, limit in enumerate(limits)}})
+        self.folder.write_table(f"{self.scratch}/limits/{bucket:05d}.parquet", found.sort_by("group"))
+        return Report(f"bucket {bucket}", len(found))
+
+
+def one(rules: Rules, considered: Considered, scratch: str, shards: Sequence[Shard], engine: str | Engine
+        ) -> tuple[Limit, Outcome]:  # fmt: skip
+    """The limit of a step over all shards. Raises CurateError where nothing can be ranked."""
+    step = rules.steps[len(rules.limits)]
+    assert isinstance(step, Top | Sample)
+    outcome = run_all(Rank(rules, considered, scratch), shards, engine, f"rank by {step.by}")
+    ranked, survivors = outcome.rows, int(outcome.total("survivors"))
+    _some(ranked, step, outcome)
+    wanted = min(ranked, step.rows(survivors))
+    names = [report.item.rsplit("/", 1)[-1] for report in outcome.reports]
+    words: list[int] = []
+    ties = isinstance(step, Sample) or not step.exact
+    reports, bits, prefix = outcome.reports, DIGIT, 0
+    while True:
+        digit, wanted, inside = _narrowed(reports, wanted)
+        prefix = prefix << DIGIT | digit
+        if bits == 64:
+            words.append(prefix)
+            prefix = bits = 0
+            if ties or wanted == inside or len(words) == 3:
+                break
+        task = Look(considered.dataset.folder, scratch, tuple(words), prefix, bits)
+        reports, bits = run_all(task, names, engine).whole("run again").reports, bits + DIGIT
+    if isinstance(step, Top) and step.least is not None:
+        floor = int(keys.of_values(np.array([step.least]))[0])
+        words = [floor] if floor > words[0] else words
+    return Limit(tuple(words)), outcome
+
+
+def grouped(rules: Rules, considered: Considered, scratch: str, shards: Sequence[Shard], engine: str | Engine
+            ) -> tuple[Limit, Outcome]:  # fmt: skip
+    """The limit of every group, written under `scratch`/limits."""
+    step = rules.steps[len(rules.limits)]
+    assert isinstance(step, Top | Cap)
+    buckets = min(1024, max(1, len(shards) * 10_000 // PER_BUCKET))
+    outcome = run_all(Spread(rules, considered, scratch, buckets), shards, engine, f"rank per {step.per}")
+    if isinstance(step, Top):
+        _some(outcome.rows, step, outcome)
+    names = tuple(report.item.rsplit("/", 1)[-1] for report in outcome.reports)
+    if names:
+        task = Groups(considered.dataset.folder, scratch, names, step)
+        run_all(task, range(buckets), engine).whole("run again")
+    return Limit(groups=f"{scratch}/limits"), outcome
+
+
+def _some(ranked: int, step: Top | Sample, outcome: Outcome) -> None:
+    if not ranked:
+        reason = next(iter(outcome.failures.values()), None)
+        raise CurateError(f"step '{step.name}': no row has a value of '{step.by}' to rank by" +
+                          (f" ({reason})" if reason else ""))  # fmt: skip
+
+
+def _ranked(task: Rank | Spread, shard: Shard) -> tuple[Any, np.ndarray, pa.Table]:
+    """The ranks of a shard, which rows take part, and its table."""
+    table, _ = task.considered.read(shard)
+    index = len(task.rules.limits)
+    step = task.rules.steps[index]
+    words, null = task.rules.ranks(table, index)
+    alive = ~null
+    if not isinstance(step, Top) or step.of == "survivors":
+        alive &= (task.rules.verdicts(table, shard.folder)[0] > 0).all(axis=0)
+    return words, alive, table
+
+
+def _told(word: np.ndarray, shift: int) -> dict[str, Number]:
+    """How many ranks have each value of the 16 bits above `shift`."""
+    digits = ((word >> np.uint64(shift)) & np.uint64((1 << DIGIT) - 1)).astype(np.int64)
+    counts = np.bincount(digits, minlength=1)
+    return {f"{digit}": int(counts[digit]) for digit in np.flatnonzero(counts)}
+
+
+def _narrowed(reports: Sequence[Report], wanted: int) -> tuple[int, int, int]:
+    """The digit that holds the `wanted`-th largest rank, which it is there, and how many share the digit."""
+    counts = np.zeros(1 << DIGIT, np.int64)
+    for report in reports:
+        for name, count in report.counts.items():
+            if name.isdigit():
+                counts[int(name)] += count
+    above = np.cumsum(counts[::-1])
+    place = int(np.searchsorted(above, wanted))
+    digit = (1 << DIGIT) - 1 - place
+    return digit, int(wanted - above[place] + counts[digit]), int(counts[digit])

@@ -1,0 +1,168 @@
+"""The steps with the limits found so far, and what they say of the rows of a shard."""
+
+import functools
+from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import cached_property
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from curate.errors import CurateError
+from curate.files import Folder
+from curate.filter import keys, predicate, subset
+from curate.filter.predicate import Expression
+from curate.filter.steps import Cap, Sample, Step, Subset, Top, Weight, Where, expression
+
+Words = tuple[np.ndarray, ...]  # uint64 [rows] each; rows are ordered by the first, then by the next; largest is best
+
+
+@dataclass(frozen=True)
+class Limit:
+    """What a row must reach: one smallest rank over all shards, or one for each group, in parquet files of a folder."""
+
+    words: tuple[int, ...] = ()
+    groups: str | None = None
+
+
+@dataclass(frozen=True)
+class Rules:
+    """The steps, and, for each that ranks and whose turn has come, its limit (None for a step that does not rank)."""
+
+    steps: tuple[Step, ...]
+    limits: tuple[Limit | None, ...] = ()
+
+    @cached_property
+    def expressions(self) -> list[Expression | None]:
+        return [expression_of(step) for step in self.steps]
+
+    @cached_property
+    def per(self) -> list[Expression | None]:
+        return [per_of(step) for step in self.steps]
+
+    def verdicts(self, table: pa.Table, folder: Folder) -> tuple[np.ndarray, np.ndarray]:
+        """Of the steps decided so far, each alone: int32 [steps, rows] copies, bool [steps, rows] had no value."""
+        decided = len(self.limits)
+        copies, null = np.ones((decided, len(table)), np.int32), np.zeros((decided, len(table)), bool)
+        where = [index for index in range(decided) if isinstance(self.steps[index], Where)]
+        found = predicate.conditions(table, [e for index in where if (e := self.expressions[index])])
+        for index, (holds, missing) in zip(where, found, strict=True):
+            copies[index], null[index] = holds, missing
+        for index in set(range(decided)) - set(where):
+            copies[index], null[index] = self._copies(index, table, folder)
+        for index in range(decided):
+            copies[index][null[index]] = self.steps[index].on_null == "keep"
+        return copies, null
+
+    def ranks(self, table: pa.Table, index: int) -> tuple[Words, np.ndarray]:
+        """The ranks of a step that ranks, and bool [rows] had no value. For a Sample uint64 [rows, most] instead."""
+        step, rule = self.steps[index], self.expressions[index]
+        ties = isinstance(step, Top) and not step.exact
+        high, low = (np.zeros(0, np.uint64),) * 2 if ties else keys.of_uids(table["uid"].combine_chunks())
+        if isinstance(step, Cap) and rule is None:
+            return (keys.drawn(high, low, step.seed), ~high, ~low), np.zeros(len(table), bool)
+        assert rule
+        values = predicate.numbers(table, rule)
+        null = np.isnan(values)
+        values = np.where(null, 0.0, values)
+        if isinstance(step, Sample):
+            return (_arrivals(step, values, high, low),), null
+        return (keys.of_values(values),) if ties else (keys.of_values(values), ~high, ~low), null
+
+    def _copies(self, index: int, table: pa.Table, folder: Folder) -> tuple[np.ndarray, np.ndarray]:
+        step, limit = self.steps[index], self.limits[index]
+        if isinstance(step, Subset):
+            return subset.copies(step.path, table["uid"].combine_chunks()), np.zeros(len(table), bool)
+        if isinstance(step, Weight):
+            return self._weights(step, index, table)
+        assert limit
+        words, null = self.ranks(table, index)
+        if limit.groups is None:
+            copies = reach(words, tuple(np.uint64(word) for word in limit.words))
+            return (copies.sum(axis=1) if isinstance(step, Sample) else copies), null
+        rule = self.per[index]
+        assert rule
+        rows, names = predicate.groups(table, rule)
+        without = np.ones(len(table), bool)
+        without[rows] = False
+        rows, names = rows[~null[rows]], names.filter(pa.array(~null[rows]))
+        inside = _within(folder, limit.groups, names, tuple(word[rows] for word in words), isinstance(step, Cap))
+        copies = np.zeros(len(table), bool)
+        copies[rows[inside]] = True
+        if isinstance(step, Cap):
+            return copies | without, null & ~without
+        return copies, null | without
+
+    def _weights(self, step: Weight, index: int, table: pa.Table) -> tuple[np.ndarray, np.ndarray]:
+        rule = self.expressions[index]
+        assert rule
+        values = predicate.numbers(table, rule)
+        null = np.isnan(values)
+        values = np.where(null, 0.0, values)
+        if (values < 0).any() or (values >= 2**31).any():
+            wrong = values[(values < 0) | (values >= 2**31)][0]
+            raise CurateError(f"step '{step.name}': a weight of {wrong:g}; weights lie between 0 and 2^31")
+        return rounded(values, table["uid"].combine_chunks(), step.seed), null
+
+
+def rounded(values: np.ndarray, uids: pa.Array, seed: int) -> np.ndarray:
+    """int32 [rows]: the whole part, and one more with the chance of the fraction, drawn by uid and seed."""
+    whole = np.floor(values)
+    if (whole != values).any():
+        whole = whole + (keys.uniform(keys.drawn(*keys.of_uids(uids), seed)) < values - whole)
+    return whole.astype(np.int32)
+
+
+def expression_of(step: Step) -> Expression | None:
+    sql = expression(step)
+    return None if sql is None else Expression(sql, f"step '{step.name}'")
+
+
+def per_of(step: Step) -> Expression | None:
+    """What tells the groups of a step; "query" is every query that a pair matches."""
+    per = getattr(step, "per", None)
+    return None if per is None else Expression("queries" if per == "query" else per, f"step '{step.name}'")
+
+
+def reach(words: Words, limits: tuple[np.uint64 | np.ndarray, ...]) -> np.ndarray:
+    """bool: whether ranks are at least their limits; where there are fewer limits than words, ties are in."""
+    reached = np.ones(words[0].shape, bool)
+    for word, limit in reversed(list(zip(words, limits, strict=False))):
+        reached = (word > limit) | ((word == limit) & reached)
+    return reached
+
+
+def _arrivals(step: Sample, scores: np.ndarray, high: np.ndarray, low: np.ndarray) -> np.ndarray:
+    """uint64 [rows, most]: how early each draw of a row comes, earliest largest."""
+    time, found = np.zeros(len(scores)), []
+    for number in range(step.most):
+        wait = -np.log(keys.uniform(keys.drawn(high, low, step.seed, number)))
+        with np.errstate(over="ignore"):
+            time = time + wait * np.exp(step.soft_cap * number - scores)
+        found.append(keys.of_values(-time))
+    return np.stack(found, axis=1)
+
+
+def _within(folder: Folder, place: str, names: pa.Array, words: Words, free: bool) -> np.ndarray:
+    """Whether ranks reach the limit of their group; a group without one is `free` or keeps nothing."""
+    table, limits = _limits(folder, place)
+    found = pc.index_in(names, value_set=table)
+    known = pc.is_valid(found).to_numpy(zero_copy_only=False)
+    at = pc.fill_null(found, 0).to_numpy()
+    if not len(table):
+        return np.full(len(names), free)
+    return np.where(known, reach(words, tuple(limit[at] for limit in limits[: len(words)])), free)
+
+
+@functools.lru_cache(maxsize=2)
+def _limits(folder: Folder, place: str) -> tuple[pa.Array, Words]:
+    tables = list(_tables(folder, place))
+    table = pa.concat_tables(tables).combine_chunks()
+    words = tuple(table[name].to_numpy() for name in ("word0", "word1", "word2"))
+    return table["group"].combine_chunks(), words
+
+
+def _tables(folder: Folder, place: str) -> Iterator[pa.Table]:
+    for name in folder.names(f"{place}/*.parquet"):
+        yield folder.read_table(name)
