@@ -342,14 +342,15 @@ def dedup(dataset: str, **options: Any) -> Any:
 
 
 @main.command("filter")
-@click.argument("dataset")
+@click.argument("dataset", required=False)
 @click.option(
     "--recipe",
     default=None,
     metavar="FILE|NAME",
-    help="A YAML recipe, or a built-in one: basic (the default), datacomp-basic, laion400m, clip-top30.",
+    help="A YAML recipe, or a built-in one: basic (the default), clip-l14-30, clip-top30, datacomp-basic, "
+    "datacomp-image-based, dfn-style, laion2b-en, laion400m, t-mars.",
 )
-@click.option("--show", is_flag=True, help="Only print the recipe.")
+@click.option("--show", is_flag=True, help="Only print the recipe: its source, and the signals that it needs.")
 @click.option("--where", multiple=True, metavar="SQL", help="Keep the rows for which this holds; may be repeated.")
 @click.option("--top", default=None, metavar="30%|1000", help="Keep the best share or number by --by; ties all stay.")
 @click.option(
@@ -362,21 +363,32 @@ def dedup(dataset: str, **options: Any) -> Any:
     show_default=True,
     help="--top of all rows considered, or of those that the steps before kept.",
 )
+@click.option(
+    "--on-null",
+    type=click.Choice(["drop", "keep", "error"]),
+    default=None,
+    help="What becomes of rows without a value for a step that does not say it.  [default: error]",
+)
+@click.option(
+    "--subset", "subset_file", default=None, metavar="FILE.npy", help="Consider only the uids of DataComp's sample_ids."
+)
+@click.option("--sample-ids", default=None, metavar="FILE.npy", help="Also write the uids kept as DataComp does.")
 @click.option("--signal", "signals", multiple=True, metavar="SIGNAL", help="Measure this first where it is missing.")
 @click.option("--name", default=None, help="Name of the selection made; told by its content by default.")
 @click.option("--out", default=None, metavar="DATASET2", help="Also export what is kept as a new dataset.")
 @start_option
 @engine_option
 @common
-def filter_(dataset: str, show: bool, **options: Any) -> Any:
+def filter_(dataset: str | None, show: bool, **options: Any) -> Any:
     """Keep the pairs of DATASET that a recipe or --where wants; measured once, selected many times.
 
-    A recipe is a list of named steps, each an SQL condition on the columns of the shards and the measured signals, or
-    the top share by a column. Rows without a value for a step are dropped and counted. Thresholds are exact.
+    A recipe is a list of named steps: SQL conditions on the columns of the shards and the measured signals, the top
+    share by a column, caps, weights. Thresholds are exact over all shards.
 
     \b
-      curate filter DATASET --signal language --where "language = 'en'"
+      curate filter DATASET --signal language --where "language = 'en'" --on-null drop
       curate filter DATASET --top 30% --by clip --out CLEAN
+      curate filter --recipe laion2b-en --show
     """
     from curate.dataset import Dataset
     from curate.filter import run, text_of
@@ -384,6 +396,8 @@ def filter_(dataset: str, show: bool, **options: Any) -> Any:
     if show:
         text = text_of(options["recipe"])
         return text.rstrip(), {"recipe": text}, {}
+    if dataset is None:
+        raise CurateError("name the DATASET to filter (only --show goes without one)")
     result = run(Dataset.open(dataset), **options)
     if options["out"] is None:
         return last_step(result)
@@ -396,10 +410,19 @@ def filter_(dataset: str, show: bool, **options: Any) -> Any:
 @click.argument("datasets", nargs=-1, required=True, metavar="DATASET...")
 @click.option("--out", required=True, metavar="DATASET2", help="The new dataset.")
 @click.option("--selection", default=None, metavar="NAME", help="What to export; the current selection by default.")
+@click.option(
+    "--weight",
+    "weights",
+    multiple=True,
+    type=float,
+    metavar="NUMBER",
+    help="How often the pairs of each DATASET stand, in their order: 2 twice, 0.5 half of them.  [default: 1]",
+)
 @click.option("--shard-size", default=10_000, show_default=True, help="Pairs in a shard.")
 @click.option(
     "--signals/--no-signals", default=True, show_default=True, help="Measured columns come along in the parquet."
 )
+@seed_option
 @engine_option
 @common
 def export(datasets: tuple[str, ...], out: str, **options: Any) -> Any:
