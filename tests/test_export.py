@@ -5,6 +5,7 @@ import shutil
 import subprocess
 import sys
 import tarfile
+from collections import Counter
 from pathlib import Path
 
 import pyarrow as pa
@@ -288,3 +289,36 @@ def test_the_same_export_with_signals_is_left_alone(dataset, tmp_path):
     first = exported([measured], str(tmp_path / "out"))
     again = exported([Dataset.open(measured.url)], first.url)
     assert again.history[-1]["counts"]["skipped"] == len(again.shards) > 0
+
+
+def test_datasets_are_mixed_by_weights_and_a_fraction_is_drawn_by_uid(dataset, make_dataset, tmp_path):
+    more = make_dataset([pair(index) for index in range(60, 120)], url=str(tmp_path / "more"))
+    out = exported([dataset, more], str(tmp_path / "out"), weights=(2, 0.5), shard_size=50)
+    counts = Counter(int(row["url"].rsplit("/")[-1][:-4]) for shard in out.shards for row in shard.rows().to_pylist())
+    assert [counts[index] for index in range(60)] == [2] * 60
+    drawn = {index for index in counts if index >= 60}
+    assert {counts[index] for index in drawn} == {1}
+    assert 15 < len(drawn) < 45
+    seeded = exported([dataset, more], str(tmp_path / "seed"), weights=(2, 0.5), seed=1, shard_size=50)
+    assert files(seeded) != files(out)
+    with pytest.raises(CurateError, match="1 --weight for 2 datasets"):
+        exported([dataset, more], str(tmp_path / "wrong"), weights=(2,))
+    with pytest.raises(CurateError, match="a weight is more than 0"):
+        exported([dataset, more], str(tmp_path / "wrong"), weights=(2, -1))
+    assert not (tmp_path / "wrong").exists()
+
+
+@pytest.mark.parametrize("form", [tarfile.PAX_FORMAT, tarfile.GNU_FORMAT])
+def test_members_that_tarfile_wrote_with_long_names_and_owners_are_copied_under_plain_headers(tmp_path, form):
+    folder, key = Folder(str(tmp_path / "in")), "deep/" + "é" * 120
+    buffer = io.BytesIO()
+    with tarfile.open(fileobj=buffer, mode="w", format=form) as archive:
+        for extension, payload in (("jpg", encoded(draw("red", "circle"))), ("txt", b"red")):
+            info = tarfile.TarInfo(f"{key}.{extension}")
+            info.size, info.mtime, info.uname, info.uid = len(payload), 1.5, "someone", 3_000_000
+            archive.addfile(info, io.BytesIO(payload))
+    table = pa.table({"key": [key], "url": ["u"], "caption": ["red"], "status": ["success"]})
+    shards.write(folder, "00000", buffer.getvalue(), table, {})
+    out = exported([Dataset.open(folder.url)], str(tmp_path / "out"))
+    assert [name for name, _ in contents(out)] == ["000000000.jpg", "000000000.txt"]
+    assert contents(out)[0][1] == encoded(draw("red", "circle"))

@@ -131,8 +131,9 @@ def unknown_column(name: str, known: list[str], dataset: str, needs: Mapping[str
     needed = [signal for signal in needs if name == signal or name.startswith(f"{signal}_")]
     if needed:
         spec = named.parse(needs[needed[0]])
-        alias = f", as={needed[0]})" if spec.slug != needed[0] else ""
-        text = f"{str(spec).removesuffix(')')}{alias}" if alias else str(spec)
+        text = str(spec)
+        if spec.slug != needed[0]:
+            text = f"{text.removesuffix(')')}{', ' if spec.options else '('}as={needed[0]})"
         return f"no column '{name}' yet; run: curate measure {dataset} \"{text}\""
     signals = [signal for signal in named.available("signals") if name == signal or name.startswith(f"{signal}_")]
     if signals:
