@@ -32,8 +32,10 @@ class Block(NamedTuple):
 
 
 class Tower(NamedTuple):
-    """A transformer as functions of rows; `project` maps what is pooled to the features."""
+    """A transformer as functions of rows. `patches` maps the pixels of an image's patches to the width of the blocks,
+    `project` what is pooled to the features."""
 
+    patches: Linear
     blocks: list[Block]
     project: Linear
 
@@ -181,7 +183,8 @@ def _tower(tower: Any, linear: Callable[..., Linear], last: Callable[..., Linear
         project = last(projection.weight, projection.bias)
     else:
         project = _same if projection is None else last(projection.T, None)
-    return Tower([_block(block, linear) for block in tower.transformer.resblocks], project)
+    patches = linear(tower.conv1.weight.flatten(1), None) if hasattr(tower, "conv1") else _same
+    return Tower(patches, [_block(block, linear) for block in tower.transformer.resblocks], project)
 
 
 def _block(block: Any, linear: Callable[..., Linear]) -> Block:
@@ -238,9 +241,12 @@ def _packed(tower: Any, ready: Tower, tokens: torch.Tensor, lengths: torch.Tenso
 
 
 def _class_token(tower: Any, ready: Tower, pixels: torch.Tensor) -> torch.Tensor:
-    patches = tower.conv1(pixels).flatten(2).transpose(1, 2)
-    first = tower.class_embedding.to(patches.dtype).expand(len(patches), 1, -1)
-    x = tower.ln_pre(torch.cat([first, patches], dim=1) + tower.positional_embedding.to(patches.dtype))
+    (high, wide), (rows, columns) = tower.patch_size, tower.grid_size
+    whole = pixels[:, :, : rows * high, : columns * wide]  # what no patch covers is left out, as a convolution does
+    cut = whole.reshape(len(pixels), 3, rows, high, columns, wide).permute(0, 2, 4, 1, 3, 5)
+    patches = ready.patches(cut.reshape(-1, 3 * high * wide)).view(len(pixels), rows * columns, -1)
+    first = tower.class_embedding.expand(len(pixels), 1, -1)
+    x = tower.ln_pre(torch.cat([first, patches.to(first.dtype)], dim=1) + tower.positional_embedding)
     group = Group(len(x), x.shape[1], torch.zeros(len(x), dtype=torch.long, device=x.device), causal=False)
     return ready.project(tower.ln_post(_transformed(tower.transformer, ready.blocks, x.flatten(0, 1), [group])))
 

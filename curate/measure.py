@@ -27,8 +27,8 @@ FROM_IMAGE = DECODED | {"image"}
 class Rows:
     """A batch of rows of a shard as signals see it: any sidecar column as Arrow data, "image" as encoded bytes, and,
     derived when first asked for and None where the image cannot be decoded, "pixels" (RGB uint8 [height, width, 3]),
-    "grey" (uint8 [height, width], Pillow's convert("L")), "small" (uint8 [32, 32], Pillow's Lanczos reduction of it) and
-    "flat" (whether the picture is near-blank or tiny). What a signal puts into `shard` it finds there in the next batch.
+    "grey" (uint8 [height, width], Pillow's convert("L")), "small" (uint8 [32, 32], Pillow's Lanczos reduction of it)
+    and "flat" (whether the picture is near-blank or tiny). What a signal puts into `shard` is there in the next batch.
     """
 
     def __init__(self, table: pa.Table, encoded: list[bytes] | None = None, shard: dict[Any, Any] | None = None):

@@ -88,8 +88,8 @@ class ClipModel:
 
 def load(model: str | None, pretrained: str | None, device: str = "auto", precision: str = "fp32") -> ClipModel:
     """A trained model that encodes in `precision` (auto, fp32 or bf16). `pretrained` is an open_clip tag, a checkpoint
-    file (open_clip's or open_clip_train's) or the folder of a curate run; `model` is an open_clip name, one of ours or a
-    JSON file, and may be None for a run.
+    file (open_clip's or open_clip_train's) or the folder of a curate run; `model` is an open_clip name, one of ours or
+    a JSON file, and may be None for a run.
 
     Raises CurateError for an unknown name, a tag that cannot be downloaded, or weights that do not fit.
     """
