@@ -1,14 +1,19 @@
 """What only a GPU can prove: the same answers as on the CPU. `make gpu-check` runs these."""
 
 import json
+import os
+import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
-from conftest import pair
+from conftest import draw, encoded, pair
+from torch.utils.flop_counter import FlopCounterMode
 
-from curate import models
+from curate import encoders, images, models
+from curate.dataset import Dataset
 from curate.dedup.search import CosineIndex
 from curate.measure import measure
 from curate.train import run as train
@@ -68,3 +73,63 @@ def test_faiss_on_the_gpu_finds_what_it_finds_on_the_cpu():
     assert len(on_cpu[0]) > 1000
     for left, right in zip(on_gpu, on_cpu, strict=True):
         assert np.array_equal(left, right)
+
+
+def rate(work, count: int, rounds: int = 3) -> float:
+    """How many of `count` a second, the best of the rounds after a first one."""
+    seconds = []
+    for _ in range(rounds + 1):
+        start = time.perf_counter()
+        work()
+        seconds.append(time.perf_counter() - start)
+    return count / min(seconds[1:])
+
+
+def gpu_rates(model: models.ClipModel, batch: int) -> tuple[float, float]:
+    """(images a second, FLOP/s) of the image tower on pixels that lie on the device already."""
+    pixels = torch.randint(0, 255, (batch, 3, model.image_size, model.image_size), dtype=torch.uint8)
+    pixels = pixels.to(model.device)
+
+    @torch.inference_mode()
+    def work() -> None:
+        encoders.encode_image(model.model, encoders.normalised(pixels, model.model), model.ready["image"])[0, 0].item()
+
+    with FlopCounterMode(display=False) as counted:
+        work()
+    images = rate(work, batch)
+    return images, images * counted.get_total_flops() / batch
+
+
+def matmul_flops(device: torch.device, side: int = 8192) -> float:
+    """FLOP/s of one large bf16 product: what the model's share is taken of."""
+    left = torch.randn(side, side, device=device, dtype=torch.bfloat16)
+    return rate(lambda: (left @ left)[0, 0].item(), 2 * side**3)
+
+
+def loader_rate(data, size: int) -> float:
+    """Images a second from the tar to small uint8 pixels, by as many threads as measuring has."""
+    (shard,) = data.shards
+    with shard.images() as files, ThreadPoolExecutor(os.cpu_count()) as pool:
+        every = list(files.values())
+        return rate(lambda: list(pool.map(lambda file: encoders.resized(images.decode(file), size), every)), len(every))
+
+
+def test_scoring_keeps_up_with_its_slower_side(make_dataset, tmp_path, capsys):
+    torch.manual_seed(0)
+    torch.save(models.build(models.find_config("ViT-B-32")[1]).state_dict(), tmp_path / "weights.pt")
+    drawn = [encoded(draw("red", "circle", seed, 512)) for seed in range(32)]
+    data = make_dataset([pair(index) | {"image": drawn[index % 32]} for index in range(4096)], per_shard=4096)
+    spec = f"clip(model=ViT-B-32, pretrained={tmp_path}/weights.pt, device=cuda, precision=auto, as=%s)"
+    measure(data, [spec % "warm"], "local(workers=0)")
+    start = time.perf_counter()
+    measure(Dataset.open(data.url), [spec % "timed"], "local(workers=0)")
+    whole = 4096 / (time.perf_counter() - start)
+    model = models.load("ViT-B-32", str(tmp_path / "weights.pt"), "cuda", "auto")
+    gpu, flops = gpu_rates(model, models.IMAGES_GPU)
+    loader, peak = loader_rate(data, model.image_size), matmul_flops(model.device)
+    with capsys.disabled():
+        print(f"\nclip ViT-B-32 {model.precision} on {torch.cuda.get_device_name()}, {os.cpu_count()} cores: "
+              f"{whole:,.0f} images/s from tar to score; GPU alone {gpu:,.0f}/s, MFU "
+              f"{flops / peak:.0%} of a large bf16 product; loader alone {loader:,.0f}/s; the limit is the "
+              f"{'loader' if loader < gpu else 'GPU'}")  # fmt: skip
+    assert whole > 0.4 * min(gpu, loader)

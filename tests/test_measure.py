@@ -1,5 +1,7 @@
 """Measuring: once, by one pass, refused under other options, damaged shards by name."""
 
+from pathlib import Path
+
 import pytest
 from conftest import draw, encoded, pair
 
@@ -35,6 +37,16 @@ def test_a_signal_is_one_file_with_columns_and_an_embedding(dataset, contrast):
     vectors = measured.folder.read_array("signals/contrast/00002.npy")
     assert vectors.shape == (20, 2)
     assert vectors[:, 0] == pytest.approx(table["contrast"].to_numpy(), rel=1e-3)
+
+
+def test_images_decoded_ahead_by_threads_give_the_same_table(dataset, contrast):
+    ahead = contrast.replace("contrast.py", "ahead.py")
+    Path(ahead).write_text(CONTRAST.replace("def __init__", "decode_threads = 3\n    def __init__"))
+    measured = measure(dataset, [contrast], "local(workers=0)")
+    measured = measure(measured, [f"{ahead}(as=ahead)"], "local(workers=0)")
+    for shard in measured.shards:
+        table = measured.joined(shard)
+        assert table["ahead_contrast"].to_pylist() == table["contrast"].to_pylist()
 
 
 def test_what_is_measured_is_not_measured_again(dataset):

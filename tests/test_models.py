@@ -5,13 +5,16 @@ import json
 import huggingface_hub
 import numpy as np
 import open_clip
+import pyarrow as pa
 import pytest
 import torch
-from conftest import draw
+from conftest import draw, encoded
 from PIL import Image
 
 from curate import encoders, models
 from curate.errors import CurateError
+from curate.measure import Rows
+from curate.signals.clip import Signal
 from curate.tokenizer import Tokenizer
 
 TINY = "ViT-Test-32"
@@ -53,15 +56,83 @@ def test_text_without_padding_has_the_same_features(make):
         torch.testing.assert_close(encoders.encode_text(model, tokens), model.encode_text(tokens), rtol=0, atol=1e-6)
 
 
-def test_text_without_padding_has_the_same_gradients():
+def gradients(model, features) -> dict[str, torch.Tensor]:
+    model.zero_grad()
+    features.square().sum().backward()
+    return {name: p.grad.clone() for name, p in model.named_parameters() if p.grad is not None}
+
+
+@pytest.mark.parametrize("again", [False, True], ids=["kept", "recomputed"])
+def test_features_without_needless_work_have_the_same_gradients(again):
     model, tokens = fresh().double(), Tokenizer(16)(TEXTS)
-    gradients = []
-    for encode in (lambda: encoders.encode_text(model, tokens), lambda: model.encode_text(tokens)):
-        model.zero_grad()
-        encode().square().sum().backward()
-        gradients.append({name: p.grad.clone() for name, p in model.named_parameters() if p.grad is not None})
-    for name, gradient in gradients[1].items():
-        torch.testing.assert_close(gradients[0][name], gradient, rtol=1e-9, atol=1e-9)
+    model.set_grad_checkpointing(again)
+    pixels = torch.randn(3, 3, 32, 32, dtype=torch.double)
+    for ours, theirs in ((encoders.encode_text(model, tokens), model.encode_text(tokens)),
+                         (encoders.encode_image(model, pixels), model.encode_image(pixels))):  # fmt: skip
+        wanted = gradients(model, theirs)
+        found = gradients(model, ours)
+        assert set(found) == set(wanted)
+        for name, gradient in wanted.items():
+            torch.testing.assert_close(found[name], gradient, rtol=1e-9, atol=1e-9)
+
+
+@pytest.mark.parametrize("changes", [{}, {"pool_type": "avg"}, {"final_ln_after_pool": True}, {"no_ln_pre": True}],
+                         ids=["class token", "mean", "norm last", "no first norm"])  # fmt: skip
+def test_image_features_are_open_clips(changes):
+    vision = models.find_config(TINY)[1]["vision_cfg"]
+    model = fresh(vision_cfg={**vision, **changes}).double()
+    pixels = torch.randn(40, 3, 32, 32, dtype=torch.double)
+    with torch.no_grad():
+        torch.testing.assert_close(encoders.encode_image(model, pixels), model.encode_image(pixels), rtol=0, atol=1e-12)
+
+
+@pytest.mark.parametrize("kind", ["clip", "quickgelu", "siglip"])
+@pytest.mark.parametrize(("precision", "tolerance"), [("fp32", 1e-6), ("bf16", 2e-2)])
+def test_prepared_models_give_open_clips_features(kind, precision, tolerance):
+    make = siglip_like if kind == "siglip" else lambda: fresh(quick_gelu=kind == "quickgelu")
+    images = [np.random.default_rng(seed).integers(0, 255, (40, 50, 3), np.uint8) for seed in range(20)]
+    plain, tokens = make(), Tokenizer(16)(TEXTS)
+    clip = models.ClipModel(TINY, make(), Tokenizer(16), {}, torch.device("cpu"), precision)
+    with torch.no_grad():
+        pixels = encoders.normalised(torch.stack([encoders.resized(image, 32) for image in images]), plain)
+        wanted = plain.encode_image(pixels, normalize=True).numpy(), plain.encode_text(tokens, normalize=True).numpy()
+    for found, features in zip((clip.encode_images(images), clip.encode_texts(TEXTS)), wanted, strict=True):
+        assert found.dtype == np.float32
+        assert np.abs(found - features).max() < tolerance
+
+
+def test_features_are_the_same_bits_for_any_number_of_threads():
+    clip = models.ClipModel(TINY, fresh(), Tokenizer(16), {}, torch.device("cpu"))
+    images = [np.random.default_rng(seed).integers(0, 255, (40, 50, 3), np.uint8) for seed in range(20)]
+    before, found = torch.get_num_threads(), []
+    for threads in (1, 2, 3):
+        torch.set_num_threads(threads)
+        found.append(np.concatenate([clip.encode_images(images), clip.encode_texts(TEXTS * 5)]))
+    torch.set_num_threads(before)
+    assert (found[0] == found[1]).all()
+    assert (found[0] == found[2]).all()
+
+
+def test_the_precision_that_is_used_stands_in_made_by(tmp_path):
+    torch.save(fresh().state_dict(), tmp_path / "weights.pt")
+    signals = {name: Signal(str(tmp_path / "weights.pt"), TINY, "cpu", name) for name in models.PRECISIONS}
+    used = {name: signal.made_by["precision"] for name, signal in signals.items()}
+    native = torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported()
+    assert used == {"fp32": "fp32", "bf16": "bf16", "auto": "bf16" if native else "fp32"}
+    assert models.load(TINY, str(tmp_path / "weights.pt"), "cpu", "auto").precision == used["auto"]
+    with pytest.raises(CurateError, match=r"^no precision 'fp16'; choose from: auto, fp32, bf16$"):
+        Signal(str(tmp_path / "weights.pt"), TINY, "cpu", "fp16")
+
+
+def test_each_caption_of_a_shard_is_encoded_once(tmp_path):
+    torch.save(fresh().state_dict(), tmp_path / "weights.pt")
+    signal, shard = Signal(str(tmp_path / "weights.pt"), TINY, "cpu"), {}
+    image = encoded(draw("red", "circle"))
+    captions = [["a dog", "a cat", "a dog"], ["a cat", "a bird", "a dog"]]
+    found = [signal.measure(Rows(pa.table({"caption": some}), [image] * 3, shard))["clip"] for some in captions]
+    assert sorted(shard[signal]) == ["a bird", "a cat", "a dog"]
+    assert found[0][1] == found[1][0]
+    assert found[0][0] == found[0][2] == found[1][2]
 
 
 @pytest.mark.parametrize(
