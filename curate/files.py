@@ -85,11 +85,13 @@ class Folder:
         except pa.ArrowInvalid as error:
             raise BadShard(f"{self.url}/{name} cannot be read: {_one_line(error)}") from error
 
-    def columns(self, name: str) -> list[str]:
-        """The names of a parquet file's columns. Raises BadShard."""
+    def schema(self, name: str) -> pa.Schema:
+        """The columns of a parquet file. Raises BadShard."""
         try:
             with self.fs.open(self.path(name), "rb") as file:
-                return pq.read_schema(file).names
+                return pq.read_schema(file).remove_metadata()
+        except FileNotFoundError as error:
+            raise BadShard(f"{self.url}/{name} is missing") from error
         except pa.ArrowInvalid as error:
             raise BadShard(f"{self.url}/{name} cannot be read: {_one_line(error)}") from error
 

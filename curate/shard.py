@@ -60,9 +60,15 @@ class Shard:
             table = self._rows_of_tar()
         return _sorted_by_uid(_named(table, self))
 
+    def schema(self) -> pa.Schema:
+        """The columns of `rows`, without reading them. Raises BadShard."""
+        if not self.folder.exists(self.parquet):
+            return self.rows().schema
+        return _named(self.folder.schema(self.parquet).empty_table(), self).schema
+
     def _needed(self, columns: Collection[str] | None) -> list[str] | None:
         """What to read of the parquet for these columns; None: everything."""
-        if columns is None or "uid" not in (names := self.folder.columns(self.parquet)):
+        if columns is None or "uid" not in (names := self.folder.schema(self.parquet).names):
             return None
         captions = ("caption", "text", "txt") if "caption" in columns else ()
         return [name for name in names if name in {"uid", "key", "status", *captions, *columns}]

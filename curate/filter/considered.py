@@ -25,12 +25,29 @@ class Considered:
     signals: tuple[tuple[str, tuple[str, ...]], ...]  # and the columns that are read of each
     columns: tuple[str, ...]  # of the shard's own parquet
     made_by: tuple[tuple[str, str], ...]  # what made each signal, as JSON: the same on every shard
+    bare: bool = False  # of one signal, without the uids
+
+    @property
+    def names(self) -> list[str]:
+        return [*self.columns, *(name for _, columns in self.signals for name in columns)]
+
+    def only(self, names: set[str], uids: bool) -> "Considered":
+        """The same rows with no more than these columns; without `uids` their uids may be missing, too."""
+        signals = tuple((signal, kept) for signal, columns in self.signals
+                        if (kept := tuple(name for name in columns if name in names)))  # fmt: skip
+        columns = tuple(name for name in self.columns if name in names)
+        bare = not uids and self.parent is None and not columns and len(signals) == 1
+        return replace(self, signals=signals, columns=columns, bare=bare)
 
     def read(self, shard: Shard) -> tuple[pa.Table, np.ndarray]:
         """(uid and the columns, sorted by uid; int32 [rows] weights). Raises BadShard, and CurateError where a signal
         was measured by another model than on the first shard."""
         for signal, made_by in self.made_by:
             check_made_by(shard, signal, made_by)
+        if self.bare:
+            ((signal, columns),) = self.signals
+            table = shard.folder.read_table(f"signals/{signal}/{shard.name}.parquet", list(columns))
+            return table, np.ones(len(table), np.int32)
         table = None if self.signals and not self.columns else own_columns(shard, self.columns)
         table = with_signals(shard, table, self.signals)
         kept = self.dataset.kept(shard, self.parent)
@@ -144,12 +161,12 @@ def considered(dataset: Dataset, parent: str | None, used: set[str], owner: dict
 
 def schema_of(dataset: Dataset) -> tuple[pa.Schema, dict[str, str]]:
     """The columns that every row has, and the signal that each measured one belongs to. Raises BadShard."""
-    schema, owner, trouble = None, {}, BadShard(f"{dataset.url} has no shards")
+    schema: pa.Schema | None = None
+    owner: dict[str, str] = {}
+    trouble = BadShard(f"{dataset.url} has no shards")
     for shard in dataset.shards:
         try:
-            found = dataset.joined(shard).schema
-            owner = {name: signal for signal in dataset.signals
-                     for name in dataset.measured(shard, signal).column_names if name != "uid"}  # fmt: skip
+            found, owner = _schema_of(dataset, shard)
         except BadShard as error:
             trouble = error
             continue
@@ -160,6 +177,17 @@ def schema_of(dataset: Dataset) -> tuple[pa.Schema, dict[str, str]]:
     if schema is None:
         raise trouble
     return schema.remove_metadata(), owner
+
+
+def _schema_of(dataset: Dataset, shard: Shard) -> tuple[pa.Schema, dict[str, str]]:
+    fields = {field.name: field for field in shard.schema()}
+    owner: dict[str, str] = {}
+    for signal in dataset.signals:
+        for field in dataset.folder.schema(f"signals/{signal}/{shard.name}.parquet"):
+            if field.name != "uid":
+                fields[field.name] = field
+                owner[field.name] = signal
+    return pa.schema(list(fields.values())), owner
 
 
 def check_tars(dataset: Dataset) -> None:

@@ -183,12 +183,14 @@ def _some(ranked: int, step: Top | Sample, outcome: Outcome) -> None:
 
 def _ranked(task: Rank | Spread, shard: Shard) -> tuple[Any, np.ndarray, pa.Table]:
     """The ranks of a shard, which rows take part, and its table."""
-    table, _ = task.considered.read(shard)
     index = len(task.rules.limits)
     step = task.rules.steps[index]
+    deep = not isinstance(step, Top) or step.of == "survivors"  # it depends on the steps before
+    names = task.rules.reads(range(0 if deep else index, index + 1), task.considered.names)
+    table, _ = task.considered.only(names, uids=deep or (isinstance(step, Top) and step.exact)).read(shard)
     words, null = task.rules.ranks(table, index)
     alive = ~null
-    if not isinstance(step, Top) or step.of == "survivors":
+    if deep:
         alive &= (task.rules.verdicts(table, shard.folder)[0] > 0).all(axis=0)
     return words, alive, table
 

@@ -79,10 +79,10 @@ class Expression:
 def conditions(table: pa.Table, expressions: list[Expression]) -> Iterator[tuple[np.ndarray, np.ndarray]]:
     """For each expression, in order: bool [rows] where it holds, bool [rows] where it is null."""
     with database(table) as connection:
-        for expression in expressions:
-            values = _column(connection, f"(\n{expression.sql}\n)::BOOLEAN", expression, len(table))
-            yield (pc.fill_null(values, False).to_numpy(zero_copy_only=False),
-                   pc.is_null(values).to_numpy(zero_copy_only=False))  # fmt: skip
+        values = _columns(connection, expressions, len(table))
+    for column in values:
+        yield (pc.fill_null(column, False).to_numpy(zero_copy_only=False),
+               pc.is_null(column).to_numpy(zero_copy_only=False))  # fmt: skip
 
 
 def numbers(table: pa.Table, expression: Expression) -> np.ndarray:
@@ -212,6 +212,18 @@ def _changing_functions() -> frozenset[str]:
     query = "SELECT DISTINCT function_name FROM duckdb_functions() WHERE stability <> 'CONSISTENT'"
     with locked().cursor() as connection:
         return frozenset(str(name).lower() for (name,) in connection.execute(query).fetchall())
+
+
+def _columns(connection: duckdb.DuckDBPyConnection, expressions: list[Expression], rows: int) -> list[pa.Array]:
+    """All conditions in one scan; where that fails, one by one, so that the error names its step."""
+    casts = [f"(\n{expression.sql}\n)::BOOLEAN" for expression in expressions]
+    if len(casts) > 1:
+        with contextlib.suppress(duckdb.Error):
+            query = ", ".join(f"{cast} AS value{number}" for number, cast in enumerate(casts))
+            table = connection.sql(f"SELECT {query} FROM rows").to_arrow_table()
+            if len(table) == rows:
+                return [column.combine_chunks() for column in table.columns]
+    return [_column(connection, cast, each, rows) for cast, each in zip(casts, expressions, strict=True)]
 
 
 def _column(connection: duckdb.DuckDBPyConnection, sql: str, expression: Expression, rows: int) -> pa.Array:

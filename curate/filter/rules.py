@@ -41,6 +41,11 @@ class Rules:
     def per(self) -> list[Expression | None]:
         return [per_of(step) for step in self.steps]
 
+    def reads(self, steps: range, names: list[str]) -> set[str]:
+        """Those of the columns `names` that some steps read."""
+        every = [rule for index in steps for rule in (self.expressions[index], self.per[index]) if rule is not None]
+        return {name for rule in every for name in rule.used(names)}
+
     def verdicts(self, table: pa.Table, folder: Folder) -> tuple[np.ndarray, np.ndarray]:
         """Of the steps decided so far, each alone: int32 [steps, rows] copies, bool [steps, rows] had no value."""
         decided = len(self.limits)
