@@ -123,12 +123,20 @@ def stored(files: list[Path], folder: Folder) -> None:
     for start in range(0, len(files), PER_SHARD):
         members, rows = [], []
         for path in files[start : start + PER_SHARD]:
-            width, height = Image.open(path).size
+            width, height = size_of(path)
             members.append((path.name, path.read_bytes()))
             rows.append({"uid": shards.uid_of(path.name, ""), "key": path.stem, "url": path.name, "caption": "",
                          "status": "success", "width": width, "height": height})  # fmt: skip
         name = f"{start // PER_SHARD:05d}"
         shards.write(folder, name, shards.tar_bytes(members), pa.Table.from_pylist(rows), {})
+
+
+def size_of(path: Path) -> tuple[int, int]:
+    """(0, 0) where Pillow refuses: openclipart holds pictures of 231 megapixels, which each tool is asked for."""
+    try:
+        return Image.open(path).size
+    except Image.DecompressionBombError:
+        return 0, 0
 
 
 def by_curate(dataset: Path, more: list[str]) -> Callable[[Path], dict]:

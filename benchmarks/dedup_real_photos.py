@@ -72,7 +72,7 @@ def main() -> None:
 
 
 def is_photo(path: Path) -> bool:
-    return path.suffix.lower() in (".jpg", ".jpeg", ".png") and path.is_file()
+    return path.suffix.lower() in (".jpg", ".jpeg") and path.is_file()
 
 
 def stored(files: list[Path], folder: Folder) -> Dataset:
