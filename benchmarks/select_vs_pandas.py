@@ -1,4 +1,4 @@
-"""Five predicates and the global top 30 % over 10 million rows: curate filter against a DataComp-style pandas selection.
+"""Five predicates and the global top 30 % over 10 million rows: curate filter, and pandas as DataComp uses it.
 
     python benchmarks/select_vs_pandas.py --rows 10000000 --rounds 3          (2 GB of disk)
 

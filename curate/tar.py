@@ -5,14 +5,18 @@ Format: POSIX.1-2001 (pax) and GNU ustar, the two that img2dataset, webdataset a
 
 import io
 import mmap
-from collections.abc import Iterator
+import struct
+from collections.abc import Collection, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import BinaryIO, NamedTuple
 
+import numpy as np
+
 from curate.errors import BadShard
 
 BLOCK = 512
+FIELDS = struct.Struct("100s24x12s20xc188x1s154x12x")  # name, size, kind, first byte of the prefix
 IMAGE_EXTENSIONS = ("jpg", "jpeg", "png", "webp", "gif", "bmp", "tiff", "tif", "avif")
 
 
@@ -136,13 +140,54 @@ def members(tar: memoryview | Stream, name: str = "tar") -> Iterator[Member]:
         raise BadShard(f"{name}: truncated at byte {source.reach(at)}, the end-of-archive blocks are missing")
 
 
-def samples(tar: memoryview | Stream, name: str = "tar") -> list[Sample]:
-    """The samples in the order of their first member."""
+def samples(tar: memoryview | Stream, name: str = "tar", keys: Collection[str] | None = None) -> list[Sample]:
+    """The samples in the order of their first member; with `keys` only those."""
     groups: dict[str, dict[str, Member]] = {}
-    for member in members(tar, name):
+    wanted = None if keys is None else set(keys)
+    found = _plain(tar, wanted) if isinstance(tar, memoryview) else None
+    for member in members(tar, name) if found is None else found:
         key, extension = split(member.name)
-        groups.setdefault(key, {})[extension] = member
+        if wanted is None or key in wanted:
+            groups.setdefault(key, {})[extension] = member
     return [Sample(key, found) for key, found in groups.items()]
+
+
+def _plain(tar: memoryview, keys: set[str] | None) -> list[Member] | None:
+    """The members of a tar of nothing but plain files with short names, those of `keys` at least, five times as fast;
+    None where it holds anything else or is damaged, which `members` knows to read or to name."""
+    known = None if keys is None else {key.encode("utf-8", "surrogateescape") for key in keys}
+    found, headers, at, end = [], [], 0, len(tar)
+    while at + BLOCK <= end:
+        name, size, kind, prefix = FIELDS.unpack_from(tar, at)
+        if not name[0]:
+            break
+        if kind not in (b"0", b"\0") or prefix != b"\0" or not size[:11].isdigit():
+            return None
+        headers.append(at)
+        data, length = at + BLOCK, int(size[:11], 8)
+        after = data + (length + BLOCK - 1) // BLOCK * BLOCK
+        name = name.rstrip(b"\0")
+        if b"\0" in name or data + length > end:
+            return None
+        if known is None or b"/" in name or name.partition(b".")[0] in known:
+            found.append(Member(name.decode("utf-8", "surrogateescape"), at, data, length, min(after, end)))
+        at = after
+    if at + BLOCK > end or bytes(tar[at : at + BLOCK]).strip(b"\0") or not _sound(tar, headers):
+        return None
+    return found
+
+
+def _sound(tar: memoryview, headers: list[int]) -> bool:
+    """Whether every header has the checksum that it states."""
+    blocks, places = np.frombuffer(tar, np.uint8), np.arange(BLOCK)
+    for start in range(0, len(headers), 1024):
+        chunk = blocks[np.array(headers[start : start + 1024])[:, None] + places]
+        sums = chunk.sum(axis=1) - chunk[:, 148:156].sum(axis=1) + 8 * 32
+        for found, field in zip(sums.tolist(), chunk[:, 148:156], strict=True):
+            stated = field.tobytes().strip(b" \0")
+            if not stated.isdigit() or int(stated, 8) != found:
+                return False
+    return True
 
 
 def split(name: str) -> tuple[str, str]:
@@ -158,13 +203,12 @@ def header(name: str, size: int) -> bytes:
     Raises BadShard for a name of more than 100 bytes or a size of 8 GiB and more, which ustar cannot hold.
     """
     encoded = name.encode()
-    if not fits(name, size):
+    if len(encoded) > 100 or size >= 8**11:
         raise BadShard(f"{name}, {size:,} bytes: too long for a tar header")
-    block = bytearray(_BLANK)
-    block[: len(encoded)] = encoded
-    block[124:135] = b"%011o" % size
-    block[148:156] = b"%06o\0 " % sum(block)
-    return bytes(block)
+    length = b"%011o" % size
+    total = _BLANK_SUM + sum(encoded) + sum(length)
+    parts = (encoded, b"\0" * (100 - len(encoded)), _BLANK[100:124], length, _BLANK[135:148], b"%06o\0 " % total)
+    return b"".join((*parts, _BLANK[156:]))
 
 
 def fits(name: str, size: int) -> bool:
@@ -190,6 +234,7 @@ def _blank() -> bytes:
 
 
 _BLANK = _blank()
+_BLANK_SUM = sum(_BLANK) - sum(_BLANK[124:135])
 
 
 def _size(header: bytes, at: int, name: str) -> int:

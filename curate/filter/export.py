@@ -151,15 +151,16 @@ def copy_pairs(source: Source, start: int, stop: int, keys: Iterator[str], file:
     table = table.take(pa.array(row))
     old, new = table["key"].to_pylist(), []
     with source.dataset.folder.local(source.shard.tar) as path, tar.opened(path) as view:
-        members = {sample.key: sample.members for sample in tar.samples(view, f"{source}.tar")}
+        members = {sample.key: sample.members for sample in tar.samples(view, f"{source}.tar", old)}
         for key in old:
             if key not in members:
                 raise BadShard(f"{source}: its tar lacks {key}, which its parquet lists")
             new.append(next(keys))
             for extension, member in members[key].items():
-                file.write(tar.header(f"{new[-1]}.{extension}", member.size))
-                file.write(view[member.data : member.data + member.size])
-                file.write(tar.padding(member.size))
+                content = view[member.data : member.data + member.size]
+                head = tar.header(f"{new[-1]}.{extension}", member.size)
+                file.write(b"".join((head, content, tar.padding(member.size))))
+                content.release()
     uids = [uid if not number else uid_of(uid, str(number))
             for uid, number in zip(table["uid"].to_pylist(), copy, strict=True)]  # fmt: skip
     columns = {"uid": pa.array(uids, pa.string()), "key": pa.array(new, pa.string()),
