@@ -33,6 +33,10 @@ class Finding:
     tolerance: float
 
     @property
+    def equal(self) -> bool:
+        return not self.missing and self.largest == 0
+
+    @property
     def text(self) -> str:
         missing = f", {self.missing:,} have a value on one side only" if self.missing else ""
         return f"{self.column} differs by at most {self.largest:.2g}, {self.mean:.2g} on average{missing}"
@@ -76,7 +80,9 @@ def run(dataset: Dataset, signals: Sequence[str] = (), sample: int = 200, select
     decided = f"{flipped:,} decisions of {name} flip" if name else "no selection cuts by them"
     others = sorted(set(dataset.signals) - set(signals))
     decided += f"; not verified: {', '.join(others)}" if others else ""
-    summary = f"verify: {outcome.rows:,} pairs; {'; '.join(found.text for found in findings)}; {decided}"
+    same = ", ".join(found.column for found in findings if found.equal)
+    texts = [found.text for found in findings if not found.equal] + ([f"equal: {same}"] if same else [])
+    summary = f"verify: {outcome.rows:,} pairs; {'; '.join(texts)}; {decided}"
     failures = {found.column: found.trouble for found in findings if found.trouble}
     counts = {"rows": outcome.rows, "flipped": flipped if name else None, "selection_verified": name,
               "columns": {found.column: vars(found) for found in findings}}  # fmt: skip
