@@ -53,7 +53,7 @@ run(Dataset.open(sys.argv[1]), ("exact", "pdq"), engine=f"local(workers={sys.arg
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("moment", ["work/dedup/pool-*/pdq/*/codes/00000.npy", "work/dedup/pool-*/pdq/*/pairs/*"])
+@pytest.mark.parametrize("moment", ["work/dedup/pool-*/pdq/*/words/00000.npy", "work/dedup/pool-*/pdq/*/pairs/*"])
 def test_a_run_killed_among_its_buckets_is_finished_by_the_next(make_dataset, tmp_path, moment):
     pairs = [{**pair(index), "image": encoded(scene(index % 25))} for index in range(40)]
     whole = run(make_dataset(pairs, 10, str(tmp_path / "whole")), engine="local(workers=1)")

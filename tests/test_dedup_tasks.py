@@ -12,6 +12,7 @@ from curate.dedup.codes import Comparison, read
 from curate.dedup.faiss_install import load_search
 from curate.dedup.hamming import hamming_pairs
 from curate.dedup.pool import collect
+from curate.dedup.whitened import sampled
 from curate.files import Folder
 from curate.measure import measure
 from curate.shard import Shard
@@ -48,6 +49,18 @@ def test_a_range_that_is_done_is_not_joined_again(tmp_path, monkeypatch):
     monkeypatch.setattr(join_bits, "BUCKET", 100)
     assert as_list(join_bits.code_pairs(folder, codes, 4, 1.0, HERE, [])) == as_list(first)
     assert {name: folder.read_bytes(name) for name in done} == done
+
+
+def test_ranges_grow_where_they_would_be_many():
+    assert [join_bits.ranges_of(n) for n in (1, 10**7, 10**8, 4 * 10**8, 5 * 10**9)] == [1, 3, 16, 25, 313]
+
+
+def test_a_sample_by_uid_does_not_depend_on_the_order_of_rows(pool):
+    rows = np.random.default_rng(1).permutation(600)
+    taken = sampled(pool, rows, 50)
+    assert len(taken) == 50
+    assert np.array_equal(taken, sampled(pool, np.sort(rows), 50))
+    assert taken.max() > 300
 
 
 def with_vectors(dataset: Dataset, vectors: np.ndarray) -> Dataset:

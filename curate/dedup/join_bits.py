@@ -27,6 +27,7 @@ from curate.files import Folder
 from curate.work import Engine, Report, run_all
 
 BUCKET = 4_000_000  # codes in a range, about; fewer are joined by the driver itself
+RANGES, MOST = 16, 16_000_000  # ranges from which they grow, since each is a pass over all codes; codes in one then
 PART = 4_000_000  # codes in a file
 FEW = 10_000  # codes that tables are planned for at least: fewer would simply be compared
 SCHEMA = pa.schema([("i", pa.int64()), ("j", pa.int64()), ("distance", pa.float64())])
@@ -72,7 +73,7 @@ class JoinBits:
         rows, words = [np.zeros(0, np.int64)], [np.zeros((0, -(-self.bits // 64)), np.uint64)]
         start = 0
         for number in range(self.parts):
-            held = as_words(self.folder.read_array(codes_of(number)))
+            held = np.asarray(self.folder.read_array(words_of(number))).T
             own = np.flatnonzero(range_of(signatures(held, self.plan.masks[part.table]), part.of) == part.number)
             rows.append(own + start)
             words.append(held[own])
@@ -88,12 +89,12 @@ def code_pairs(folder: Folder, codes: np.ndarray, threshold: int, recall: float,
     if not len(plan):  # so large a threshold that no table helps
         return hamming_pairs(codes, threshold, recall=recall, capped=capped)
     digest = xxhash.xxh3_64_hexdigest(np.ascontiguousarray(codes).data)[:12]
-    own = folder.within(f"{digest}-{threshold}-{len(plan)}-{-(-len(codes) // BUCKET)}")
+    of = ranges_of(len(codes))
+    own = folder.within(f"{digest}-{threshold}-{len(plan)}-{of}")
     parts = range(-(-len(codes) // PART))
     for number in parts:
-        if not own.exists(codes_of(number)):
-            own.write_array(codes_of(number), codes[number * PART : (number + 1) * PART])
-    of = -(-len(codes) // BUCKET)
+        if not own.exists(words_of(number)):
+            own.write_array(words_of(number), as_words(codes[number * PART : (number + 1) * PART]).T)
     ranges = [Range(table, number, of) for table in range(len(plan)) for number in range(of)]
     task = JoinBits(own, len(parts), bits, threshold, plan)
     run_all(task, ranges, engine, "join codes").whole("run it again")
@@ -132,5 +133,11 @@ def range_of(signed: np.ndarray, of: int) -> np.ndarray:
     return (mixed * np.uint64(of)) >> np.uint64(32)
 
 
-def codes_of(number: int) -> str:
-    return f"codes/{number:05d}.npy"
+def ranges_of(codes: int) -> int:
+    """Into how many ranges of keys so many codes fall."""
+    return min(-(-codes // BUCKET), max(RANGES, -(-codes // MOST)))
+
+
+def words_of(number: int) -> str:
+    """uint64 [words, codes]: as they are read, column after column."""
+    return f"words/{number:05d}.npy"
