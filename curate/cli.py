@@ -506,7 +506,10 @@ def report(dataset: str, **options: Any) -> Any:
 @main.command()
 @click.argument("dataset")
 @click.option(
-    "--signal", "signals", multiple=True, metavar="NAME",
+    "--signal",
+    "signals",
+    multiple=True,
+    metavar="NAME",
     help="A measured signal; may be repeated.  [default: all that have a reference]",
 )
 @click.option("--sample", default=200, show_default=True, metavar="N", help="Pairs to measure again, drawn by uid.")
@@ -514,7 +517,9 @@ def report(dataset: str, **options: Any) -> Any:
     "--selection", default=None, metavar="NAME", help="Whose cuts may flip.  [default: the newest that cuts by them]"
 )
 @click.option(
-    "--tolerance", default=None, type=float,
+    "--tolerance",
+    default=None,
+    type=float,
     help="Largest difference that passes.  [default: clip 0.001, in bf16 0.01; everything else 0]",
 )
 @seed_option
