@@ -60,7 +60,7 @@ def selection(dataset: Dataset, name: str | None = None) -> dict[str, dict]:
     name = name or dataset.selection
     tables = [dataset.folder.read_table(f"selections/{name}/{shard.name}.parquet") for shard in dataset.shards]
     for table in tables:
-        assert table.schema.names == ["uid", "weight", "reason"]
+        assert table.schema.names == ["uid", "weight", "reason", "failed"]
         assert table["weight"].type == pa.int32()
         assert table["uid"].to_pylist() == sorted(table["uid"].to_pylist())
     return {row["uid"]: row for table in tables for row in table.to_pylist()}
@@ -93,6 +93,19 @@ def test_conditions_keep_what_a_plain_loop_keeps_and_say_why_the_rest_is_dropped
         expected[row["uid"]] = None if english and aligned else "score >= 0.3" if english else "lang = 'en'"
     assert {uid: row["reason"] for uid, row in selection(filtered).items()} == expected
     assert {uid for uid, reason in expected.items() if reason is None} == kept(filtered)
+
+
+def test_every_row_says_all_the_steps_that_would_drop_it(scored):
+    found = selection(dropping(scored, where=("lang = 'en'", "score >= 0.3")))
+    for row in rows_of(scored):
+        failed = [row["lang"] != "en", value(row) is None or value(row) < 0.3]
+        assert found[row["uid"]]["failed"] == sum(2**step for step, fails in enumerate(failed) if fails)
+    assert {row["failed"] for row in found.values()} == {0, 1, 2, 3}
+
+
+def test_more_steps_than_a_row_can_tell_apart_are_refused(scored):
+    with pytest.raises(CurateError, match="65 steps are more"):
+        dropping(scored, where=tuple(f"score < {number}" for number in range(1, 66)))
 
 
 def test_the_funnel_counts_each_step_alone_in_order_and_where_only_it_drops(scored):

@@ -23,7 +23,8 @@ SCALARS = (*NUMBERS, "VARCHAR", "BOOLEAN")
 
 @dataclass(frozen=True)
 class Select:
-    """Write selections/<name>/<shard>.parquet: uid, weight (0 = dropped), reason (the first step that it failed)."""
+    """Write selections/<name>/<shard>.parquet: uid, weight (0 = dropped), reason (the first step that it failed) and
+    failed (bit i: step i would drop it, whatever the others say)."""
 
     rules: Rules
     considered: Considered
@@ -52,11 +53,20 @@ class Select:
             "uid": table["uid"],
             "weight": pa.array(weights.astype(np.int32), pa.int32()),
             "reason": names.take(pa.array(failed)),
+            "failed": pa.array(bits(~passed)),
         }
         made_by = {"fingerprint": self.fingerprint, "counts": counts}
         # a uid stands once: a dictionary of them would cost time and save nothing
-        shard.folder.write_table(target, pa.table(columns), made_by, dictionary=["weight", "reason"])
+        shard.folder.write_table(target, pa.table(columns), made_by, dictionary=["weight", "reason", "failed"])
         return Report(str(shard), len(table), counts)
+
+
+def bits(failed: np.ndarray) -> np.ndarray:
+    """uint64 [rows]: bit i says what row i of bool [steps, rows] does."""
+    found = np.zeros(failed.shape[1], np.uint64)
+    for index, step in enumerate(failed):
+        found |= step.astype(np.uint64) << np.uint64(index)
+    return found
 
 
 def tally(passed: np.ndarray, null: np.ndarray, errors: np.ndarray) -> dict[str, Number]:
@@ -93,6 +103,8 @@ class Ids:
 
 def check(dataset: Dataset, steps: Sequence[Step], parent: str | None, needs: dict[str, str]) -> Considered:
     """What the steps read, once every one of them fits the dataset. Raises CurateError before any scan."""
+    if len(steps) > 64:
+        raise CurateError(f"{len(steps)} steps are more than a selection can tell apart (64); join some with AND")
     expressions = [expression_of(step) for step in steps]
     schema, owner = schema_of(dataset)
     empty = schema.empty_table()
