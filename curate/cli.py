@@ -478,13 +478,59 @@ def train_clip(data: tuple[str, ...], out: str | None, **options: Any) -> Any:
 @main.command("eval")
 @click.argument("model", metavar="RUN|CHECKPOINT")
 @click.argument("benchmarks", nargs=-1, required=True, metavar="BENCHMARK...")
-@click.option("--out", default=None, metavar="DIR", help="Where the JSON goes; MODEL/eval by default.")
+@click.option("--out", default=None, metavar="DIR", help="Where the results go; MODEL/eval by default.")
 @click.option("--arch", default=None, help="The open_clip model name, where CHECKPOINT does not say it.")
+@click.option(
+    "--task",
+    "tasks_asked",
+    multiple=True,
+    metavar="TASK",
+    help="zero-shot, retrieval, linear-probe, few-shot, typographic or robustness; repeatable.  [default: zero-shot "
+    "and retrieval, where a benchmark has labels and texts]",
+)
+@click.option(
+    "--train",
+    multiple=True,
+    metavar="[NAME=]DIR",
+    help="Training images of a benchmark, for linear-probe and few-shot.  [default: BENCHMARK/train]",
+)
+@click.option(
+    "--shots", multiple=True, type=int, metavar="K", help="Images of each class; repeatable.  [default: 1 2 4 8 16]"
+)
+@click.option("--draws", default=3, show_default=True, help="How often the images of few-shot are drawn.")
+@click.option(
+    "--base", default=None, metavar="NAME", help="The base set of robustness.  [default: the first BENCHMARK]"
+)
+@click.option(
+    "--baseline",
+    "baselines",
+    multiple=True,
+    metavar="DIR|FILE.csv",
+    help="Accuracies of other models, for effective robustness: results of eval --task robustness; repeatable.",
+)
+@click.option(
+    "--beside", multiple=True, metavar="RUN", help="Show the results of this run in the table too; repeatable."
+)
 @click.option("--batch-size", default=256, show_default=True, help="Images encoded at a time.")
+@click.option(
+    "--precision",
+    type=click.Choice(["fp32", "bf16", "auto"]),
+    default="fp32",
+    show_default=True,
+    help="auto: bf16 where the processor has it.",
+)
 @click.option("--device", default="auto", show_default=True, help="auto, cpu, cuda, cuda:1.")
+@seed_option
 @common
 def evaluate(model: str, benchmarks: tuple[str, ...], **options: Any) -> Any:
-    """Zero-shot accuracy and retrieval recall of a model on BENCHMARKs, beside chance."""
+    """What a model classifies and finds on BENCHMARKs, beside chance, with 95 % intervals.
+
+    \b
+      curate eval RUN imagenet
+      curate eval RUN cifar10 --task linear-probe --task few-shot --shots 4
+      curate eval RUN imagenet imagenet-r imagenet-a --task robustness --baseline others.csv
+      curate eval RUN fruit --task typographic
+    """
     from curate.evaluate import run
 
     return run(model, benchmarks, **options)
