@@ -18,7 +18,7 @@ from curate.files import Folder
 from curate.train import checkpoint
 from curate.train.checkpoint import LOG, TIMINGS, State
 from curate.train.loader import Batch, Loader
-from curate.train.step import BadLoss, learning_rate, train_step
+from curate.train.step import BadLoss, How, learning_rate, train_step
 
 LOG_LINES = 10_000  # about; every step of short runs is logged
 REFRESH = 1.0  # seconds between lines of the timings
@@ -44,16 +44,15 @@ def train(run: Folder, model: Any, objective: Any, optimizer: torch.optim.AdamW,
     """Go on from the newest checkpoint of `run` to the last step. Raises CurateError where the loss is not finite, and
     where a signal (SIGTERM, Ctrl-C) asks to stop: a checkpoint is saved first."""
     state = checkpoint.restore(run, model, optimizer)
-    model.train()
     with ExitStack() as stack:
         stopped = stack.enter_context(_stop_signals())
         log = stack.enter_context(open(_local(run, LOG), "a", buffering=1))
         clock = stack.enter_context(_Clock(run, state.step, schedule, loader.batch_size))
         for batch in clock.waited(loader.batches(state.step, schedule.steps)):
             lr = learning_rate(state.step, schedule.steps, schedule.lr, schedule.warmup)
-            torch.manual_seed(loader.seed * 1_000_003 + state.step)  # patch dropout: from the step alone
+            seed = loader.seed * 1_000_003 + state.step  # patch dropout: from the step alone
             try:
-                loss = train_step(model, objective, optimizer, batch, lr, schedule.precision)
+                loss = train_step(model, objective, optimizer, batch, lr, How(schedule.precision), seed)
             except BadLoss as error:
                 raise _bad_batch(run, loader, batch, state.step, error) from error
             state.step += 1

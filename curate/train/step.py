@@ -1,20 +1,41 @@
-"""One step of training: features, loss, gradients, AdamW, and the temperature kept in its bounds."""
+"""One step of training: the gradient of a batch, AdamW, and the temperature kept in its bounds."""
 
 import math
+from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
 import open_clip
 import torch
-import torch.nn.functional as F
 
-from curate.encoders import autocast, encode_text, normalised
+from curate.train import cached
+from curate.train.chunk import cut
 from curate.train.loader import Batch
+from curate.train.order import uniform_bits
+from curate.train.ranks import ALONE, Ranks
+from curate.train.towers import PatchDropout, set_training
 
 MAX_LOGIT_SCALE = math.log(100)  # the paper's clip: logits are never scaled by more than 100
+PATCHES, DROPOUT = 9, 11  # what random numbers are for
 
 
 class BadLoss(ValueError):
     """The loss of a batch or its gradient is not finite."""
+
+
+@dataclass(frozen=True)
+class How:
+    """How a step is computed; none of it but `precision` and `clip_norm` changes what it computes.
+
+    chunk: samples encoded at a time (None: the batch). keep: chunks whose graph is kept (None: all). clip_norm: longer
+    gradients are shortened to this norm.
+    """
+
+    precision: str = "fp32"
+    chunk: int | None = None
+    keep: int | None = None
+    clip_norm: float | None = None
+    ranks: Ranks = ALONE
 
 
 def learning_rate(step: int, steps: int, peak: float, warmup: int) -> float:
@@ -24,38 +45,68 @@ def learning_rate(step: int, steps: int, peak: float, warmup: int) -> float:
     return 0.5 * peak * (1 + math.cos(math.pi * (step - warmup) / (steps - warmup)))
 
 
-def adamw(model: Any, lr: float, weight_decay: float) -> torch.optim.AdamW:
-    """AdamW with the paper's betas and epsilon for ViT or ResNet; gains, biases and the temperature do not decay."""
+def adamw(model: Any, lr: float, weight_decay: float, objective: Any = None, betas: tuple[float, float] | None = None,
+          eps: float | None = None) -> torch.optim.AdamW:  # fmt: skip
+    """AdamW over the weights that are not locked, those of the objective among them; gains, biases and the temperature
+    do not decay. Betas and epsilon are the paper's for ViT or ResNet where they are not given."""
     resnet = isinstance(model.visual, open_clip.modified_resnet.ModifiedResNet)
-    betas, epsilon = ((0.9, 0.999), 1e-8) if resnet else ((0.9, 0.98), 1e-6)
-    parameters = [parameter for parameter in model.parameters() if parameter.requires_grad]
+    of_paper = ((0.9, 0.999), 1e-8) if resnet else ((0.9, 0.98), 1e-6)
+    every = [*model.parameters(), *([] if objective is None else objective.parameters())]
+    free = [parameter for parameter in every if parameter.requires_grad]
     groups = [
-        {"params": [p for p in parameters if p.ndim >= 2], "weight_decay": weight_decay},
-        {"params": [p for p in parameters if p.ndim < 2], "weight_decay": 0.0},
+        {"params": [p for p in free if p.ndim >= 2], "weight_decay": weight_decay},
+        {"params": [p for p in free if p.ndim < 2], "weight_decay": 0.0},
     ]
-    return torch.optim.AdamW(groups, lr=lr, betas=betas, eps=epsilon)
+    on_gpu = model.logit_scale.is_cuda
+    return torch.optim.AdamW(groups, lr=lr, betas=betas or of_paper[0], eps=eps or of_paper[1], fused=on_gpu or None)
 
 
-def train_step(model: Any, objective: Any, optimizer: torch.optim.AdamW, batch: Batch, lr: float,
-               precision: str) -> float:  # fmt: skip
-    """One step on `batch`; its loss. Raises BadLoss, and changes nothing, where loss or gradient is not finite."""
-    device = model.logit_scale.device
-    pixels = batch.pixels.pin_memory() if device.type == "cuda" else batch.pixels
-    with autocast(device, precision):
-        image = model.encode_image(normalised(pixels.to(device, non_blocking=True), model))
-        text = encode_text(model, batch.tokens)
-    # the loss in fp32: at scale 100 bf16 logits are wrong by a percent
-    image, text = F.normalize(image.float(), dim=-1), F.normalize(text.float(), dim=-1)
-    loss = objective(image, text, model.logit_scale.exp(), model.logit_bias)
+def train_step(model: Any, objective: Any, optimizer: torch.optim.AdamW, batch: Batch, lr: float, how: How = How(),
+               seed: int = 0) -> float:  # fmt: skip
+    """One step on `batch`, this process's part of it; the loss of the whole. `seed` rules patch dropout. Raises
+    BadLoss, and changes no weight, where loss or gradient is not finite."""
+    set_training(model)
     optimizer.zero_grad(set_to_none=True)
-    loss.backward()
+    loss = gradient(model, objective, batch, how, seed)
     gradients = [p.grad for group in optimizer.param_groups for p in group["params"] if p.grad is not None]
-    value, norm = torch.stack([loss.detach(), torch.nn.utils.get_total_norm(gradients)]).tolist()
-    if not (math.isfinite(value) and math.isfinite(norm)):
-        raise BadLoss(f"the loss is {value}, the norm of its gradient {norm}")
+    how.ranks.sum_all(gradients)
+    norm = torch.nn.utils.get_total_norm(gradients)
+    value, length = torch.stack([loss, norm.to(loss.dtype)]).tolist()
+    if not (math.isfinite(value) and math.isfinite(length)):
+        raise BadLoss(f"the loss is {value}, the norm of its gradient {length}")
+    if how.clip_norm is not None:
+        free = [p for group in optimizer.param_groups for p in group["params"]]
+        torch.nn.utils.clip_grads_with_norm_(free, how.clip_norm, norm)
     for group in optimizer.param_groups:
         group["lr"] = lr
     optimizer.step()
     with torch.no_grad():
         model.logit_scale.clamp_(0, MAX_LOGIT_SCALE)
     return value
+
+
+def gradient(model: Any, objective: Any, batch: Batch, how: How, seed: int) -> torch.Tensor:
+    """Add the gradient of this process's part of a batch to the weights; the loss of the whole batch comes back."""
+    device, ranks = model.logit_scale.device, how.ranks
+    first = ranks.rank * len(batch.pixels)
+    chance = _chance(model, first, len(batch.pixels), ranks, seed)
+    pixels = batch.pixels.pin_memory() if device.type == "cuda" and not batch.pixels.is_pinned() else batch.pixels
+    batch = Batch(pixels.to(device, non_blocking=True), batch.tokens, batch.rows, batch.undecodable)
+    chunks = cut(batch, how.chunk, device, how.precision, chance, lambda place: _bits(seed, DROPOUT, first + place))
+    total = 1.0
+    if hasattr(objective, "count"):  # what the losses of single samples are averaged over
+        total = ranks.sum(torch.tensor(float(objective.count(batch)), dtype=torch.float64, device=device)).item()
+    return cached.backward(model, objective, chunks, how.keep, total, ranks)
+
+
+def _chance(model: Any, first: int, samples: int, ranks: Ranks, seed: int) -> torch.Tensor | None:
+    """Random numbers [samples, patches] for patch dropout: those of a sample depend on its place in the batch alone."""
+    dropout = getattr(model.visual, "patch_dropout", None)
+    if not isinstance(dropout, PatchDropout):
+        return None
+    generator = torch.Generator().manual_seed(_bits(seed, PATCHES, 0))
+    return torch.rand(samples * ranks.size, dropout.patches, generator=generator)[first : first + samples]
+
+
+def _bits(seed: int, purpose: int, place: int) -> int:
+    return int(uniform_bits(seed, purpose, np.array([place]))[0] >> np.uint64(1))

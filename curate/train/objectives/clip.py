@@ -3,25 +3,29 @@
 Radford et al. 2021, Learning Transferable Visual Models From Natural Language Supervision, figure 3.
 """
 
+from collections.abc import Sequence
 from typing import Any, ClassVar
 
 import torch
-import torch.nn.functional as F
+
+from curate.train.chunk import Chunk, Encoded
+from curate.train.ranks import Ranks
+from curate.train.tiled import contrastive_loss
 
 
-class Objective:
-    """Called with L2-normalised features [n, d] and the model's exp(logit_scale) and logit_bias."""
+class Objective(torch.nn.Module):
+    """See docs/add-an-objective.md for what an objective offers."""
 
+    needs = ("image", "text")
+    compares = True  # samples with the others of the batch
     model_options: ClassVar[dict[str, Any]] = {}  # open_clip's initial temperature, 1 / 0.07, is the paper's
 
-    def __call__(
-        self, image: torch.Tensor, text: torch.Tensor, scale: torch.Tensor, bias: torch.Tensor | None
-    ) -> torch.Tensor:
-        return contrastive_loss(image, text, scale)
+    def __init__(self) -> None:
+        super().__init__()
 
+    def encode(self, model: Any, chunk: Chunk) -> Encoded:
+        return Encoded((chunk.image(model), chunk.text(model)))
 
-def contrastive_loss(image: torch.Tensor, text: torch.Tensor, scale: torch.Tensor) -> torch.Tensor:
-    """Symmetric cross-entropy: row i of `image` belongs with row i of `text`."""
-    logits = scale * image @ text.T
-    target = torch.arange(len(logits), device=logits.device)
-    return (F.cross_entropy(logits, target) + F.cross_entropy(logits.T, target)) / 2
+    def loss(self, model: Any, features: Sequence[torch.Tensor], ranks: Ranks) -> torch.Tensor:
+        image, text = features
+        return contrastive_loss(image, text, model.logit_scale.exp(), ranks)

@@ -4,30 +4,30 @@ Zhai et al. 2023, Sigmoid Loss for Language Image Pre-Training, algorithm 1.
 """
 
 import math
+from collections.abc import Sequence
 from typing import Any, ClassVar
 
 import torch
-import torch.nn.functional as F
+
+from curate.train.chunk import Chunk, Encoded
+from curate.train.ranks import Ranks
+from curate.train.tiled import sigmoid_loss
 
 
-class Objective:
-    """Called with L2-normalised features [n, d] and the model's exp(logit_scale) and logit_bias."""
+class Objective(torch.nn.Module):
+    """See docs/add-an-objective.md for what an objective offers."""
 
+    needs = ("image", "text")
+    compares = True
     # most pairs of a batch do not belong together: the bias starts where that is the first guess
     model_options: ClassVar[dict[str, Any]] = {"init_logit_scale": math.log(10), "init_logit_bias": -10.0}
 
-    def __call__(
-        self, image: torch.Tensor, text: torch.Tensor, scale: torch.Tensor, bias: torch.Tensor | None
-    ) -> torch.Tensor:
-        return sigmoid_loss(image, text, scale, bias)
+    def __init__(self) -> None:
+        super().__init__()
 
+    def encode(self, model: Any, chunk: Chunk) -> Encoded:
+        return Encoded((chunk.image(model), chunk.text(model)))
 
-def sigmoid_loss(
-    image: torch.Tensor, text: torch.Tensor, scale: torch.Tensor, bias: torch.Tensor | None
-) -> torch.Tensor:
-    """Summed over the pairs, averaged over the images; row i of `image` belongs with row i of `text` alone."""
-    logits = scale * image @ text.T
-    if bias is not None:
-        logits = logits + bias
-    signs = 2 * torch.eye(len(logits), device=logits.device) - 1
-    return -F.logsigmoid(signs * logits).sum() / len(logits)
+    def loss(self, model: Any, features: Sequence[torch.Tensor], ranks: Ranks) -> torch.Tensor:
+        image, text = features
+        return sigmoid_loss(image, text, model.logit_scale.exp(), model.logit_bias, ranks)
