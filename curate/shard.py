@@ -64,7 +64,7 @@ class Shard:
         """The columns of `rows`, without reading them. Raises BadShard."""
         if not self.folder.exists(self.parquet):
             return self.rows().schema
-        return _named(self.folder.schema(self.parquet).empty_table(), self).schema
+        return _named(pa.Table.from_batches([], self.folder.schema(self.parquet)), self).schema
 
     def _needed(self, columns: Collection[str] | None) -> list[str] | None:
         """What to read of the parquet for these columns; None: everything."""
@@ -205,7 +205,8 @@ def _named(table: pa.Table, shard: Shard) -> pa.Table:
 def _text(table: pa.Table, name: str | None) -> pa.ChunkedArray:
     if name is None or name not in table.column_names:
         return pa.chunked_array([pa.array([""] * len(table), pa.string())])
-    return pc.fill_null(table[name].cast(pa.string()), "")
+    text = table[name].cast(pa.string())
+    return pc.fill_null(text, "") if text.null_count else text
 
 
 def _sorted_by_uid(table: pa.Table) -> pa.Table:

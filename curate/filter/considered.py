@@ -1,19 +1,34 @@
 """The rows that a run may keep, with no more columns than its rules read."""
 
 import json
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.parquet as pq
+import pyarrow.compute as pc
 
 from curate.dataset import Dataset
 from curate.errors import BadShard, CurateError
-from curate.files import Folder
+from curate.files import MADE_BY
+from curate.filter import arrays, keys
+from curate.filter.uids import Uids, stored
 from curate.shard import Shard
 
 SCHEMA_SHARDS = 8  # a column without a single value in so many shards is taken for an untyped one
+
+
+@dataclass(frozen=True)
+class Taken:
+    """The rows of a shard that a run looks at, sorted by uid."""
+
+    table: pa.Table  # the columns asked for; `uid` among them where it was asked for or stored nowhere
+    weights: np.ndarray | None = None  # int32 [rows]; None: 1 each
+    stored: Uids | None = None  # their uids as a file holds them
+
+    def __len__(self) -> int:
+        return self.table.num_rows
 
 
 @dataclass(frozen=True)
@@ -25,35 +40,90 @@ class Considered:
     signals: tuple[tuple[str, tuple[str, ...]], ...]  # and the columns that are read of each
     columns: tuple[str, ...]  # of the shard's own parquet
     made_by: tuple[tuple[str, str], ...]  # what made each signal, as JSON: the same on every shard
-    bare: bool = False  # of one signal, without the uids
 
     @property
     def names(self) -> list[str]:
         return [*self.columns, *(name for _, columns in self.signals for name in columns)]
 
-    def only(self, names: set[str], uids: bool) -> "Considered":
-        """The same rows with no more than these columns; without `uids` their uids may be missing, too."""
+    def only(self, names: set[str]) -> "Considered":
+        """The same rows with no more than these columns."""
         signals = tuple((signal, kept) for signal, columns in self.signals
                         if (kept := tuple(name for name in columns if name in names)))  # fmt: skip
-        columns = tuple(name for name in self.columns if name in names)
-        bare = not uids and self.parent is None and not columns and len(signals) == 1
-        return replace(self, signals=signals, columns=columns, bare=bare)
+        return replace(self, signals=signals, columns=tuple(name for name in self.columns if name in names))
 
-    def read(self, shard: Shard) -> tuple[pa.Table, np.ndarray]:
-        """(uid and the columns, sorted by uid; int32 [rows] weights). Raises BadShard, and CurateError where a signal
-        was measured by another model than on the first shard."""
-        for signal, made_by in self.made_by:
-            check_made_by(shard, signal, made_by)
-        if self.bare:
-            ((signal, columns),) = self.signals
-            table = shard.folder.read_table(f"signals/{signal}/{shard.name}.parquet", list(columns))
-            return table, np.ones(len(table), np.int32)
-        table = None if self.signals and not self.columns else own_columns(shard, self.columns)
-        table = with_signals(shard, table, self.signals)
-        kept = self.dataset.kept(shard, self.parent)
-        if kept is None:
-            return table, np.ones(len(table), np.int32)
-        return table.take(places(shard, table, kept, self.parent)), kept["weight"].to_numpy().astype(np.int32)
+    def read(self, shard: Shard, uids: str = "") -> Taken:
+        """`uids` asks for the uids: "text", or "stored" where they lie in a file as they are, else text; without it
+        they may be missing. Raises BadShard, and CurateError where a signal was measured by another model than on the
+        first shard."""
+        joined = Joined(shard, own_columns(shard, self.columns) if self.columns or not self.signals else None)
+        wanted, places = dict(self.made_by), bool(uids) or self.parent is not None
+        for signal, columns in self.signals:
+            joined.add(signal, columns, wanted[signal], places or len(self.signals) > 1)
+        weights = None if self.parent is None else joined.keep(self.parent)
+        stored = joined.stored
+        if uids == "text" or (uids and stored is None):
+            joined.text()
+        table = joined.table
+        assert table is not None
+        return Taken(table, weights, stored)
+
+
+class Joined:
+    """Tables of a shard that hold the same uids, side by side; uids that are the same bytes in their files are not
+    decoded."""
+
+    def __init__(self, shard: Shard, table: pa.Table | None):
+        self.shard, self.table = shard, table
+        self.stored: Uids | None = None  # where the uids lie as they are
+        self._first = ""  # the signal whose they are
+        self._kept: np.ndarray | None = None  # the rows of that file
+        self._tar_bytes = shard.folder.size(shard.tar)
+
+    def add(self, signal: str, columns: tuple[str, ...], made_by: str, places: bool) -> None:
+        """The columns of a signal; with `places` its uids are looked at. Raises BadShard, CurateError."""
+        name = f"signals/{signal}/{self.shard.name}.parquet"
+        with self.shard.folder.parquet(name, columns) as (file, source):
+            check_made_by(self.shard, signal, file.schema_arrow.metadata or {}, made_by, self._tar_bytes)
+            lies = stored(file, source) if places else None
+            known = self.table is None or (lies is not None and lies.same(self.stored))
+            found = file.read([*([] if known else ["uid"]), *columns], use_threads=False)
+        absent = [column for column in columns if column not in found.column_names]
+        if absent:
+            raise BadShard(f"{self.shard}: signals/{signal} lacks the column '{absent[0]}' that other shards have")
+        if not known and not found["uid"].combine_chunks().equals(self.text()):
+            raise BadShard(f"{self.shard}: signals/{signal} was measured on other rows; delete it and measure again")
+        if self.stored is None:
+            self._first, self.stored = name, lies
+        for column in columns:
+            self.table = pa.table({column: found[column]}) if self.table is None else (
+                self.table.append_column(column, found[column]))  # fmt: skip
+
+    def keep(self, selection: str) -> np.ndarray:
+        """Keep the rows that a selection keeps; their int32 weights. Raises BadShard."""
+        assert self.table is not None
+        name = f"selections/{selection}/{self.shard.name}.parquet"
+        with self.shard.folder.parquet(name) as (file, source):
+            lies = stored(file, source)
+            known = lies is not None and lies.same(self.stored)
+            chosen = file.read(["weight"] if known else ["uid", "weight"], use_threads=False)
+        weights = arrays.numbers(chosen["weight"].combine_chunks()).astype(np.int32)
+        kept = np.flatnonzero(weights > 0)
+        rows = kept
+        if not known:
+            uids = chosen["uid"].combine_chunks().take(arrays.column(kept))
+            rows = places(self.shard, self.text(), uids, selection)
+        if len(rows) < self.table.num_rows:
+            self.table, self.stored, self._kept = self.table.take(arrays.column(rows)), None, rows
+        return weights[kept]
+
+    def text(self) -> pa.Array:
+        """The uids, which are a column of the table from then on."""
+        assert self.table is not None
+        if "uid" not in self.table.column_names:
+            uids = self.shard.folder.read_table(self._first, ["uid"])["uid"].combine_chunks()
+            kept = uids if self._kept is None else uids.take(arrays.column(self._kept))
+            self.table = self.table.append_column("uid", kept)
+        return self.table["uid"].combine_chunks()
 
 
 def kept_rows(dataset: Dataset, shard: Shard, selection: str | None, signals: list[str]) -> tuple[pa.Table, np.ndarray]:
@@ -63,16 +133,29 @@ def kept_rows(dataset: Dataset, shard: Shard, selection: str | None, signals: li
     kept = dataset.kept(shard, selection)
     if kept is None:
         return table, np.ones(len(table), np.int32)
-    return table.take(places(shard, table, kept, selection)), kept["weight"].to_numpy().astype(np.int32)
+    rows = places(shard, table["uid"].combine_chunks(), kept["uid"].combine_chunks(), selection)
+    return table.take(rows), kept["weight"].to_numpy().astype(np.int32)
 
 
-def places(shard: Shard, table: pa.Table, kept: pa.Table, selection: str | None) -> pa.Array:
-    """Where the rows that a selection keeps stand in the table. Raises BadShard."""
-    found = pa.compute.index_in(kept["uid"].combine_chunks(), value_set=table["uid"].combine_chunks())
-    if found.null_count:
-        raise BadShard(f"{shard}: selection '{selection}' keeps {found.null_count:,} pairs that this shard does not "
-                       f"hold; it was made on other data, select again")  # fmt: skip
-    return found
+def places(shard: Shard, uids: pa.Array, kept: pa.Array, selection: str | None) -> np.ndarray:
+    """Where the rows that a selection keeps stand among the uids, both sorted. Raises BadShard."""
+    if kept.equals(uids):
+        return np.arange(len(uids))
+    every, wanted = keys.words(uids), keys.words(kept)
+    if every is None or wanted is None or not len(every):
+        at = pc.index_in(kept, value_set=uids).fill_null(-1).to_numpy()
+        missing = at < 0
+    else:
+        at = np.minimum(np.searchsorted(every[:, 0], wanted[:, 0]), len(every) - 1)
+        missing = (every[at] != wanted).any(axis=1)
+        if missing.any():  # or they share their first 8 digits with another
+            again = pc.index_in(kept.filter(pa.array(missing)), value_set=uids).fill_null(-1).to_numpy()
+            at[missing] = again
+            missing = at < 0
+    if missing.any():
+        raise BadShard(f"{shard}: selection '{selection}' keeps {missing.sum():,} pairs that this shard does not hold; "
+                       f"it was made on other data, select again")  # fmt: skip
+    return at
 
 
 def own_columns(shard: Shard, columns: tuple[str, ...]) -> pa.Table:
@@ -83,61 +166,17 @@ def own_columns(shard: Shard, columns: tuple[str, ...]) -> pa.Table:
     return table.select(["uid", *columns])
 
 
-def with_signals(shard: Shard, table: pa.Table | None, signals: tuple[tuple[str, tuple[str, ...]], ...]) -> pa.Table:
-    """The table with columns of signals beside it; their uids must be the table's. Without a table the uids are those
-    of the first signal, and another whose uids are the same bytes in its file is not even decoded there."""
-    seen = None
-    for signal, columns in signals:
-        file = f"signals/{signal}/{shard.name}.parquet"
-        stored = uid_bytes(shard.folder, file)
-        known = stored is not None and stored == seen
-        found = shard.folder.read_table(file, [*([] if known else ["uid"]), *columns])
-        absent = [name for name in columns if name not in found.column_names]
-        if absent:
-            raise BadShard(f"{shard}: signals/{signal} lacks the column '{absent[0]}' that other shards have")
-        if table is None:
-            table, seen = found, stored
-            continue
-        if not known and not found["uid"].combine_chunks().equals(table["uid"].combine_chunks()):
-            raise BadShard(f"{shard}: signals/{signal} was measured on other rows; delete it and measure again")
-        for name in columns:
-            table = table.append_column(name, found[name])
-    assert table is not None
-    return table
-
-
-def uid_bytes(folder: Folder, file: str) -> bytes | None:
-    """How the uids lie in a parquet file on a local disk; None elsewhere. The same bytes are the same uids."""
-    if not folder.is_local or not folder.exists(file):
-        return None
-    found = []
-    try:
-        with pa.memory_map(folder.path(file)) as source:
-            about = pq.read_metadata(source)
-            place = about.schema.names.index("uid")
-            for number in range(about.num_row_groups):
-                column = about.row_group(number).column(place)
-                source.seek(column.dictionary_page_offset or column.data_page_offset)
-                found.append(source.read(column.total_compressed_size))
-    except (pa.ArrowInvalid, ValueError):
-        return None  # reading it says what is wrong
-    return b"".join(found)
-
-
-def check_made_by(shard: Shard, signal: str, wanted: str) -> None:
-    file = f"signals/{signal}/{shard.name}.parquet"
-    made_by = shard.folder.made_by(file)
-    if made_by is None:
-        raise BadShard(f"{shard.folder.url}/{file} is missing")
-    size = shard.folder.size(shard.tar)
-    if made_by.get("tar_bytes", size) != size:
+def check_made_by(shard: Shard, signal: str, metadata: Mapping[bytes, bytes], wanted: str, tar_bytes: int) -> None:
+    """Raises BadShard where a signal was measured on another tar, CurateError where another model measured it."""
+    made_by = json.loads(metadata.get(MADE_BY, b"{}"))
+    if made_by.get("tar_bytes", tar_bytes) != tar_bytes:
         raise BadShard(f"{shard}: signals/{signal} was measured on other rows; delete it and measure again")
-    found = json.loads(told(made_by))
-    expected = json.loads(wanted)
+    found, expected = json.loads(told(made_by)), json.loads(wanted)
     if found != expected:
         changed = ", ".join(sorted(key for key in {*found, *expected} if found.get(key) != expected.get(key)))
-        raise CurateError(f"{shard.folder.url}/{file} was measured with another {changed} than the first shard: the "
-                          f"two cannot be ranked together; delete signals/{signal} and measure it again")  # fmt: skip
+        raise CurateError(f"{shard.folder.url}/signals/{signal}/{shard.name}.parquet was measured with another "
+                          f"{changed} than the first shard: the two cannot be ranked together; delete "
+                          f"signals/{signal} and measure it again")  # fmt: skip
 
 
 def told(made_by: dict[str, Any]) -> str:

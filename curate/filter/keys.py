@@ -12,7 +12,8 @@ SIGN = np.uint64(1 << 63)
 def of_values(values: np.ndarray) -> np.ndarray:
     """float64 without NaN -> uint64 in the same order; -0 and 0 are one value."""
     bits = (np.asarray(values, np.float64) + 0.0).view(np.uint64)
-    return np.where(bits & SIGN, ~bits, bits | SIGN)
+    bits ^= (bits.view(np.int64) >> 63).view(np.uint64) | SIGN  # of a negative all bits, else the sign
+    return bits
 
 
 def value_of(key: int) -> float:
@@ -30,6 +31,17 @@ def of_uids(uids: pa.Array) -> tuple[np.ndarray, np.ndarray]:
         found = hex_halves(pa.array(digests, pa.string()))
     assert found is not None
     return found
+
+
+def words(uids: pa.Array) -> np.ndarray | None:
+    """uint64 [rows, 4]: the bytes of uids of 32 characters, in the order of the text; None where one has others."""
+    _, offsets, data = uids.cast(pa.string()).buffers()
+    if not len(uids):
+        return np.zeros((0, 4), np.uint64)
+    ends = np.frombuffer(offsets, np.int32)[uids.offset : uids.offset + len(uids) + 1]
+    if uids.null_count or (np.diff(ends) != 32).any():
+        return None
+    return np.frombuffer(data, ">u8", count=4 * len(uids), offset=ends[0]).reshape(-1, 4).astype(np.uint64)
 
 
 def hex_halves(uids: pa.Array) -> tuple[np.ndarray, np.ndarray] | None:

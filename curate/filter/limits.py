@@ -1,12 +1,12 @@
-"""Exact limits over all shards, found by tasks: the driver holds a histogram, never a column.
+"""Exact limits over all shards, found by tasks: the driver holds a histogram and a few ranks, never a column.
 
-One limit: every shard writes its ranks once; histograms of 16 bits at a time narrow the place down (a radix selection,
-two to four passes over the ranks, and over those of ties by uid where an exact count is wanted). One limit a group: the
-ranks are spread over buckets of groups, each bucket is sorted alone.
+One limit: every shard writes its ranks once, sorted, and counts them by their first 16 bits (a radix selection); the
+driver then reads those alone that share the bits of the limit. Where they are more than FEW, tasks count them by their
+next 16 bits first. One limit a group: the ranks are spread over buckets of groups, each bucket is sorted alone.
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -24,12 +24,13 @@ from curate.shard import Shard
 from curate.work import Engine, Number, Outcome, Report, run_all
 
 DIGIT = 16  # bits looked at in one pass
+FEW = 2_000_000  # ranks that the driver reads: 16 MB, 48 where uids break ties
 PER_BUCKET = 4_000_000  # rows of groups that are sorted at a time
 
 
 @dataclass(frozen=True)
 class Rank:
-    """Write the ranks that the next step compares, of one shard: uint64 .npy [words, ranks]."""
+    """Write the ranks that the next step compares, of one shard, sorted: uint64 .npy [words, ranks]."""
 
     rules: Rules
     considered: Considered
@@ -37,10 +38,11 @@ class Rank:
 
     def __call__(self, shard: Shard) -> Report:
         words, alive, _ = _ranked(self, shard)
-        words = tuple(word[alive].ravel() for word in words)
-        shard.folder.write_array(f"{self.scratch}/{shard.name}.npy", np.stack(words))
-        counts = {**_told(words[0], 64 - DIGIT), "survivors": int(alive.sum())}
-        return Report(str(shard), len(words[0]), counts)
+        words = words if alive.all() else tuple(word[alive] for word in words)
+        ranks = _sorted(np.stack([word.ravel() for word in words]))
+        shard.folder.write_array(f"{self.scratch}/{shard.name}.npy", ranks)
+        counts = {**_told(ranks[0], 64 - DIGIT), "survivors": int(alive.sum())}
+        return Report(str(shard), ranks.shape[1], counts)
 
 
 @dataclass(frozen=True)
@@ -54,14 +56,20 @@ class Look:
     bits: int  # that `prefix` has
 
     def __call__(self, shard: str) -> Report:
+        word = self.ranks(shard)[len(self.found)]
+        return Report(shard, len(word), _told(word, 64 - self.bits - DIGIT))
+
+    def ranks(self, shard: str) -> np.ndarray:
+        """uint64 [words, ranks]: those of a shard that agree with what is found, sorted."""
         words = self.folder.read_array(f"{self.scratch}/{shard}.npy")
-        here = np.ones(words.shape[1], bool)
-        for word, known in zip(words, self.found, strict=False):
-            here &= word == np.uint64(known)
-        word = words[len(self.found)]
+        start, stop = 0, words.shape[1]
+        for number, known in enumerate(self.found):
+            start, stop = _equal(words[number], start, stop, known, known)
+        first = self.prefix << (64 - self.bits)
+        last = first + (1 << (64 - self.bits)) - 1
         if self.bits:
-            here &= (word >> np.uint64(64 - self.bits)) == np.uint64(self.prefix)
-        return Report(shard, int(here.sum()), _told(word[here], 64 - self.bits - DIGIT))
+            start, stop = _equal(words[len(self.found)], start, stop, first, last)
+        return words[:, start:stop]
 
 
 @dataclass(frozen=True)
@@ -139,23 +147,29 @@ def one(rules: Rules, considered: Considered, scratch: str, shards: Sequence[Sha
     _some(ranked, step, outcome)
     wanted = min(ranked, step.rows(survivors))
     names = [report.item.rsplit("/", 1)[-1] for report in outcome.reports]
-    words: list[int] = []
     ties = isinstance(step, Sample) or not step.exact
-    reports, bits, prefix = outcome.reports, DIGIT, 0
-    while True:
-        digit, wanted, inside = _narrowed(reports, wanted)
-        prefix = prefix << DIGIT | digit
-        if bits == 64:
-            words.append(prefix)
-            prefix = bits = 0
-            if ties or wanted == inside or len(words) == 3:
-                break
-        task = Look(considered.dataset.folder, scratch, tuple(words), prefix, bits)
-        reports, bits = run_all(task, names, engine).whole("run again").reports, bits + DIGIT
+    words = _limit(outcome.reports, wanted, Look(considered.dataset.folder, scratch, (), 0, 0), names, ties, engine)
     if isinstance(step, Top) and step.least is not None:
         floor = int(keys.of_values(np.array([step.least]))[0])
-        words = [floor] if floor > words[0] else words
-    return Limit(tuple(words)), outcome
+        words = (floor,) if floor > words[0] else words
+    return Limit(words), outcome
+
+
+def _limit(reports: Sequence[Report], wanted: int, look: Look, names: list[str], ties: bool, engine: str | Engine
+           ) -> tuple[int, ...]:  # fmt: skip
+    """The words of the `wanted`-th largest rank, or the first of them where all ranks that share it are wanted, from
+    the counts of the first bits; with `ties` there is one word."""
+    while True:
+        digit, wanted, inside = _narrowed(reports, wanted)
+        look = replace(look, prefix=look.prefix << DIGIT | digit, bits=look.bits + DIGIT)
+        if inside <= FEW:
+            ranks = _sorted(np.concatenate([look.ranks(name) for name in names], axis=1))
+            return tuple(int(word) for word in ranks[:, -wanted])
+        if look.bits == 64:
+            look = replace(look, found=(*look.found, look.prefix), prefix=0, bits=0)
+            if ties or wanted == inside or len(look.found) == 3:
+                return look.found
+        reports = run_all(look, names, engine).whole("run again").reports
 
 
 def grouped(rules: Rules, considered: Considered, scratch: str, shards: Sequence[Shard], engine: str | Engine
@@ -181,25 +195,40 @@ def _some(ranked: int, step: Top | Sample, outcome: Outcome) -> None:
                           (f" ({reason})" if reason else ""))  # fmt: skip
 
 
+def _sorted(words: np.ndarray) -> np.ndarray:
+    """uint64 [words, ranks] in order of the first word, then of the next."""
+    return np.sort(words, axis=1) if len(words) == 1 else words[:, np.lexsort(words[::-1])]
+
+
+def _equal(word: np.ndarray, start: int, stop: int, first: int, last: int) -> tuple[int, int]:
+    """Where the ranks from `first` to `last` lie among the sorted ones in [start, stop)."""
+    part = word[start:stop]
+    return (start + int(np.searchsorted(part, np.uint64(first))),
+            start + int(np.searchsorted(part, np.uint64(last), "right")))  # fmt: skip
+
+
 def _ranked(task: Rank | Spread, shard: Shard) -> tuple[Any, np.ndarray, pa.Table]:
     """The ranks of a shard, which rows take part, and its table."""
     index = len(task.rules.limits)
     step = task.rules.steps[index]
     deep = not isinstance(step, Top) or step.of == "survivors"  # it depends on the steps before
-    names = task.rules.reads(range(0 if deep else index, index + 1), task.considered.names)
-    table, _ = task.considered.only(names, uids=deep or (isinstance(step, Top) and step.exact)).read(shard)
+    steps = range(0 if deep else index, index + 1)
+    considered = task.considered.only(task.rules.reads(steps, task.considered.names))
+    table = considered.read(shard, "text" if task.rules.uses_uids(steps) else "").table
     words, null = task.rules.ranks(table, index)
     alive = ~null
     if deep:
-        alive &= (task.rules.verdicts(table, shard.folder)[0] > 0).all(axis=0)
+        for copies, _ in task.rules.verdicts(table, shard.folder):
+            alive &= copies > 0
     return words, alive, table
 
 
 def _told(word: np.ndarray, shift: int) -> dict[str, Number]:
-    """How many ranks have each value of the 16 bits above `shift`."""
-    digits = ((word >> np.uint64(shift)) & np.uint64((1 << DIGIT) - 1)).astype(np.int64)
-    counts = np.bincount(digits, minlength=1)
-    return {f"{digit}": int(counts[digit]) for digit in np.flatnonzero(counts)}
+    """How many of the sorted ranks have each value of the 16 bits above `shift`."""
+    digits = (word >> np.uint64(shift)) & np.uint64((1 << DIGIT) - 1)
+    starts = np.flatnonzero(np.append(len(digits) > 0, digits[1:] != digits[:-1]))
+    counts = np.diff(starts, append=len(digits))
+    return {f"{digits[start]}": int(count) for start, count in zip(starts, counts, strict=True)}
 
 
 def _narrowed(reports: Sequence[Report], wanted: int) -> tuple[int, int, int]:

@@ -20,6 +20,7 @@ import pyarrow.compute as pc
 
 from curate import named
 from curate.errors import CurateError
+from curate.filter import arrays
 
 LOCKED = {  # in this order: without external access the place for temporary files cannot be taken away
     "threads": "1",  # the engine runs many; and rows keep their order
@@ -80,16 +81,28 @@ def conditions(table: pa.Table, expressions: list[Expression]) -> Iterator[tuple
     """For each expression, in order: bool [rows] where it holds, bool [rows] where it is null."""
     with database(table) as connection:
         values = _columns(connection, expressions, len(table))
-    for column in values:
-        yield (pc.fill_null(column, False).to_numpy(zero_copy_only=False),
-               pc.is_null(column).to_numpy(zero_copy_only=False))  # fmt: skip
+    yield from map(arrays.holds, values)
 
 
 def numbers(table: pa.Table, expression: Expression) -> np.ndarray:
     """float64 [rows], NaN where it is null."""
+    if alone := _column_alone(table, expression):
+        values = table[alone].combine_chunks()
+        found, there = arrays.numbers(values).astype(np.float64), arrays.valid(values)
+        return found if there is None else np.where(there, found, np.nan)
     with database(table) as connection:
         values = _column(connection, f"(\n{expression.sql}\n)::DOUBLE", expression, len(table))
     return values.to_numpy(zero_copy_only=False)
+
+
+def _column_alone(table: pa.Table, expression: Expression) -> str | None:
+    """The column of numbers that an expression is, where it is nothing more."""
+    sql = expression.sql.strip().lower()
+    found = [name for name in table.column_names if name.lower() == sql]
+    if len(found) != 1 or len(expression.columns) != 1:
+        return None
+    kind = table.schema.field(found[0]).type
+    return found[0] if pa.types.is_integer(kind) or pa.types.is_floating(kind) else None
 
 
 def groups(table: pa.Table, expression: Expression) -> tuple[np.ndarray, pa.Array]:
@@ -120,10 +133,20 @@ def plain(table: pa.Table) -> pa.Table:
             column = column.cast(pa.float32())
         elif pa.types.is_null(field.type):
             column = column.cast(pa.string())
-        if pa.types.is_floating(column.type):  # DuckDB orders NaN above every number: NaN > 0.3 would hold
-            column = pc.if_else(pc.is_nan(column), pa.scalar(None, column.type), column)
+        if len(table) and pa.types.is_floating(
+            column.type
+        ):  # DuckDB orders NaN above every number: NaN > 0.3 would hold
+            column = _without_nan(column.combine_chunks())
         table = table.set_column(index, field.name, column)
     return table
+
+
+def _without_nan(column: pa.Array) -> pa.Array:
+    values = arrays.numbers(column)
+    nan, valid = np.isnan(values), arrays.valid(column)
+    if not nan.any():
+        return column
+    return arrays.column(values, ~nan if valid is None else valid & ~nan)
 
 
 def unknown_column(name: str, known: list[str], dataset: str, needs: Mapping[str, str] = NOTHING) -> str:
@@ -143,7 +166,8 @@ def unknown_column(name: str, known: list[str], dataset: str, needs: Mapping[str
     return f"no column '{name}'; {hint}the columns are: {', '.join(known)}"
 
 
-def _checked_columns(sql: str, where: str) -> list[tuple[str, ...]]:
+@functools.lru_cache(maxsize=256)
+def _checked_columns(sql: str, where: str) -> tuple[tuple[str, ...], ...]:
     """The column references of an expression, as dotted paths. Raises CurateError for what a step must not do."""
     tree = _parsed(sql, where)
     columns, bound = [], set()
@@ -161,7 +185,7 @@ def _checked_columns(sql: str, where: str) -> list[tuple[str, ...]]:
             bound |= {name for part in _nodes(node["lhs"]) for name in part.get("column_names", ())}
         if kind == "COLUMN_REF":
             columns.append(tuple(node["column_names"]))
-    return [path for path in columns if path[0] not in bound]
+    return tuple(path for path in columns if path[0] not in bound)
 
 
 def _parsed(sql: str, where: str) -> dict[str, Any]:

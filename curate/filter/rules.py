@@ -46,19 +46,24 @@ class Rules:
         every = [rule for index in steps for rule in (self.expressions[index], self.per[index]) if rule is not None]
         return {name for rule in every for name in rule.used(names)}
 
-    def verdicts(self, table: pa.Table, folder: Folder) -> tuple[np.ndarray, np.ndarray]:
-        """Of the steps decided so far, each alone: int32 [steps, rows] copies, bool [steps, rows] had no value."""
-        decided = len(self.limits)
-        copies, null = np.ones((decided, len(table)), np.int32), np.zeros((decided, len(table)), bool)
-        where = [index for index in range(decided) if isinstance(self.steps[index], Where)]
-        found = predicate.conditions(table, [e for index in where if (e := self.expressions[index])])
-        for index, (holds, missing) in zip(where, found, strict=True):
-            copies[index], null[index] = holds, missing
-        for index in set(range(decided)) - set(where):
-            copies[index], null[index] = self._copies(index, table, folder)
-        for index in range(decided):
-            copies[index][null[index]] = self.steps[index].on_null == "keep"
-        return copies, null
+    def uses_uids(self, steps: range) -> bool:
+        """Whether some steps look at the uids: to break ties, to draw, to look them up, or in their SQL."""
+        plain = (isinstance(step, Where) or (isinstance(step, Top) and not step.exact)
+                 for step in self.steps[steps.start : steps.stop])  # fmt: skip
+        return not all(plain) or bool(self.reads(steps, ["uid"]))
+
+    def verdicts(self, table: pa.Table, folder: Folder) -> list[tuple[np.ndarray, np.ndarray]]:
+        """Of each step decided so far, alone: bool or int32 [rows] copies, bool [rows] had no value."""
+        where = [index for index in range(len(self.limits)) if isinstance(self.steps[index], Where)]
+        conditions = predicate.conditions(table, [rule for index in where if (rule := self.expressions[index])])
+        found = dict(zip(where, conditions, strict=True))
+        verdicts = []
+        for index, step in enumerate(self.steps[: len(self.limits)]):
+            copies, null = found[index] if index in found else self._copies(index, table, folder)
+            if null.any():
+                copies = np.where(null, np.array(step.on_null == "keep", copies.dtype), copies)
+            verdicts.append((copies, null))
+        return verdicts
 
     def ranks(self, table: pa.Table, index: int) -> tuple[Words, np.ndarray]:
         """The ranks of a step that ranks, and bool [rows] had no value. For a Sample uint64 [rows, most] instead."""
@@ -70,7 +75,8 @@ class Rules:
         assert rule
         values = predicate.numbers(table, rule)
         null = np.isnan(values)
-        values = np.where(null, 0.0, values)
+        if null.any():
+            values = np.where(null, 0.0, values)
         if isinstance(step, Sample):
             return (_arrivals(step, values, high, low),), null
         return (keys.of_values(values),) if ties else (keys.of_values(values), ~high, ~low), null
@@ -82,6 +88,11 @@ class Rules:
         if isinstance(step, Weight):
             return self._weights(step, index, table)
         assert limit
+        if isinstance(step, Top) and limit.groups is None and not step.exact:
+            rule = self.expressions[index]
+            assert rule
+            values = predicate.numbers(table, rule)
+            return values >= np.float64(keys.value_of(limit.words[0])), np.isnan(values)
         words, null = self.ranks(table, index)
         if limit.groups is None:
             copies = reach(words, tuple(np.uint64(word) for word in limit.words))

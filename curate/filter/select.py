@@ -1,5 +1,6 @@
 """Which rows a recipe keeps: exact global limits first, then one small table of verdicts for each shard."""
 
+import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -9,10 +10,12 @@ import pyarrow as pa
 
 from curate.dataset import Dataset, fingerprint
 from curate.errors import CurateError
-from curate.filter import keys, limits, subset
-from curate.filter.considered import Considered, considered, schema_of
+from curate.files import MADE_BY, Folder
+from curate.filter import arrays, keys, limits, subset
+from curate.filter.considered import Considered, Taken, considered, schema_of
 from curate.filter.rules import Limit, Rules, expression_of, per_of
 from curate.filter.steps import Cap, Sample, Step, Top, Weight, Where, expression
+from curate.filter.uids import beside
 from curate.shard import Shard
 from curate.work import Engine, Number, Outcome, Report
 
@@ -39,50 +42,77 @@ class Select:
                               f"choose another --name or delete it")  # fmt: skip
         if before is not None:
             return Report(str(shard), before["counts"]["of"], before["counts"], skipped=True)
-        table, weights = self.considered.read(shard)
-        copies, null = self.rules.verdicts(table, shard.folder)
-        passed = copies > 0
-        weights = weights * copies.prod(axis=0, dtype=np.int64)
-        if len(weights) and weights.max() >= 2**31:
-            raise CurateError(f"{shard}: a pair would stand {weights.max():,} times; weights lie below 2^31")
-        errors = np.array([step.on_null == "error" for step in self.rules.steps])
-        counts = {**tally(passed, null, errors), "weight": int(weights.sum())}
-        names = pa.array([*(step.name for step in self.rules.steps), None], pa.string())
-        failed = np.where(passed.all(axis=0), len(self.rules.steps), np.argmin(passed, axis=0))
-        columns = {
-            "uid": table["uid"],
-            "weight": pa.array(weights.astype(np.int32), pa.int32()),
-            "reason": names.take(pa.array(failed)),
-            "failed": pa.array(bits(~passed)),
-        }
-        made_by = {"fingerprint": self.fingerprint, "counts": counts}
-        # a uid stands once: a dictionary of them would cost time and save nothing
-        shard.folder.write_table(target, pa.table(columns), made_by, dictionary=["weight", "reason", "failed"])
-        return Report(str(shard), len(table), counts)
+        uids = "text" if self.rules.uses_uids(range(len(self.rules.steps))) else "stored"
+        taken = self.considered.read(shard, uids)
+        verdicts = self.rules.verdicts(taken.table, shard.folder)
+        failed = [~(copies if copies.dtype == bool else copies > 0) for copies, _ in verdicts]
+        errors = [step.on_null == "error" for step in self.rules.steps]
+        counts = tally(failed, [null for _, null in verdicts], errors, len(taken))
+        marks = bits(failed, len(taken))
+        weights = _weights(shard, taken, [copies for copies, _ in verdicts], marks == 0)
+        counts["weight"] = int(weights.sum(dtype=np.int64))
+        chosen = {"weight": arrays.column(weights), "reason": self._reasons(failed, marks == 0),
+                  "failed": arrays.column(marks.astype(np.uint64))}  # fmt: skip
+        write(shard.folder, target, taken, chosen, {"fingerprint": self.fingerprint, "counts": counts})
+        return Report(str(shard), len(taken), counts)
+
+    def _reasons(self, failed: list[np.ndarray], kept: np.ndarray) -> pa.DictionaryArray:
+        """The name of the first step that a row fails; null where it is kept."""
+        first = np.zeros(len(kept), np.int8)
+        for index in reversed(range(len(failed))):
+            np.putmask(first, failed[index], index)
+        names = arrays.texts([step.name for step in self.rules.steps])
+        return pa.DictionaryArray.from_arrays(arrays.column(first, ~kept), names)
 
 
-def bits(failed: np.ndarray) -> np.ndarray:
-    """uint64 [rows]: bit i says what row i of bool [steps, rows] does."""
-    found = np.zeros(failed.shape[1], np.uint64)
+def bits(failed: list[np.ndarray], rows: int) -> np.ndarray:
+    """unsigned [rows], of as many bytes as it takes: bit i says what bool [rows] number i does."""
+    kind = np.min_scalar_type(2 ** len(failed) - 1)
+    found = np.zeros(rows, kind)
     for index, step in enumerate(failed):
-        found |= step.astype(np.uint64) << np.uint64(index)
+        found |= step.astype(kind) << kind.type(index)
     return found
 
 
-def tally(passed: np.ndarray, null: np.ndarray, errors: np.ndarray) -> dict[str, Number]:
-    """Counts of one shard by "<number> <name of step>": alone passes it, kept passes it and all before it, only fails
+def write(folder: Folder, target: str, taken: Taken, columns: dict[str, pa.Array], made_by: dict[str, Any]) -> None:
+    """A selection: the uids of the rows taken, as they lie in another file where they do, and the columns."""
+    if taken.stored is None:
+        table = pa.table({"uid": taken.table["uid"], **columns, "reason": columns["reason"].cast(pa.string())})
+        folder.write_table(target, table, made_by, list(columns), {"uid": "DELTA_BYTE_ARRAY"})
+        return
+    metadata = {MADE_BY: json.dumps(made_by, sort_keys=True).encode()}
+    with folder.writing(target) as path, open(path, "wb") as file:
+        file.writelines(beside(taken.stored, pa.table(columns), metadata))
+
+
+def _weights(shard: Shard, taken: Taken, copies: list[np.ndarray], kept: np.ndarray) -> np.ndarray:
+    """int32 [rows]: the weights before, times the copies that the steps make. Raises CurateError."""
+    weights = kept.astype(np.int32) if taken.weights is None else np.where(kept, taken.weights, 0)
+    numbers = [each for each in copies if each.dtype != bool]
+    if numbers:
+        product = np.prod([weights, *numbers], axis=0, dtype=np.int64)
+        if len(product) and product.max() >= 2**31:
+            raise CurateError(f"{shard}: a pair would stand {product.max():,} times; weights lie below 2^31")
+        weights = product.astype(np.int32)
+    return weights
+
+
+def tally(failed: list[np.ndarray], null: list[np.ndarray], errors: list[bool], rows: int) -> dict[str, Number]:
+    """Counts of one shard by "<name> <number of step>": alone passes it, kept passes it and all before it, only fails
     it and no other, null has no value for it, undecided came to it without a value that `errors` says it must have."""
-    counts: dict[str, Number] = {"of": int(passed.shape[1]), "kept": int(passed.all(axis=0).sum())}
-    failures = (~passed).sum(axis=0)
-    reached = np.ones(passed.shape[1], bool)
-    for index in range(len(passed)):
-        counts[f"alone {index}"] = int(passed[index].sum())
-        counts[f"undecided {index}"] = int((reached & null[index]).sum()) if errors[index] else 0
-        reached = reached & passed[index]
-        counts[f"kept {index}"] = int(reached.sum())
-        counts[f"only {index}"] = int((~passed[index] & (failures == 1)).sum())
-        counts[f"null {index}"] = int(null[index].sum())
-    return counts
+    counts: dict[str, Number] = {"of": rows}
+    reached, once, twice = np.ones(rows, bool), np.zeros(rows, bool), np.zeros(rows, bool)
+    for index, fails in enumerate(failed):
+        counts[f"alone {index}"] = rows - int(np.count_nonzero(fails))
+        counts[f"null {index}"] = int(np.count_nonzero(null[index]))
+        counts[f"undecided {index}"] = int(np.count_nonzero(reached & null[index])) if errors[index] else 0
+        twice |= once & fails
+        once |= fails
+        np.logical_not(once, out=reached)
+        counts[f"kept {index}"] = int(np.count_nonzero(reached))
+    for index, fails in enumerate(failed):
+        counts[f"only {index}"] = int(np.count_nonzero(fails & ~twice))
+    return {**counts, "kept": int(np.count_nonzero(reached))}
 
 
 @dataclass(frozen=True)
@@ -107,7 +137,7 @@ def check(dataset: Dataset, steps: Sequence[Step], parent: str | None, needs: di
         raise CurateError(f"{len(steps)} steps are more than a selection can tell apart (64); join some with AND")
     expressions = [expression_of(step) for step in steps]
     schema, owner = schema_of(dataset)
-    empty = schema.empty_table()
+    empty = pa.Table.from_batches([], schema)
     for step, rule in zip(steps, expressions, strict=True):
         per = per_of(step)
         if per is not None:
