@@ -437,8 +437,13 @@ def export(datasets: tuple[str, ...], out: str, **options: Any) -> Any:
 
 
 @main.command("train-clip")
-@click.argument("data", nargs=-1, required=True, metavar="DATASET|TARS...")
+@click.argument("data", nargs=-1, metavar="DATASET|TARS...")
 @click.option("--out", default=None, metavar="RUN", help="Folder of the run; runs/<dataset> by default.")
+@click.option(
+    "--recipe", default=None, metavar="NAME|FILE",
+    help="Values of a paper (clip-vit-b-32, clip-rn50, datacomp-small, siglip ...) or of a YAML file; options win.",
+)  # fmt: skip
+@click.option("--show", is_flag=True, help="Print every value and where it came from, and train nothing.")
 @click.option(
     "--model", default=None, metavar="NAME|FILE",
     help="An open_clip model name, one of ours (ViT-Ti-64) or a JSON config; by default what --init is, or ViT-B-32.",
@@ -446,33 +451,70 @@ def export(datasets: tuple[str, ...], out: str, **options: Any) -> Any:
 @click.option(
     "--init", default=None, metavar="CHECKPOINT", help="Start from these weights: a run, a file, an open_clip tag."
 )
+@click.option("--objective", default=None, help="What is minimised: one file of curate/train/objectives.  [clip]")
+@click.option("--batch-size", default=None, type=int, help="Pairs in a step.  [1024, or all if fewer]")
+@click.option("--epochs", default=None, type=float, help="Passes over the data; may be a fraction.  [32]")
+@click.option("--samples", default=None, type=int, help="Samples seen in all, instead of --epochs.")
+@click.option("--lr", default=None, type=float, help="Peak learning rate.  [0.0005]")
+@click.option("--warmup", default=None, type=int, help="Steps of linear warm-up, at most a tenth of all.  [2000]")
+@click.option("--beta1", default=None, type=float, help="Of AdamW.  [0.9]")
+@click.option("--beta2", default=None, type=float, help="Of AdamW.  [0.98 for a ViT, 0.999 for a ResNet]")
+@click.option("--eps", default=None, type=float, help="Of AdamW.  [1e-6 for a ViT, 1e-8 for a ResNet]")
 @click.option(
-    "--objective", default="clip", show_default=True, help="What is minimised: one file of curate/train/objectives."
+    "--weight-decay", default=None, type=float, help="Decoupled; not on gains, biases, temperature.  [0.2]"
+)  # fmt: skip
+@click.option("--clip-norm", default=None, type=float, help="Shorten longer gradients to this norm.  [off]")
+@click.option(
+    "--temperature", default=None, type=float, help="What the learned temperature starts from.  [0.07; siglip: 0.1]"
 )
-@click.option("--batch-size", default=None, type=int, help="Pairs in a step; 1024 by default, or all if fewer.")
-@click.option("--epochs", default=32.0, show_default=True, help="Passes over the data; may be a fraction.")
-@click.option("--lr", default=5e-4, show_default=True, help="Peak learning rate.")
-@click.option("--warmup", default=2000, show_default=True, help="Steps of linear warm-up, at most a tenth of all.")
-@click.option("--weight-decay", default=0.2, show_default=True, help="Decoupled; not on gains, biases, temperature.")
+@click.option("--crop", default=None, help="square (CLIP's), random-resized (open_clip's) or center.  [square]")
 @click.option(
     "--precision",
     type=click.Choice(["auto", "fp32", "bf16"]),
-    default="auto",
-    show_default=True,
-    help="auto: bf16 on a GPU that has it, fp32 elsewhere.",
+    default=None,
+    help="auto: bf16 on a GPU that has it, fp32 elsewhere.  [auto]",
 )
 @click.option("--device", default="auto", show_default=True, help="auto, cpu, cuda, cuda:1.")
 @click.option("--workers", default=None, type=int, help="Decoding threads; one for each core by default.")
 @click.option("--save-every", default=500, show_default=True, help="Steps between checkpoints.")
+@click.option("--keep", default=2, show_default=True, help="Newest checkpoints that stay, beside the best.")
+@click.option("--max-spike", default=None, type=float, help="Stop at a loss so many times the mean of the last 100.")
+@click.option(
+    "--eval", "benchmarks", multiple=True, metavar="BENCHMARK",
+    help="Evaluate checkpoints as `curate eval` does, and let that choose the best; may be repeated.",
+)  # fmt: skip
+@click.option("--eval-every", default=None, type=int, help="Steps between evaluations.  [as --save-every]")
+@click.option("--tensorboard", is_flag=True, help="Write RUN/tensorboard too.")
+@click.option("--wandb", default=None, metavar="PROJECT", help="Log to Weights & Biases too.")
 @click.option("--selection", default=None, metavar="NAME", help="Train on this selection; the current one by default.")
 @click.option("--resume/--no-resume", default=True, show_default=True, help="Go on from the last checkpoint in RUN.")
 @seed_option
 @common
-def train_clip(data: tuple[str, ...], out: str | None, **options: Any) -> Any:
+def train_clip(data: tuple[str, ...], out: str | None, benchmarks: tuple[str, ...], **options: Any) -> Any:
     """Train a CLIP model on a DATASET, or on any folder or glob of webdataset tars."""
     from curate.train import run
 
-    return run(data, out, **options)
+    return run(data, out, evaluator=evaluator(benchmarks, options["device"]) if benchmarks else None, **options)
+
+
+def evaluator(benchmarks: tuple[str, ...], device: str) -> Callable[[str, str], dict[str, float]]:
+    """Scores a checkpoint of train-clip: zero-shot top-1, or where texts belong to images the mean recall@1."""
+    from curate.evaluate import run
+
+    def scores(checkpoint: str, out: str) -> dict[str, float]:
+        config = f"{checkpoint.rsplit('/checkpoints/', 1)[0]}/config.json"
+        _, numbers, failures = run(checkpoint, benchmarks, out=out, arch=config, device=device)
+        if failures:
+            raise CurateError(f"--eval: {next(iter(failures.values()))}")
+        return {name: score(found) for name, found in numbers["benchmarks"].items()}
+
+    def score(found: dict[str, Any]) -> float:
+        if "zero_shot" in found:
+            return found["zero_shot"]["top1"]["value"]
+        sides = [found["retrieval"][side]["recall@1"]["value"] for side in ("image_to_text", "text_to_image")]
+        return sum(sides) / len(sides)
+
+    return scores
 
 
 @main.command("eval")

@@ -7,13 +7,15 @@ import pyarrow as pa
 import pytest
 import torch
 from conftest import pair, write_shard
+from torchvision.transforms import RandomResizedCrop
 
 from curate import shard as shards
 from curate.errors import CurateError
 from curate.files import Folder
 from curate.tokenizer import Tokenizer
 from curate.train import index
-from curate.train.loader import Loader, cropped
+from curate.train.crops import CROPS
+from curate.train.loader import Loader
 from curate.train.order import Order, uniform
 
 TOKENIZER = Tokenizer(16)
@@ -101,11 +103,45 @@ def test_pixels_and_tokens_belong_to_the_same_pair(make_dataset):
 
 
 @pytest.mark.parametrize("size", [(64, 64), (40, 90), (200, 33), (1, 50), (32, 32)])
-def test_crops_are_squares_inside_the_image(size):
+@pytest.mark.parametrize("name", CROPS)
+def test_crops_lie_inside_the_image(name, size):
     ramp = np.arange(size[0] * size[1], dtype=np.uint32).reshape(size)
     image = np.stack([ramp % 251, ramp % 241, ramp % 239], axis=2).astype(np.uint8)
-    for draws in ((0, 0, 0), (0.999999, 0.999999, 0.999999), (0.5, 0.1, 0.9)):
-        assert cropped(image, 32, *draws).shape == (3, 32, 32)
+    crop = CROPS[name]
+    for draws in (np.zeros(crop.draws), np.full(crop.draws, 0.999999), uniform(3, 1, np.arange(crop.draws))):
+        assert crop.cut(image, 32, draws).shape == (3, 32, 32)
+
+
+def test_random_resized_crops_are_torchvisions(monkeypatch):
+    """The same share of the area and the same ratios, over 400 draws each, as RandomResizedCrop gives."""
+    seen = []
+    monkeypatch.setattr("curate.train.crops.resized", lambda image, top, left, h, w, size: seen.append((h, w)))
+    image = np.zeros((300, 400, 3), np.uint8)
+    for number in range(400):
+        CROPS["random-resized"].cut(image, 32, uniform(5, number, np.arange(CROPS["random-resized"].draws)))
+    torch.manual_seed(0)
+    picture = torch.zeros(3, 300, 400)
+    theirs = [RandomResizedCrop.get_params(picture, (0.9, 1.0), (3 / 4, 4 / 3))[2:] for _ in range(400)]
+    for measured in (lambda h, w: h * w / 120_000, lambda h, w: w / h):
+        ours, expected = (np.array([measured(*size) for size in sizes]) for sizes in (seen, theirs))
+        assert abs(ours.mean() - expected.mean()) < 0.005
+        assert abs(ours.std() - expected.std()) < 0.005
+        assert abs(ours.min() - expected.min()) < 0.01
+
+
+def test_the_center_crop_is_the_middle_square():
+    image = np.zeros((32, 96, 3), np.uint8)
+    image[:, 32:64] = 200
+    assert (CROPS["center"].cut(image, 32, np.zeros(0)) == 200).all()
+
+
+def test_two_views_of_an_image_are_two_crops_that_follow_from_the_place(dataset):
+    pairs = indexed(dataset.url)
+    (both,) = Loader(pairs, TOKENIZER, 32, 16, 0, 2, views=2).batches(0, 1)
+    (one,) = loader(pairs).batches(0, 1)
+    assert both.pixels.shape == (16, 2, 3, 32, 32)
+    assert torch.equal(both.pixels[:, 0], one.pixels)
+    assert not torch.equal(both.pixels[:, 1], one.pixels)
 
 
 def test_undecodable_images_are_replaced_and_counted(make_dataset):

@@ -1,24 +1,37 @@
 """A run folder: checkpoints that appear whole, the log that is cut back to them, the finished model."""
 
 import json
-from dataclasses import dataclass, field
-from typing import Any
+import pickle
+from collections.abc import Mapping
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import asdict, dataclass, field
+from typing import IO, Any, cast
 
 import torch
 
 from curate.errors import CurateError
 from curate.files import Folder
 
-KEPT = 2  # checkpoints: the newest and, should it be damaged, the one before
-LOG, TIMINGS, RUN, MODEL, CONFIG = "log.jsonl", "timings.jsonl", "run.json", "model.pt", "config.json"
+LOG, TIMINGS, EVALS = "log.jsonl", "timings.jsonl", "evals.jsonl"
+RUN, MODEL, CONFIG = "run.json", "model.pt", "config.json"
+LEFT_BY_A_RUN = (RUN, MODEL, CONFIG, LOG, TIMINGS, EVALS, "checkpoints", "bad-batch.json", "eval", "tensorboard")
+WAY_OUT = "choose another --out, or start over with --no-resume"
+DAMAGED = (pickle.UnpicklingError, EOFError, OSError, RuntimeError, KeyError, ValueError)  # of a checkpoint cut short
 
 
 @dataclass
 class State:
-    """Everything that a run needs to go on: batches, crops and temperature follow from `step`."""
+    """Everything that a run needs to go on: batches, crops and temperature follow from `step`.
+
+    recent: the last losses, which --max-spike compares with. since: sum and number of the losses since the last
+    checkpoint of the schedule. best: step and mean loss (or score) of the best one.
+    """
 
     step: int = 0
     undecodable: set[str] = field(default_factory=set)  # uids
+    recent: list[float] = field(default_factory=list)
+    since: tuple[float, int] = (0.0, 0)
+    best: tuple[int, float] | None = None
 
 
 def check_same(run: Folder, options: dict[str, Any], data: dict[str, Any]) -> None:
@@ -26,54 +39,139 @@ def check_same(run: Folder, options: dict[str, Any], data: dict[str, Any]) -> No
     if not run.exists(RUN):
         return
     before = run.read_json(RUN)
-    way_out = "choose another --out, or start over with --no-resume"
     for name, value in json.loads(json.dumps(options)).items():
         if before["options"].get(name) != value:
             old = before["options"].get(name)
-            raise CurateError(f"{run.url} was started with {name} = {old}, not {value}; {way_out}")
+            raise CurateError(f"{run.url} was started with {name} = {old}, not {value}; {WAY_OUT}")
     if before["data"]["fingerprint"] != data["fingerprint"]:
         old, new = (f"{about['samples']:,} pairs" for about in (before["data"], data))
-        raise CurateError(f"{run.url} was started on other data ({old}, now {new}); {way_out}")
+        raise CurateError(f"{run.url} was started on other data ({old}, now {new}); {WAY_OUT}")
 
 
 def start_over(run: Folder) -> None:
     """Remove what an earlier run left in this folder."""
-    for name in (RUN, MODEL, CONFIG, LOG, TIMINGS, "checkpoints", "bad-batch.json", "eval"):
+    for name in LEFT_BY_A_RUN:
         run.remove(name)
 
 
-def save(run: Folder, state: State, model: torch.nn.Module, optimizer: torch.optim.Optimizer) -> None:
-    """Write the checkpoint of a step and remove the older ones."""
-    content = {
-        "step": state.step,
-        "undecodable": sorted(state.undecodable),
-        "state_dict": model.state_dict(),
-        "optimizer": optimizer.state_dict(),
-    }
-    save_torch(run, f"checkpoints/{state.step:09d}.pt", content)
-    for name in run.names("checkpoints/*.pt")[:-KEPT]:
-        run.remove(name)
+class Saver:
+    """Writes checkpoints in a thread, from a copy of the weights; keeps the newest `keep` and the best one.
+
+    made_by: {"model": ..., "data": fingerprint}, which `restore` compares. A write that fails is raised by the next
+    `save` or `wait`; the checkpoints before it stay.
+    """
+
+    def __init__(self, run: Folder, keep: int, made_by: Mapping[str, Any]):
+        self.run, self.keep, self.made_by = run, keep, dict(made_by)
+        self._pool = ThreadPoolExecutor(1, "checkpoint")
+        self._writing: Future[None] | None = None
+
+    def __enter__(self) -> "Saver":
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
+        self._pool.shutdown(wait=True)
+        if kind is None:  # an error that ends the run says more than that its last checkpoint failed too
+            self.wait()
+
+    def save(self, state: State, model: torch.nn.Module, objective: torch.nn.Module,
+             optimizer: torch.optim.Optimizer) -> None:  # fmt: skip
+        """Copy the state to the CPU and come back; the one before is on the disk by then."""
+        self.wait()
+        content = {
+            **asdict(state),
+            "undecodable": sorted(state.undecodable),
+            "made_by": self.made_by,
+            "state_dict": _copied(model.state_dict()),
+            "objective": _copied(objective.state_dict()),
+            "optimizer": _copied(optimizer.state_dict()),
+        }
+        self._writing = self._pool.submit(self._write, content)
+
+    def wait(self) -> None:
+        """Until the last checkpoint is on the disk. Raises CurateError where it could not be written."""
+        if self._writing is not None:
+            writing, self._writing = self._writing, None
+            writing.result()
+
+    def check(self) -> None:
+        """Raise what a write that has ended met, without waiting for one that has not."""
+        if self._writing is not None and self._writing.done():
+            self.wait()
+
+    def _write(self, content: dict[str, Any]) -> None:
+        save_torch(self.run, path(content["step"]), content)
+        best = content["best"]
+        kept = self.run.names("checkpoints/*.pt")[-self.keep :]
+        for name in self.run.names("checkpoints/*.pt"):
+            if name not in kept and not (best and name == path(best[0])):
+                self.run.remove(name)
 
 
-def restore(run: Folder, model: torch.nn.Module, optimizer: torch.optim.Optimizer) -> State:
-    """Load the newest checkpoint into model and optimizer, cut the log back to it; a new State where there is none."""
-    names = run.names("checkpoints/*.pt")
-    if not names:
-        _cut_log(run, 0)
-        return State()
-    with run.local(names[-1]) as path:
-        content = torch.load(path, map_location="cpu", weights_only=True)
-    model.load_state_dict(content["state_dict"])
-    optimizer.load_state_dict(content["optimizer"])
-    _cut_log(run, content["step"])
-    return State(content["step"], set(content["undecodable"]))
+def path(step: int) -> str:
+    return f"checkpoints/{step:09d}.pt"
+
+
+def restore(run: Folder, model: torch.nn.Module, objective: torch.nn.Module, optimizer: torch.optim.Optimizer,
+            made_by: Mapping[str, Any]) -> tuple[State, list[str]]:  # fmt: skip
+    """Load the newest whole checkpoint into model, objective and optimizer, cut the log back to it; a new State where
+    there is none. Comes back with the names of those that were damaged and passed over. Raises CurateError for one that
+    another model or other data made."""
+    damaged = []
+    for name in reversed(run.names("checkpoints/*.pt")):
+        try:
+            with run.local(name) as file:
+                content = torch.load(file, map_location="cpu", weights_only=True)
+            before = content["made_by"]
+        except DAMAGED:
+            damaged.append(name)
+            continue
+        for what, value in json.loads(json.dumps(dict(made_by))).items():
+            if before.get(what) != value:
+                raise CurateError(f"{run.url}/{name} is of another run: its {what} is {before.get(what)}, not {value}; "
+                                  f"remove it, or {WAY_OUT}")  # fmt: skip
+        try:
+            model.load_state_dict(content["state_dict"])
+            objective.load_state_dict(content["objective"])
+            optimizer.load_state_dict(content["optimizer"])
+        except (RuntimeError, ValueError) as error:
+            reason = str(error).strip().split("\n")[-1].strip()
+            raise CurateError(f"{run.url}/{name} does not fit this model: {reason[:160]}; {WAY_OUT}") from error
+        _cut_logs(run, content["step"])
+        best = content["best"]
+        return State(content["step"], set(content["undecodable"]), content["recent"], tuple(content["since"]),
+                     None if best is None else tuple(best)), damaged  # fmt: skip
+    _cut_logs(run, 0)
+    return State(), damaged
 
 
 def save_torch(run: Folder, name: str, content: Any) -> None:
     """torch.save, whole or not at all; the same content gives the same bytes."""
     # through a file object: given a path, torch writes its name, with our process id in it, into the file
     with run.writing(name) as temporary, open(temporary, "wb") as file:
-        torch.save(content, file)
+        told = _Told(file)
+        try:
+            torch.save(content, cast(IO[bytes], told))
+        except RuntimeError as error:  # torch does not say why a write failed
+            raise told.error or error from error
+
+
+class _Told:
+    """A file for torch.save that remembers why a write failed."""
+
+    def __init__(self, file: Any):
+        self.file = file
+        self.error: OSError | None = None
+
+    def write(self, data: Any) -> int:
+        try:
+            return self.file.write(data)
+        except OSError as error:
+            self.error = error
+            raise
+
+    def flush(self) -> None:
+        self.file.flush()
 
 
 def lines(run: Folder, name: str) -> list[dict[str, Any]]:
@@ -83,6 +181,19 @@ def lines(run: Folder, name: str) -> list[dict[str, Any]]:
     return [json.loads(line) for line in run.read_bytes(name).splitlines(keepends=True) if line.endswith(b"\n")]
 
 
-def _cut_log(run: Folder, step: int) -> None:
-    kept = [line for line in lines(run, LOG) if line["step"] <= step]
-    run.write_bytes(LOG, "".join(json.dumps(line) + "\n" for line in kept).encode())
+def _cut_logs(run: Folder, step: int) -> None:
+    for name in (LOG, EVALS):
+        if name == LOG or run.exists(name):
+            kept = [line for line in lines(run, name) if line["step"] <= step]
+            run.write_bytes(name, "".join(json.dumps(line) + "\n" for line in kept).encode())
+
+
+def _copied(value: Any) -> Any:
+    """The same nest of dicts and lists with every tensor copied to the CPU."""
+    if isinstance(value, torch.Tensor):
+        return value.detach().to("cpu", copy=True)
+    if isinstance(value, dict):
+        return type(value)((key, _copied(inner)) for key, inner in value.items())
+    if isinstance(value, list | tuple):
+        return type(value)(_copied(inner) for inner in value)
+    return value

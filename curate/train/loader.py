@@ -9,10 +9,10 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
-from torchvision.transforms.v2 import functional as TF
 
 from curate import images
 from curate.errors import CurateError
+from curate.train.crops import CROPS, Crop
 from curate.train.index import Index
 from curate.train.order import Order, uniform, uniform_bits
 
@@ -20,14 +20,14 @@ AHEAD = 3  # batches decoded before they are asked for
 CHUNK = 32  # samples that one thread decodes at a time
 OPEN_TARS = 256  # file descriptors kept
 REPLACEMENTS = 100  # tries to replace an image that cannot be decoded before the data is called broken
-SMALLEST_CROP = 0.9  # of the area of the largest square, open_clip's default scale
-SIDE, TOP, LEFT, REPLACE = 1, 3, 5, 7  # what the random numbers are for (odd; Order takes the even ones)
+# what the random numbers are for: crops take 1, 3, 5 ..., Order the even ones
+REPLACE = 2**32 + 1
 
 
 @dataclass(frozen=True)
 class Batch:
-    """`pixels` uint8 [n, 3, size, size], `tokens` int64 [n, context], `rows` of the index, and those of the rows that
-    were asked for first but whose images could not be decoded."""
+    """`pixels` uint8 [n, 3, size, size], with several views [n, views, 3, size, size]; `tokens` int64 [n, context];
+    `rows` of the index, and those of the rows that were asked for first but whose images could not be decoded."""
 
     pixels: torch.Tensor
     tokens: torch.Tensor
@@ -39,9 +39,10 @@ class Loader:
     """Batch k holds the samples at places k * batch_size ... of the stream of `seed`."""
 
     def __init__(self, index: Index, tokenizer: Callable[[list[str]], torch.Tensor], image_size: int,
-                 batch_size: int, seed: int = 0, workers: int | None = None):  # fmt: skip
+                 batch_size: int, seed: int = 0, workers: int | None = None, crop: Crop = CROPS["square"],
+                 views: int = 1):  # fmt: skip
         self.index, self.tokenizer, self.image_size = index, tokenizer, image_size
-        self.batch_size, self.seed = batch_size, seed
+        self.batch_size, self.seed, self.crop, self.views = batch_size, seed, crop, views
         self.workers = os.cpu_count() or 1 if workers is None else max(1, workers)
         self.order = Order(len(index), seed)
         self._columns = {name: index.table[name].to_numpy() for name in ("tar", "offset", "size")}
@@ -66,15 +67,23 @@ class Loader:
         return np.split(places, range(CHUNK, len(places), CHUNK))
 
     def _chunk(self, places: np.ndarray) -> Batch:
-        pixels = torch.empty(len(places), 3, self.image_size, self.image_size, dtype=torch.uint8)
+        pixels = torch.empty(len(places), self.views, 3, self.image_size, self.image_size, dtype=torch.uint8)
         rows = self.index.rows[self.order.samples(places)]
         undecodable: list[int] = []
-        draws = np.stack([uniform(self.seed, purpose, places) for purpose in (SIDE, TOP, LEFT)], axis=1)
+        draws = self._draws(places)
         for at, place in enumerate(places.tolist()):
             rows[at], image = self._decoded(place, int(rows[at]), undecodable)
-            pixels[at] = cropped(image, self.image_size, *draws[at].tolist())
+            for view in range(self.views):
+                pixels[at, view] = self.crop.cut(image, self.image_size, draws[at, view])
+        pixels = pixels if self.views > 1 else pixels[:, 0]
         captions = [self._captions[row].as_py() for row in rows.tolist()]
         return Batch(pixels, self.tokenizer(captions), rows, undecodable)
+
+    def _draws(self, places: np.ndarray) -> np.ndarray:
+        """float64 [n, views, draws of the crop]."""
+        count = self.views * self.crop.draws
+        found = [uniform(self.seed, 2 * number + 1, places) for number in range(count)]
+        return np.stack(found or [np.zeros((len(places), 0))], axis=-1).reshape(len(places), self.views, -1)
 
     def _decoded(self, place: int, row: int, undecodable: list[int]) -> tuple[int, np.ndarray]:
         """The row and its image; another row, chosen by (seed, place), where that image cannot be decoded."""
@@ -104,19 +113,6 @@ class _OpenTar:
 
     def __del__(self) -> None:
         os.close(self.descriptor)
-
-
-def cropped(image: np.ndarray, size: int, side: float, top: float, left: float) -> torch.Tensor:
-    """RGB uint8 [h, w, 3] -> uint8 [3, size, size]: a square of it, resized (bicubic, antialiased).
-
-    `side`, `top` and `left` in [0, 1) place the square. A random square is the only augmentation of the CLIP paper;
-    its size, 0.9 to 1 of the area of the largest square, is open_clip's.
-    """
-    height, width = image.shape[:2]
-    edge = max(1, round(min(height, width) * (SMALLEST_CROP + (1 - SMALLEST_CROP) * side) ** 0.5))
-    y, x = int(top * (height - edge + 1)), int(left * (width - edge + 1))
-    square = torch.from_numpy(image[y : y + edge, x : x + edge].copy()).permute(2, 0, 1)
-    return TF.resize(square, [size, size], TF.InterpolationMode.BICUBIC, antialias=True)
 
 
 def _joined(chunks: list[Batch]) -> Batch:

@@ -1,152 +1,150 @@
 """The training loop: a batch, a step, a line in the log, now and then a checkpoint."""
 
-import json
-import signal
-import time
-from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass
-from pathlib import Path
+from collections.abc import Callable, Mapping
+from contextlib import ExitStack
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
-from tqdm import tqdm
 
-from curate import work
 from curate.errors import CurateError
 from curate.files import Folder
-from curate.train import checkpoint
-from curate.train.checkpoint import LOG, TIMINGS, State
+from curate.train import checkpoint, guard
+from curate.train.checkpoint import Saver, State
 from curate.train.loader import Batch, Loader
+from curate.train.log import Log
+from curate.train.progress import Arithmetic, Clock
 from curate.train.step import BadLoss, How, learning_rate, train_step
 
 LOG_LINES = 10_000  # about; every step of short runs is logged
-REFRESH = 1.0  # seconds between lines of the timings
+MORE_CARE = "A lower --lr, a longer --warmup or --precision fp32 may help"
+
+# (checkpoint file, folder for the details) -> a score by benchmark, more is better
+Evaluator = Callable[[str, str], dict[str, float]]
 
 
 @dataclass(frozen=True)
 class Schedule:
-    """How long, how fast, how often saved."""
+    """How long, how fast."""
 
     steps: int
     lr: float
     warmup: int
-    save_every: int
     precision: str
+    clip_norm: float | None = None
 
     @property
     def log_every(self) -> int:
         return max(1, self.steps // LOG_LINES)
 
 
-def train(run: Folder, model: Any, objective: Any, optimizer: torch.optim.AdamW, loader: Loader,
-          schedule: Schedule) -> State:  # fmt: skip
-    """Go on from the newest checkpoint of `run` to the last step. Raises CurateError where the loss is not finite, and
-    where a signal (SIGTERM, Ctrl-C) asks to stop: a checkpoint is saved first."""
-    state = checkpoint.restore(run, model, optimizer)
-    with ExitStack() as stack:
-        stopped = stack.enter_context(_stop_signals())
-        log = stack.enter_context(open(_local(run, LOG), "a", buffering=1))
-        clock = stack.enter_context(_Clock(run, state.step, schedule, loader.batch_size))
-        for batch in clock.waited(loader.batches(state.step, schedule.steps)):
-            lr = learning_rate(state.step, schedule.steps, schedule.lr, schedule.warmup)
-            seed = loader.seed * 1_000_003 + state.step  # patch dropout: from the step alone
-            try:
-                loss = train_step(model, objective, optimizer, batch, lr, How(schedule.precision), seed)
-            except BadLoss as error:
-                raise _bad_batch(run, loader, batch, state.step, error) from error
-            state.step += 1
-            state.undecodable.update(loader.index.uids(batch.undecodable))
-            line = {
-                "step": state.step,
-                "loss": loss,
-                "lr": lr,
-                "scale": model.logit_scale.exp().item(),
-                "samples": state.step * loader.batch_size,
-            }
-            if state.step % schedule.log_every == 0 or state.step == schedule.steps:
-                log.write(json.dumps(line) + "\n")
-            clock.tick(line)
-            if stopped or state.step % schedule.save_every == 0:
-                checkpoint.save(run, state, model, optimizer)
-            if stopped and state.step < schedule.steps:
-                raise CurateError(
-                    f"stopped by {stopped[0]} after step {state.step:,} of {schedule.steps:,}; "
-                    f"{run.url} is saved, the same command goes on from there"
-                )
-    return state
+@dataclass(frozen=True)
+class Watch:
+    """How a run is kept and watched; none of it changes a weight.
+
+    save_every: steps between checkpoints. keep: how many of the newest stay. max_spike: a loss of so many times the
+    mean of the last 100 stops the run. evaluator, eval_every: scores a checkpoint every so many steps, and the best
+    score decides which is the best, instead of the mean loss since the one before.
+    """
+
+    save_every: int = 500
+    keep: int = 2
+    max_spike: float | None = None
+    evaluator: Evaluator | None = None
+    eval_every: int = 0
+    tensorboard: bool = False
+    wandb: str | None = None
+    arithmetic: Arithmetic = field(default_factory=Arithmetic)
 
 
-class _Clock:
-    """The progress bar, and the timings of this process: kept out of the log, which is the same in every run."""
+@dataclass
+class Trainer:
+    """One run: what is trained, on what, how, and where it is kept."""
 
-    def __init__(self, run: Folder, step: int, schedule: Schedule, batch_size: int):
-        self.path, self.step, self.steps, self.batch_size = _local(run, TIMINGS), step, schedule.steps, batch_size
-        self.bar = tqdm(total=schedule.steps, initial=step, desc="train-clip", unit="step", disable=work.QUIET)
-        self.wait = 0.0  # seconds without a batch since the last line
+    run: Folder
+    model: Any
+    objective: Any
+    optimizer: torch.optim.AdamW
+    loader: Loader
+    schedule: Schedule
+    watch: Watch
+    made_by: Mapping[str, Any]  # model and fingerprint of the data, which checkpoints carry
+    note: Callable[[str], None] = lambda line: None  # called with what the user should know
 
-    def __enter__(self) -> "_Clock":
-        self.file = open(self.path, "a", buffering=1)
-        self.last = time.perf_counter()
-        return self
+    def train(self) -> State:
+        """Go on from the newest checkpoint to the last step. Raises CurateError where the loss is not finite or leaps,
+        where the disk is full, and where a signal (SIGTERM, Ctrl-C) asks to stop: a checkpoint is saved first."""
+        state, damaged = checkpoint.restore(self.run, self.model, self.objective, self.optimizer, self.made_by)
+        for name in damaged:
+            self.note(f"{self.run.url}/{name} is damaged; going on from step {state.step:,}")
+        steps, watch = self.schedule.steps, self.watch
+        with ExitStack() as stack:
+            stopped = stack.enter_context(guard.stop_signals())
+            log = stack.enter_context(Log(self.run, state.step, watch.tensorboard, watch.wandb, dict(self.made_by)))
+            saver = stack.enter_context(Saver(self.run, watch.keep, self.made_by))
+            clock = stack.enter_context(Clock(self.run, state.step, steps, self.loader.batch_size, watch.arithmetic))
+            self._evaluate(state, saver, log, clock)
+            for batch in clock.waited(self.loader.batches(state.step, steps)):
+                line = self._step(state, batch)
+                if state.step % self.schedule.log_every == 0 or state.step == steps:
+                    log.step(line)
+                clock.tick(line)
+                saver.check()
+                self._save(state, saver, asked=bool(stopped))
+                self._evaluate(state, saver, log, clock)
+                if stopped and state.step < steps:
+                    saver.wait()
+                    raise CurateError(
+                        f"stopped by {stopped[0]} after step {state.step:,} of {steps:,}; "
+                        f"{self.run.url} is saved, the same command goes on from there"
+                    )
+        return state
 
-    def __exit__(self, *_: object) -> None:
-        self.bar.close()
-        self.file.close()
+    def _step(self, state: State, batch: Batch) -> dict[str, Any]:
+        """One step; what the log says of it."""
+        schedule, loader = self.schedule, self.loader
+        lr = learning_rate(state.step, schedule.steps, schedule.lr, schedule.warmup)
+        seed = loader.seed * 1_000_003 + state.step  # patch dropout: from the step alone
+        how = How(schedule.precision, clip_norm=schedule.clip_norm)
+        try:
+            loss = train_step(self.model, self.objective, self.optimizer, batch, lr, how, seed)
+        except BadLoss as error:
+            raise guard.bad_batch(self.run, loader, batch, state.step + 1, str(error), MORE_CARE) from error
+        state.step += 1
+        state.undecodable.update(loader.index.uids(batch.undecodable))
+        if leap := guard.spike(state, loss, self.watch.max_spike):
+            raise guard.bad_batch(self.run, loader, batch, state.step, leap, f"{MORE_CARE}, or a higher --max-spike")
+        state.since = (state.since[0] + loss, state.since[1] + 1)
+        scale = self.model.logit_scale.exp().item()
+        return {"step": state.step, "loss": loss, "lr": lr, "scale": scale, "samples": state.step * loader.batch_size}
 
-    def waited(self, batches: Iterator[Batch]) -> Iterator[Batch]:
-        """The batches; the time until each of them is there counts as waiting for data."""
-        while True:
-            before = time.perf_counter()
-            batch = next(batches, None)
-            self.wait += time.perf_counter() - before
-            if batch is None:
-                return
-            yield batch
+    def _save(self, state: State, saver: Saver, asked: bool) -> None:
+        """A checkpoint where the schedule or a signal wants one."""
+        on_schedule = state.step % self.watch.save_every == 0
+        if on_schedule and not self.watch.evaluator:
+            mean = state.since[0] / state.since[1]
+            if state.best is None or mean < state.best[1]:
+                state.best = (state.step, mean)
+            state.since = (0.0, 0)
+        if asked or on_schedule or self._evaluates_at(state.step):
+            saver.save(state, self.model, self.objective, self.optimizer)
 
-    def tick(self, line: dict[str, Any]) -> None:
-        """Count a step; `line` is what the log says of it."""
-        self.bar.update()
-        seconds = time.perf_counter() - self.last
-        if seconds < REFRESH and line["step"] < self.steps:
+    def _evaluates_at(self, step: int) -> bool:
+        return bool(self.watch.evaluator and step and step % self.watch.eval_every == 0)
+
+    def _evaluate(self, state: State, saver: Saver, log: Log, clock: Clock) -> None:
+        """Score the checkpoint of this step, where one is due and was not scored before the run was stopped."""
+        if not self._evaluates_at(state.step):
             return
-        steps, self.step = line["step"] - self.step, line["step"]
-        timing = {"step": self.step, "steps": steps, "seconds": round(seconds, 4), "data_wait": round(self.wait, 4)}
-        self.file.write(json.dumps(timing) + "\n")
-        self.bar.set_postfix_str(
-            f"loss {line['loss']:.3f}, scale {line['scale']:.1f}, {steps * self.batch_size / seconds:,.0f} samples/s, "
-            f"data wait {self.wait / seconds:.0%}"
-        )
-        self.last, self.wait = time.perf_counter(), 0.0
-
-
-@contextmanager
-def _stop_signals() -> Iterator[list[str]]:
-    """A list that the name of a signal joins when one asks to stop; the step that runs is finished first."""
-    arrived: list[str] = []
-
-    def note(number: int, frame: object) -> None:
-        arrived.append(signal.Signals(number).name)
-
-    before = {number: signal.signal(number, note) for number in (signal.SIGTERM, signal.SIGINT)}
-    try:
-        yield arrived
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
-
-
-def _bad_batch(run: Folder, loader: Loader, batch: Batch, step: int, error: BadLoss) -> CurateError:
-    run.write_json("bad-batch.json", {"step": step + 1, "uids": loader.index.uids(batch.rows)})
-    return CurateError(
-        f"{error} at step {step + 1}; the uids of its pairs are in {run.url}/bad-batch.json. "
-        f"A lower --lr, a longer --warmup or --precision fp32 may help; the last checkpoint is kept"
-    )
-
-
-def _local(run: Folder, name: str) -> Path:
-    if not run.is_local:
-        raise CurateError(f"--out {run.url} is not on this machine; train into a local folder and copy it")
-    path = Path(run.path(name))
-    path.parent.mkdir(parents=True, exist_ok=True)
-    return path
+        before = checkpoint.lines(self.run, checkpoint.EVALS)
+        if any(line["step"] == state.step for line in before):
+            return
+        saver.wait()
+        assert self.watch.evaluator
+        name = checkpoint.path(state.step)
+        scores = self.watch.evaluator(f"{self.run.url}/{name}", f"{self.run.url}/eval/{state.step:09d}")
+        log.evaluated(state.step, scores)
+        mean = sum(scores.values()) / len(scores)
+        if state.best is None or mean > state.best[1]:
+            state.best = (state.step, mean)
+        clock.pause()

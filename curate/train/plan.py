@@ -1,0 +1,93 @@
+"""What a run will do, decided and checked before it begins."""
+
+import math
+from collections.abc import Mapping, Sequence
+from importlib.metadata import version
+from typing import Any
+
+import torch
+
+import curate
+from curate import models, named
+from curate.errors import CurateError
+from curate.train import crops, flops, log, recipe
+from curate.train.index import Index, Source
+from curate.train.loop import Schedule, Watch
+from curate.train.progress import Arithmetic
+from curate.train.recipe import Settings
+
+DEFAULT_MODEL = "ViT-B-32"
+DEFAULT_BATCH = 1024  # pairs, or all of a smaller dataset
+
+
+def settings(name: str | None, init: str | None, values: Mapping[str, Any]) -> tuple[Settings, dict[str, Any]]:
+    """Every value of a run with its origin, and the config of its model. Raises CurateError for a name or value that
+    is none."""
+    unknown = next((value for value in values if value not in recipe.DEFAULTS), None)
+    if unknown:
+        raise TypeError(f"train-clip has no option '{unknown}'")
+    found = recipe.settings(name, values)
+    goal = named.load("train.objectives", found["objective"])
+    crops.named(found["crop"])
+    model, config = models.config_of(found["model"] or (None if init else DEFAULT_MODEL), init)
+    config = {**config, **goal.model_options}
+    origin = "--init" if init else "default"
+    if found["model"] is None:
+        found = found.put("model", model, origin)
+    scale = config.get("init_logit_scale", math.log(1 / 0.07))
+    if found["temperature"] is None:
+        found = found.put("temperature", round(math.exp(-scale), 6), f"objective {found['objective']}")
+    else:
+        config["init_logit_scale"] = math.log(1 / found["temperature"])
+    return recipe.with_model(found, config), config
+
+
+def check(data: Sequence[str], watch: Watch) -> None:
+    """Raises CurateError for options that cannot work, whatever the data."""
+    for name in ("save_every", "keep", "max_spike", "eval_every"):
+        value = getattr(watch, name)
+        if value is not None and not value > 0:
+            raise CurateError(f"--{name.replace('_', '-')} {value} is not a positive number")
+    if not data:
+        raise CurateError("nothing to train on: name a dataset, or a folder or glob of tars")
+    log.check(watch.tensorboard, watch.wandb)
+
+
+def on_data(found: Settings, device: torch.device, pairs: int) -> Settings:
+    """The settings with what depends on the device and the number of pairs. Raises CurateError where the pairs are
+    fewer than a batch."""
+    if found["precision"] == "auto":
+        found = found.put("precision", models.precision_on("auto", device), f"default on {device.type}")
+    if found["batch_size"] is None:
+        found = found.put("batch_size", max(1, min(DEFAULT_BATCH, pairs)), "default")
+    if pairs < found["batch_size"]:
+        size = found["batch_size"]
+        raise CurateError(f"{pairs:,} pairs are fewer than one batch of {size:,}; --batch-size {pairs}")
+    return found
+
+
+def schedule(found: Settings, pairs: int) -> Schedule:
+    samples = found["samples"] or found["epochs"] * pairs
+    steps = math.ceil(samples / found["batch_size"])
+    warmup = min(found["warmup"], steps // 10)
+    return Schedule(steps, found["lr"], warmup, found["precision"], found["clip_norm"])
+
+
+def record(found: Settings, config: dict[str, Any], init: str | None, seed: int, sources: Sequence[Source],
+           pairs: Index) -> dict[str, Any]:  # fmt: skip
+    """What run.json says before the first step: options that a run must go on with, its data, versions."""
+    weights = init and models.made_by(found["model"], init)["weights"]
+    return {
+        "options": {**found.values, "init": weights, "seed": seed, "config": config},
+        "origins": dict(found.origins),
+        "data": {
+            "sources": [{"url": source.url, "selection": source.selection} for source in sources],
+            "samples": len(pairs),
+            "fingerprint": pairs.fingerprint,
+        },
+        "versions": {"curate": curate.__version__, **{name: version(name) for name in ("torch", "open_clip_torch")}},
+    }
+
+
+def arithmetic(config: dict[str, Any], device: torch.device, precision: str) -> Arithmetic:
+    return Arithmetic(*flops.of_pair(config), flops.peak(device, precision))
