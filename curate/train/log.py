@@ -39,7 +39,7 @@ class Log:
         if self.board:
             self.board.close()
         if self.wandb:
-            self.wandb.finish(quiet=True)
+            self.wandb.finish()
 
     def step(self, line: dict[str, Any]) -> None:
         self.file.write(json.dumps(line) + "\n")

@@ -91,7 +91,7 @@ class Clock:
             return ""
         if self.arithmetic.peak:
             return f", MFU {done / self.arithmetic.peak:.0%}"
-        return f", {done / 1e9:,.0f} GFLOP/s"
+        return f", {done / 1e9:,.3g} GFLOP/s"
 
     def _say(self, said: str, now: float) -> None:
         if self.terminal or work.QUIET:
