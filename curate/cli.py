@@ -578,6 +578,54 @@ def evaluate(model: str, benchmarks: tuple[str, ...], **options: Any) -> Any:
     return run(model, benchmarks, **options)
 
 
+@main.command("eval-data")
+@click.argument("data", nargs=-1, required=True, metavar="DATASET[:SELECTION]...")
+@click.option("--benchmark", "benchmarks", multiple=True, required=True, metavar="BENCHMARK", help="Repeatable.")
+@click.option("--out", required=True, metavar="DIR", help="Runs and results; what is there is not done again.")
+@click.option(
+    "--budget", required=True, type=int, metavar="SAMPLES", help="Pairs that each model sees, repeats counted."
+)
+@click.option("--seeds", default=3, show_default=True, help="Models for each selection; 3 at least.")
+@click.option("--model", default="ViT-Ti-64", show_default=True, metavar="NAME|FILE", help="As for train-clip.")
+@click.option("--batch-size", default=256, show_default=True, help="Pairs in a step.")
+@click.option("--lr", default=1e-3, show_default=True, help="Peak learning rate.")
+@click.option("--warmup", default=50, show_default=True, help="Steps of linear warm-up, at most a tenth of all.")
+@click.option(
+    "--control/--no-control",
+    default=True,
+    show_default=True,
+    help="Beside each selection, random ones of the same size.",
+)
+@click.option(
+    "--pool",
+    default=None,
+    metavar="SELECTION",
+    help="What controls are drawn from (all: every row).  [default: what each selection was chosen from]",
+)
+@click.option("--device", default="auto", show_default=True, help="auto, cpu, cuda, cuda:1.")
+@click.option(
+    "--precision",
+    type=click.Choice(["auto", "fp32", "bf16"]),
+    default="auto",
+    show_default=True,
+    help="Of the training; evaluated in fp32.",
+)
+@seed_option
+@common
+def eval_data(data: tuple[str, ...], **options: Any) -> Any:
+    """Is it better data? Trains the same small model on each selection at equal compute, several times.
+
+    Same initialisation, steps, batch and rule of order for every selection of a seed; beside each a random selection of
+    the same size. Who is not better beyond the spread over the seeds is not called better.
+
+    \b
+      curate eval-data DATASET:filter-clip DATASET:all --benchmark imagenet-val --budget 1000000 --out compared
+    """
+    from curate.compare import run
+
+    return run(data, **options)
+
+
 @main.command()
 @click.argument("dataset")
 @click.option("--out", default=None, metavar="FILE", help="The page; DATASET/reports/report.html by default.")

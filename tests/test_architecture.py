@@ -23,7 +23,7 @@ LAYERS = [
     ["measure"],
     ["signals"],
     ["queries", "harvest", "dedup", "filter", "train", "evaluate", "report", "doctor"],
-    ["demo", "verify"],
+    ["demo", "verify", "compare"],
     ["cli"],
 ]
 STAGES = {"queries", "harvest", "dedup", "filter", "train", "evaluate", "report"}

@@ -62,7 +62,8 @@ def run(model: str, benchmarks: Sequence[str], out: str | None = None, arch: str
 def evaluate(test: TestSet, asked: Sequence[str], shots: Sequence[int], draws: int, folder: Folder) -> dict[str, Any]:
     """The numbers of one benchmark; what belongs to single images goes into files beside its JSON."""
     found = test.found
-    numbers: dict[str, Any] = {"images": len(found.keys), "undecodable": found.undecodable}
+    numbers: dict[str, Any] = {"images": len(found.keys), "undecodable": found.undecodable,
+                               "files": test.benchmark.fingerprint()}  # fmt: skip
     if not found.keys:
         raise CurateError(f"benchmark {test.name}: none of its {len(found.undecodable)} images can be decoded")
     made_by = {"model": test.model.name, "weights": test.model.made_by["weights"]}
@@ -102,8 +103,8 @@ def _shift(sets: Sequence[TestSet], base: str | None, baselines: Sequence[str], 
 
 
 def _kept(folder: Folder, name: str, numbers: dict[str, Any]) -> dict[str, Any]:
-    """The numbers, with those of other tasks that the same weights reached before on as many images; written."""
-    same = ("model", "weights", "precision", "images", "undecodable")
+    """The numbers, with those of other tasks that the same weights reached before on the same files; written."""
+    same = ("model", "weights", "precision", "files")
     if folder.exists(f"{name}.json"):
         before = folder.read_json(f"{name}.json")
         if isinstance(before, dict) and all(before.get(key) == numbers[key] for key in same):

@@ -9,7 +9,8 @@ from typing import Any
 import numpy as np
 
 from curate.evaluate.interval import mean_of_runs
-from curate.evaluate.linear_probe import by_hash, fit, sweep
+from curate.evaluate.linear_probe import fit, sweep
+from curate.evaluate.order import by_hash
 
 SHOTS = (1, 2, 4, 8, 16)
 DRAWS = 3

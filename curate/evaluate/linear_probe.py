@@ -11,10 +11,10 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-import xxhash
 from scipy.optimize import minimize
 from scipy.special import log_softmax
 
+from curate.evaluate.order import by_hash
 from curate.evaluate.zero_shot import accuracy
 
 ITERATIONS = 1000
@@ -124,9 +124,3 @@ def drawn_validation(keys: Sequence[str], labels: np.ndarray, seed: int = 0) -> 
         members = order[labels[order] == label]
         chosen[members[: min(int(np.ceil(HELD_OUT * len(members))), len(members) - 1)]] = True
     return chosen
-
-
-def by_hash(keys: Sequence[str], seed: int) -> np.ndarray:
-    """int64 [n]: the places of the keys in an order that only they and the seed decide."""
-    hashes = [xxhash.xxh3_64_intdigest(key.encode("utf-8", "surrogatepass"), seed) for key in keys]
-    return np.argsort(np.array(hashes, np.uint64), kind="stable")

@@ -49,7 +49,8 @@ def dots(found: Sequence[Row], label: str) -> str:
         return LEFT + WIDE * (value - low) / ((high - low) or 1)
 
     bottom = LINE * (len(names) + 1)
-    parts = [_text(10 + 170 * at, 16, f"● {model}", fill=_colour(at)) for at, model in enumerate(models)]
+    starts = [10 + 8 * sum(len(model) + 4 for model in models[:at]) for at in range(len(models))]
+    parts = [_text(starts[at], 16, f"● {model}", fill=_colour(at)) for at, model in enumerate(models)]
     for tick in [low + (high - low) * at / 4 for at in range(5)]:
         parts += [
             _segment("grid", x(tick), LINE, x(tick), bottom),
@@ -65,7 +66,7 @@ def dots(found: Sequence[Row], label: str) -> str:
             parts.append(_dot(row, x, height, _colour(place)))
         chance = next((row.chance for row in here if row.chance is not None and row.chance <= high), None)
         parts += [] if chance is None else [_segment("chance", x(chance), y - 9, x(chance), y + 9)]
-    return _svg(LEFT + WIDE + 30, bottom + 26, label, parts)
+    return _svg(max(LEFT + WIDE + 30, starts[-1] + 8 * (len(models[-1]) + 4)), bottom + 26, label, parts)
 
 
 class Panel(NamedTuple):
