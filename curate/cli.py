@@ -5,7 +5,7 @@ import importlib
 import json
 import os
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import click
@@ -319,6 +319,12 @@ def measure(dataset: str, signals: tuple[str, ...], engine: str) -> Any:
     help="What a model said of the test images: BENCHMARK=FILE, or the folder of curate eval; adds what overlap does "
     "to its accuracy.",
 )
+@click.option(
+    "--checkpoint",
+    default=None,
+    metavar="RUN|CHECKPOINT",
+    help="Let this model say it: curate eval's zero-shot answers for every benchmark that has classes, in RUN/eval.",
+)
 @click.option("--name", default=None, help="Name of the selection made; told by its content by default.")
 @click.option("--device", default="auto", show_default=True, help="Where benchmarks are searched: auto, cpu, cuda.")
 @start_option
@@ -338,7 +344,23 @@ def dedup(dataset: str, **options: Any) -> Any:
     if options.pop("only_calibrate"):
         shared = {name: options[name] for name in ("signals", "whiten", "start", "engine")}
         return last_step(calibrate(Dataset.open(dataset), wished=wished, **shared))
+    if checkpoint := options.pop("checkpoint"):
+        options["predictions"] += (predicted(checkpoint, options["against"], options["device"]),)
     return last_step(run(Dataset.open(dataset), **options))
+
+
+def predicted(checkpoint: str, against: Sequence[str], device: str) -> str:
+    """The folder with what a model says of the benchmarks that have classes. Raises CurateError where none has."""
+    from curate.benchmark import open_benchmark
+    from curate.evaluate import run
+
+    classified = [path for path in against if open_benchmark(path).classnames]
+    if not classified:
+        raise CurateError(f"--checkpoint {checkpoint}: no benchmark of --against has classes to tell apart")
+    _, numbers, failures = run(checkpoint, classified, device=device, tasks_asked=("zero-shot",))
+    if failures:
+        raise CurateError("; ".join(failures.values()))
+    return str(numbers["out"])
 
 
 @main.command("filter")

@@ -5,14 +5,16 @@ from html.parser import HTMLParser
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 import pytest
+import torch
 from click.testing import CliRunner
 from conftest import encoded, pair
 from scipy.stats import beta, binom
 from test_dedup_rules import scene
 
-from curate import report
+from curate import models, report
 from curate.cli import main
 from curate.dedup import run as dedup
 from curate.dedup.predictions import read
@@ -161,3 +163,30 @@ def test_the_report_shows_pairs_side_by_side_and_what_overlap_does(overlapping, 
     assert "99.5 % interval of overlap" in page.words
     assert "100.00 %" in page.words
     assert dataset.folder.read_json("reports/report.json")["contamination"]["held"]["overlap"]["images"] == 4
+
+
+@pytest.mark.slow
+def test_a_checkpoint_answers_for_the_benchmarks_that_have_classes(make_dataset, tmp_path):
+    for index in range(8):
+        for name in (f"classes/{'odd' if index % 2 else 'even'}", "plain"):
+            (tmp_path / name).mkdir(parents=True, exist_ok=True)
+            scene(index).save(tmp_path / name / f"{index}.png")
+    name, config = models.find_config("ViT-Test-32")
+    torch.manual_seed(0)
+    (tmp_path / "run").mkdir()
+    torch.save(models.build(config).state_dict(), tmp_path / "run" / "model.pt")
+    (tmp_path / "run" / "config.json").write_text(json.dumps(config))
+    dataset = make_dataset([{**pair(index), "image": encoded(scene(index))} for index in range(3)])
+    plain, classes = str(tmp_path / "plain"), str(tmp_path / "classes")
+    command = ["dedup", dataset.url, "--checkpoint", str(tmp_path / "run"), "--engine", HERE, "--against", plain]
+    result = CliRunner().invoke(main, command)
+    assert result.exit_code == 1
+    assert "no benchmark of --against has classes" in result.output
+    assert not dataset.folder.exists("signals")
+    result = CliRunner().invoke(main, [*command, "--against", classes])
+    assert result.exit_code == 0, result.output
+    found = dataset.folder.read_json("reports/contamination.json")
+    assert list(found) == ["classes"]
+    said = pq.read_table(tmp_path / "run" / "eval" / "classes-predictions.parquet")
+    assert found["classes"]["all"]["right"] == pc.sum(said["correct"].cast("int8")).as_py()
+    assert (found["classes"]["all"]["images"], found["classes"]["overlap"]["images"]) == (8, 3)
