@@ -652,6 +652,11 @@ def eval_data(data: tuple[str, ...], **options: Any) -> Any:
 @click.argument("dataset")
 @click.option("--out", default=None, metavar="FILE", help="The page; DATASET/reports/report.html by default.")
 @click.option("--run", "runs", multiple=True, metavar="RUN", help="Training runs to show (their loss and evaluation).")
+@click.option("--selection", default=None, metavar="NAME", help="Whose rows are kept; the current one by default.")
+@click.option(
+    "--blur", default="nsfw", show_default=True, type=click.Choice(["nsfw", "all", "none"]),
+    help="Pictures blurred until they are asked for: those that a column nsfw does not call safe, all, none.",
+)  # fmt: skip
 @common
 def report(dataset: str, **options: Any) -> Any:
     """One self-contained HTML page: counts, scores, samples, duplicates."""

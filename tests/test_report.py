@@ -18,7 +18,7 @@ from curate.errors import CurateError
 from curate.files import Folder
 from curate.report import charts, distributions
 
-ATTACK = "<script>alert(1)</script> \"x\" onerror='y' & red"
+ATTACK = "<script>alert(1)</script> \"x\" onerror='y' & red car"  # more words than the others: it is sampled
 ONE = "local(workers=1)"
 
 
@@ -77,7 +77,7 @@ def test_the_page_needs_nothing_from_outside(written):
 
 def test_words_from_the_web_stay_words(written):
     page, _ = written
-    assert len(page.all("script")) == 1
+    assert [script.get("type", "script") for script in page.all("script")] == ["application/json", "script"]
     assert not any(name.startswith("on") for _, attributes in page.tags for name in attributes)
     assert ATTACK in page.text
 
@@ -191,13 +191,13 @@ def test_numbers_on_axes_are_short(value, expected):
     assert charts.number(value) == expected
 
 
-def test_cuts_are_read_from_rules(dataset):
+def test_cuts_are_read_from_rules():
     rules = [
         {"step": "score", "rule": "clip > 0.28 and size_min >= 64"},
         {"step": "best", "rule": "top 30% by clip of pool", "threshold": 0.31},
         {"step": "other", "rule": "language = 'en'"},
     ]
-    cuts = distributions.cuts(dataset.after("filter", {}, "filter", {"funnel": rules}))
+    cuts = distributions.cuts(rules)
     assert [cut["value"] for cut in cuts["clip"]] == [0.28, 0.31]
     assert cuts["size_min"] == [{"sign": ">=", "value": 64.0, "step": "score"}]
     assert set(cuts) == {"clip", "size_min"}

@@ -8,6 +8,8 @@ from typing import Any
 WIDTH, HEIGHT = 420, 200  # of the drawing, about the pixels of a card, so that its words are as large as the page's
 LEFT, RIGHT, TOP, BOTTOM = 46, 10, 16, 28
 
+SIGNS = {">=": "≥", "<=": "≤"}
+
 Scale = Callable[[float], float]
 
 
@@ -23,35 +25,45 @@ def histogram(column: dict[str, Any]) -> str:
         told = f"<title>{number(start)} to {number(end)}: {below:,} kept, {above:,} dropped</title>"
         bars.append(f'<g>{told}{_bar("kept", left, y(below), width, y(0) - y(below))}'
                     f'{_bar("dropped", left, y(below + above), width, y(below) - y(below + above))}</g>')  # fmt: skip
-    lines = [_cut(x(cut["value"]), f"{cut['sign']} {cut['value']:g}") for cut in column["cuts"]
-             if edges[0] <= cut["value"] <= edges[-1]]  # fmt: skip
+    inside = [cut for cut in column["cuts"] if edges[0] <= cut["value"] <= edges[-1]]
+    lines = [_cut(x(cut["value"]), f"{SIGNS.get(cut['sign'], cut['sign'])} {number(cut['value'])}") for cut in inside]
     axes = _bottom(x, ticks(edges[0], edges[-1], column["logarithmic"])) + _side(y, ticks(0, max(highest, 1)))
     return _svg(f"Histogram of {column['column']}", [*axes, *bars, *lines])
 
 
 def long_tail(tail: dict[str, Any], cap: int | None) -> str:
     """Pairs matched and drawn for each query, by rank, both axes logarithmic, with the line of the cap."""
-    points = tail["points"]
+    label = f"Long tail of {tail['queries']:,} queries: the largest matches {tail['points'][0][1]:,} pairs"
+    return _ranked(tail["points"], cap, tail["over_cap"], "pairs of each query, by its rank", label)
+
+
+def survival(found: dict[str, Any], cap: int | None) -> str:
+    """Images of each query before the filter, by rank, and after it, both axes logarithmic."""
+    label = f"Images of {found['queries']:,} queries before and after the filter; {found['erased']:,} lose all"
+    return _ranked(found["points"], cap, 0, "images of each query, by its rank before", label)
+
+
+def _ranked(points: Sequence[Sequence[int]], cap: int | None, over: int, words: str, label: str) -> str:
+    """(rank, count, count of a dot): a line, its first `over` ranks set apart, a dot for each, the line of the cap."""
     most = max(points[0][1], cap or 1, 2)
     x = scale(1, max(points[-1][0], 2), LEFT, WIDTH - RIGHT, True)
     y = scale(0.8, most * 1.3, HEIGHT - BOTTOM, TOP, True)
     places = [(x(rank), y(count)) for rank, count, _ in points]
-    over = sum(1 for rank, _, _ in points if rank <= tail["over_cap"])
-    matched = _line("head", places[: over + 1] if over else []) + _line("tail", places[over:])
-    drawn = "".join(
+    head = sum(1 for rank, _, _ in points if rank <= over)
+    line = _line("head", places[: head + 1] if head else []) + _line("tail", places[head:])
+    dots = "".join(
         f'<circle class="drawn" cx="{x(rank):.1f}" cy="{y(kept):.1f}" r="1.8"/>' for rank, _, kept in points if kept
     )
-    line = ""
+    capped = ""
     if cap:
         right, height = WIDTH - RIGHT, y(cap)
-        line = (
+        capped = (
             f'<line class="cut" x1="{LEFT}" x2="{right}" y1="{height:.1f}" y2="{height:.1f}"/>'
             f'<text class="cut-label" x="{right}" y="{height - 5:.1f}" text-anchor="end">cap {cap:,}</text>'
         )
     axes = _bottom(x, ticks(1, max(points[-1][0], 2), True)) + _side(y, ticks(1, most, True))
-    names = f'<text x="{LEFT + 5}" y="{HEIGHT - BOTTOM - 5}">pairs of each query, by its rank</text>'
-    label = f"Long tail of {tail['queries']:,} queries: the largest matches {points[0][1]:,} pairs"
-    return _svg(label, [*axes, names, matched, drawn, line])
+    names = f'<text x="{LEFT + 5}" y="{HEIGHT - BOTTOM - 5}">{words}</text>'
+    return _svg(label, [*axes, names, line, dots, capped])
 
 
 def curve(points: Sequence[Sequence[float]], label: str) -> str:

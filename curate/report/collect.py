@@ -4,14 +4,12 @@ from collections import Counter
 from dataclasses import dataclass, field
 from typing import Any
 
-import numpy as np
-import pyarrow as pa
 import pyarrow.compute as pc
 
 import curate
 from curate.dataset import Dataset
-from curate.errors import BadShard
-from curate.report import distributions, queries
+from curate.report import distributions, duplicates, queries, rows, tallies, thresholds
+from curate.report.rows import Rows
 
 
 @dataclass
@@ -19,122 +17,114 @@ class Gathered:
     """The numbers (all JSON), and the rows behind them for choosing samples."""
 
     numbers: dict[str, Any]
-    rows: pa.Table  # uid, shard (index), caption, considered, kept, and every measured column
-    choices: dict[str, pa.Table]  # selection -> uid, weight, reason, keeper, signal, distance, shard
+    rows: Rows
     failures: dict[str, str] = field(default_factory=dict)
 
 
-def gather(dataset: Dataset) -> Gathered:
-    """Everything the page tells. A damaged shard is left out and reported in `failures`."""
-    failures: dict[str, str] = {}
-    chain = selections(dataset)
-    choices = {name: _choices(dataset, name, failures) for name in chain}
-    rows = _rows(dataset, choices, chain, failures)
-    cuts = distributions.cuts(dataset)
+def gather(dataset: Dataset, selection: str | None) -> Gathered:
+    """Everything the page tells of a dataset, seen from a selection. A damaged shard is left out, and in `failures`."""
+    found = rows.read(dataset, selection)
+    filtered = step_of(dataset, found, "filter")
+    steps = (filtered or {"counts": {}})["counts"].get("funnel", [])
+    deduped = step_of(dataset, found, "dedup")
     numbers = {
         "dataset": dataset.url,
         "curate": curate.__version__,
-        "written": _last_date(dataset),
+        "written": dataset.history[-1]["date"] if dataset.history else None,
         "steps": dataset.history,
-        "rows": len(rows),
-        "kept": int(pc.sum(rows["kept"]).as_py() or 0),
+        "rows": len(found.table),
+        "kept": int(pc.sum(found.table["kept"]).as_py() or 0),
         "shards": len(dataset.shards),
         "signals": dataset.signals,
-        "selection": dataset.selection,
-        "selections": [_selection(dataset, name, choices[name]) for name in chain],
+        "models": _models(dataset),
+        "selection": selection,
+        "selections": [chosen.told() for chosen in found.selections],
         "harvest": _harvest(dataset),
-        "columns": distributions.describe(rows, dataset, cuts),
-        "filter": latest(dataset, "filter"),
-        "dedup": latest(dataset, "dedup"),
-        "contamination": (latest(dataset, "dedup") or {"counts": {}})["counts"].get("contamination"),
+        "failures": _download_failures(dataset),
+        "columns": distributions.describe(found, distributions.cuts(steps)),
+        "domains": tallies.domains(found.hosts),
+        "queries": queries.survival(found.queries),
+        "filter": filtered,
+        "recipe": _recipe(filtered, dataset, found),
+        "dedup": deduped,
+        "groups": duplicates.sizes(found.duplicates),
+        "contamination": (deduped or {"counts": {}})["counts"].get("contamination"),
+        "thresholds": thresholds.explorer(found, steps),
     }
     numbers["funnel"] = _funnel(numbers)
-    return Gathered(numbers, rows, choices, failures)
+    return Gathered(numbers, found, found.failures)
 
 
-def selections(dataset: Dataset) -> list[str]:
-    """The current selection and those it was made from, oldest first."""
-    chain, name = [], dataset.selection
-    while name is not None:
-        chain.append(name)
-        name = dataset.manifest["selections"][name]["parent"]
-    return chain[::-1]
+def step_of(dataset: Dataset, found: Rows, stage: str) -> dict[str, Any] | None:
+    """The step of the history that made the newest selection of a stage in the chain; None where there is none."""
+    name = next((chosen.name for chosen in reversed(found.selections) if chosen.stage == stage), None)
+    steps = [step for step in dataset.history if step["stage"] == stage]
+    made = [step for step in steps if name is not None and step["counts"].get("selection") == name]
+    found_steps = made or (steps if name is not None else [])
+    return found_steps[-1] if found_steps else None
 
 
-def latest(dataset: Dataset, stage: str) -> dict[str, Any] | None:
-    """The newest step of a stage, or None where it never ran."""
-    return next((step for step in reversed(dataset.history) if step["stage"] == stage), None)
-
-
-def _last_date(dataset: Dataset) -> str | None:
-    return dataset.history[-1]["date"] if dataset.history else None
-
-
-def _rows(dataset: Dataset, choices: dict[str, pa.Table], chain: list[str], failures: dict[str, str]) -> pa.Table:
-    parts = []
-    for index, shard in enumerate(dataset.shards):
+def _models(dataset: Dataset) -> dict[str, dict[str, Any]]:
+    """What the files of each signal say of how it was measured: options, hashes of weights, precision."""
+    found = {}
+    for name in dataset.signals:
+        files = dataset.folder.names(f"signals/{name}/*.parquet")
         try:
-            table = dataset.joined(shard)
-        except BadShard as error:
-            failures[str(shard)] = str(error)
-            continue
-        wanted = ["uid", "caption", *_measured_columns(dataset, table)]
-        table = table.select(list(dict.fromkeys(wanted)))
-        parts.append(table.append_column("shard", pa.array(np.full(len(table), index, np.int32))))
-    rows = pa.concat_tables(parts, promote_options="permissive") if parts else _no_rows()
-    last = choices[chain[-1]] if chain else None
-    everything = pa.array(np.ones(len(rows), bool))
-    considered = everything if last is None else pc.is_in(rows["uid"], last["uid"])
-    kept = everything if last is None else pc.is_in(rows["uid"], last.filter(pc.greater(last["weight"], 0))["uid"])
-    return rows.append_column("considered", considered).append_column("kept", kept)
+            made_by = dataset.folder.made_by(files[0]) if files else None
+        except (OSError, ValueError):  # damaged, and named where its rows are read
+            made_by = None
+        found[name] = {key: value for key, value in (made_by or {}).items() if key not in ("tar", "counts")}
+    return found
 
 
-def _no_rows() -> pa.Table:
-    text = pa.array([], pa.string())
-    return pa.table({"uid": text, "caption": text, "shard": pa.array([], pa.int32())})
-
-
-def _measured_columns(dataset: Dataset, table: pa.Table) -> list[str]:
-    return [name for name in table.column_names if any(name.startswith(signal) for signal in dataset.signals)]
-
-
-def _choices(dataset: Dataset, selection: str, failures: dict[str, str]) -> pa.Table:
-    parts = []
-    for index, shard in enumerate(dataset.shards):
-        try:
-            table = dataset.folder.read_table(f"selections/{selection}/{shard.name}.parquet")
-        except BadShard as error:
-            failures[str(shard)] = str(error)
-            continue
-        parts.append(table.append_column("shard", pa.array(np.full(len(table), index, np.int32))))
-    empty = pa.table({"uid": pa.array([], pa.string()), "weight": pa.array([], pa.int32()),
-                      "reason": pa.array([], pa.string()), "shard": pa.array([], pa.int32())})  # fmt: skip
-    return pa.concat_tables(parts, promote_options="permissive") if parts else empty
-
-
-def _selection(dataset: Dataset, name: str, table: pa.Table) -> dict[str, Any]:
-    about = dataset.manifest["selections"][name]
-    dropped = Counter(reason for reason in table["reason"].to_pylist() if reason)
+def _recipe(step: dict[str, Any] | None, dataset: Dataset, found: Rows) -> dict[str, Any] | None:
+    """The steps that were applied, as YAML, and what they were applied to."""
+    if step is None:
+        return None
+    chosen = next(chosen for chosen in reversed(found.selections) if chosen.stage == "filter")
+    lines = [f"- {_scalar(rule['step'])}: {_scalar(rule['rule'])}{_decided(rule)}"
+             for rule in step["counts"].get("funnel", [])]  # fmt: skip
     return {
-        "name": name,
-        "stage": about["stage"],
-        "parent": about["parent"],
-        "of": len(table),
-        "kept": int(pc.sum(pc.greater(table["weight"], 0)).as_py() or 0),
-        "reasons": dict(sorted(dropped.items(), key=lambda item: (-item[1], item[0]))),
+        "name": step["options"].get("recipe"),
+        "text": "\n".join(["steps:", *(f"  {line}" for line in lines)]),
+        "fingerprint": dataset.manifest["selections"][chosen.name].get("fingerprint"),
+        "selection": chosen.name,
+        "parent": chosen.parent,
     }
+
+
+def _scalar(words: str) -> str:
+    plain = words.replace("_", "").replace("-", "").isalnum()
+    return words if plain else '"' + words.replace("\\", "\\\\").replace('"', '\\"') + '"'
+
+
+def _decided(rule: dict[str, Any]) -> str:
+    threshold = f"  # keeps {rule['threshold']:.6g} and more" if "threshold" in rule else ""
+    nulls = f"  # without a value: {rule['on_null']}" if rule.get("null") else ""
+    return threshold + nulls
 
 
 def _harvest(dataset: Dataset) -> dict[str, Any] | None:
-    step = latest(dataset, "harvest")
+    step = next((step for step in reversed(dataset.history) if step["stage"] == "harvest"), None)
     if step is None:
         return None
     cap = step["counts"].get("cap", step["options"].get("cap"))
     return {**step["counts"], "cap": cap, "long_tail": queries.long_tail(dataset.folder, cap)}
 
 
+def _download_failures(dataset: Dataset) -> dict[str, int]:
+    """Cause -> pairs without an image, most first: of the harvest, else as the stats of img2dataset's shards count."""
+    harvests = [step for step in dataset.history if step["stage"] == "harvest"]
+    counts: Counter[str] = Counter(harvests[-1]["counts"].get("failed") or {} if harvests else {})
+    for name in [] if harvests else dataset.folder.names("shards/*_stats.json"):
+        for cause, count in (dataset.folder.read_json(name).get("status_dict") or {}).items():
+            counts[cause] += count
+    counts.pop("success", None)
+    return dict(sorted(counts.items(), key=lambda item: (-item[1], item[0])))
+
+
 def _funnel(numbers: dict[str, Any]) -> list[dict[str, Any]]:
-    """label and count of every stage, from the pool to what is selected now."""
+    """label and count of every stage, from the pool to what is selected."""
     harvest = numbers["harvest"] or {}
     told = [("pool", "rows of url and text read"), ("matched", "texts that hold a query"),
             ("selected", "drawn under the cap"), ("downloaded", "images downloaded")]  # fmt: skip

@@ -7,7 +7,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from curate.dataset import Dataset
+from curate.report.rows import Rows
 
 BINS = 48
 VALUES = 8  # of a column of words; the others are counted together
@@ -15,11 +15,10 @@ QUANTILES = (0.01, 0.05, 0.25, 0.5, 0.75, 0.95, 0.99)
 COMPARISON = re.compile(r"\b([A-Za-z_]\w*)\s*(>=|<=|>|<)\s*(-?\d+(?:\.\d+)?(?:[eE][-+]?\d+)?)(?![\w.])")
 
 
-def cuts(dataset: Dataset) -> dict[str, list[dict[str, Any]]]:
-    """column -> where the newest filter step cut it: plain comparisons with a number, and thresholds of a top share."""
-    step = next((step for step in reversed(dataset.history) if step["stage"] == "filter"), None)
+def cuts(steps: list[dict[str, Any]]) -> dict[str, list[dict[str, Any]]]:
+    """column -> where the steps of a filter cut it: plain comparisons with a number, and thresholds of a top share."""
     found: dict[str, list[dict[str, Any]]] = {}
-    for rule in (step or {"counts": {}})["counts"].get("funnel", []):
+    for rule in steps:
         for column, sign, number in COMPARISON.findall(rule["rule"]):
             found.setdefault(column, []).append({"sign": sign, "value": float(number), "step": rule["step"]})
         top = re.match(r"top \S+ by (\w+) of", rule["rule"])
@@ -28,23 +27,18 @@ def cuts(dataset: Dataset) -> dict[str, list[dict[str, Any]]]:
     return found
 
 
-def describe(rows: pa.Table, dataset: Dataset, cut: dict[str, list[dict[str, Any]]]) -> list[dict[str, Any]]:
-    """One entry for each measured column: a histogram of numbers, or counts of words and yes/no."""
+def describe(rows: Rows, cut: dict[str, list[dict[str, Any]]]) -> list[dict[str, Any]]:
+    """One entry for each column: a histogram of numbers, or counts of words and yes/no; the measured ones first."""
     found = []
-    for name in sorted(rows.column_names):  # a manifest just read has its signals in another order
-        if name in ("uid", "caption", "shard", "considered", "kept"):
-            continue
-        column, kept = rows[name].combine_chunks(), rows["kept"].to_numpy(zero_copy_only=False)
-        if pa.types.is_dictionary(column.type):
-            column = column.cast(column.type.value_type)
+    kept = rows.table["kept"].to_numpy(zero_copy_only=False)
+    for name in sorted(rows.columns, key=lambda name: (name not in rows.owners, name)):
+        column = rows.table[name].combine_chunks()
         if pa.types.is_integer(column.type) or pa.types.is_floating(column.type):
             entry = _histogram(column, kept)
-        elif pa.types.is_string(column.type) or pa.types.is_boolean(column.type):
-            entry = _words(column, kept)
         else:
-            continue  # hashes, lists
+            entry = _words(column, kept)
         if entry:
-            found.append({"column": name, "signal": _signal(name, dataset), "cuts": cut.get(name, []), **entry})
+            found.append({"column": name, "signal": rows.owners.get(name, ""), "cuts": cut.get(name, []), **entry})
     return found
 
 
@@ -87,12 +81,10 @@ def _edges(values: np.ndarray, logarithmic: bool, whole: bool) -> np.ndarray:
 
 
 def _words(column: pa.Array, kept: np.ndarray) -> dict[str, Any] | None:
-    words = pc.fill_null(column.cast(pa.string()), "(none)")
-    counts = sorted(((row["values"], row["counts"]) for row in pc.value_counts(words).to_pylist()),
-                    key=lambda item: (-item[1], item[0]))  # fmt: skip
-    if not counts or len(counts) > max(200, len(words) // 4):
+    every, keeps = (_counts(rows) for rows in (column, column.filter(pa.array(kept))))
+    counts = sorted(every.items(), key=lambda item: (-item[1], item[0]))
+    if not counts or len(counts) > max(200, len(column) // 4):
         return None  # names and texts, not categories
-    keeps = {row["values"]: row["counts"] for row in pc.value_counts(words.filter(pa.array(kept))).to_pylist()}
     shown = [{"value": value, "count": count, "kept": keeps.get(value, 0)} for value, count in counts[:VALUES]]
     rest = counts[VALUES:]
     if rest:
@@ -101,7 +93,8 @@ def _words(column: pa.Array, kept: np.ndarray) -> dict[str, Any] | None:
     return {"kind": "words", "values": shown}
 
 
-def _signal(column: str, dataset: Dataset) -> str:
-    """The spec of the signal that made a column: the longest name that begins it."""
-    names = [name for name in dataset.signals if column.startswith(name)]
-    return dataset.signals[max(names, key=len)] if names else ""
+def _counts(column: pa.Array) -> dict[str, int]:
+    """How often each value stands; yes and no for truths, "(none)" for nulls."""
+    found = {row["values"]: row["counts"] for row in pc.value_counts(column).to_pylist()}
+    names = {None: "(none)", True: "yes", False: "no"} if pa.types.is_boolean(column.type) else {None: "(none)"}
+    return {names.get(value, value): count for value, count in found.items()}

@@ -1,15 +1,29 @@
-// a cut to try: counts the rows at or above it from the bins of the histogram
-for (const slider of document.querySelectorAll("input[data-counts]")) {
-  const counts = slider.dataset.counts.split(",").map(Number);
-  const edges = slider.dataset.edges.split(",").map(Number);
-  const total = counts.reduce((a, b) => a + b, 0);
-  const tell = () => {
-    const at = Number(slider.value);
-    const above = counts.slice(at).reduce((a, b) => a + b, 0);
-    const share = total ? (100 * above / total).toFixed(1) : "0";
-    slider.nextElementSibling.textContent =
-      `≥ ${Number(edges[at].toPrecision(4))}: ${above.toLocaleString("en")} of ${total.toLocaleString("en")} (${share}%)`;
-  };
-  slider.addEventListener("input", tell);
-  tell();
+// pictures that stand on the page twice, and the veil over those that may not be safe
+const data = JSON.parse(document.getElementById("data").textContent);
+for (const image of document.querySelectorAll("img[data-same]")) {
+  image.src = document.querySelector(`img[data-nth="${image.dataset.same}"]`).src;
+}
+const unveil = (button, shown) => {
+  button.setAttribute("aria-pressed", shown);
+  button.querySelector("span").textContent = shown ? "Blur" : "Show";
+};
+document.addEventListener("click", (event) => {
+  const veil = event.target.closest(".veil");
+  if (veil) unveil(veil, veil.getAttribute("aria-pressed") !== "true");
+});
+const veils = document.querySelectorAll(".veil");
+if (veils.length) {
+  const every = document.createElement("button");
+  every.type = "button";
+  every.id = "unveil";
+  const name = (shown) => { every.textContent = `${shown ? "Blur" : "Show"} the ${veils.length} blurred pictures`; };
+  name(false);
+  every.setAttribute("aria-pressed", "false");
+  every.addEventListener("click", () => {
+    const shown = every.getAttribute("aria-pressed") !== "true";
+    every.setAttribute("aria-pressed", shown);
+    document.querySelectorAll(".veil").forEach((veil) => unveil(veil, shown));
+    name(shown);
+  });
+  document.querySelector("header").append(every);
 }
