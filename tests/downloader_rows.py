@@ -71,7 +71,8 @@ def _formats() -> dict[str, Row]:
         "jpeg progressive": row("JPEG", "jpeg", progressive=True),
         "jpeg 4:4:4": row("JPEG", "jpeg", subsampling=0),
         "jpeg with bytes behind its end": Row(saved("JPEG") + b"\0" * 99, pixels=PLAIN, format="jpeg"),
-        "jpeg with a thumbnail": Row(_thumbnailed(), pixels=PLAIN, format="jpeg"),
+        "jpeg with a thumbnail": Row(_with_exif(_thumbnail()), pixels=PLAIN, format="jpeg"),
+        "jpeg with damaged exif": Row(_with_exif(b"II of no kind"), pixels=PLAIN, format="jpeg"),
         "png": row("PNG", "png"),
         "webp": row("WEBP", "webp"),
         "webp lossless": row("WEBP", "webp", lossless=True),
@@ -84,11 +85,14 @@ def _formats() -> dict[str, Row]:
     }
 
 
-def _thumbnailed() -> bytes:
-    """A JPEG whose EXIF holds another, larger JPEG before the real frame header."""
+def _thumbnail() -> bytes:
+    """EXIF that holds another JPEG, larger than the real one and before its frame header."""
     inner = saved("JPEG", np.zeros((200, 200, 3), np.uint8))
-    exif = b"Exif\0\0" + b"II*\0\x08\0\0\0" + b"\0\0" + b"\0\0\0\0" + inner
-    body = saved("JPEG")
+    return b"II*\0\x08\0\0\0" + b"\0\0" + b"\0\0\0\0" + inner
+
+
+def _with_exif(content: bytes) -> bytes:
+    exif, body = b"Exif\0\0" + content, saved("JPEG")
     return body[:2] + b"\xff\xe1" + struct.pack(">H", len(exif) + 2) + exif + body[2:]
 
 

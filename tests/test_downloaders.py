@@ -31,6 +31,7 @@ from PIL import Image
 from curate import named, tar
 from curate.dataset import Dataset
 from curate.errors import CurateError
+from curate.harvest import run
 from curate.harvest.fetch import fetcher as fetch
 
 NAMES = ["native", "img2dataset"]
@@ -516,6 +517,35 @@ def test_a_name_that_changes_between_two_looks_dials_nothing_private(name, tmp_p
         assert web.hits["/1.jpg"] == 1
         assert web.hits["/3.jpg"] == 0
         assert any(headers["Host"] == f"xn--bcher-kva.test:{port}" for _, _, headers in web.asked)
+
+
+# the same dataset again
+
+
+@pytest.mark.slow
+def test_another_list_or_shard_size_is_refused_and_dead_links_alone_fail(name, tmp_path):
+    downloader(name)
+    (tmp_path / "queries.txt").write_text("\n".join(COLOURS))
+
+    def harvested(pool: str, to: str, pairs: list[tuple[str, str]], shard_size: int = 6) -> Dataset:
+        urls, texts = zip(*pairs)
+        pq.write_table(pa.table({"url": urls, "caption": texts}), tmp_path / pool)
+        return run(Dataset.create(str(tmp_path / to)), [str(tmp_path / pool)], str(tmp_path / "queries.txt"),
+                   downloader=name, allow_private=True, shard_size=shard_size, engine="local(workers=1)")  # fmt: skip
+
+    with serving() as web:
+        pairs = [web.pair(index) for index in range(12)]
+        harvested("pool.parquet", "out", pairs)
+        before, asked = finished(tmp_path / "out"), len(web.asked)
+        with pytest.raises(CurateError, match=r"other options \(pools\).*choose another --out"):
+            harvested("other.parquet", "out", pairs[:6])
+        with pytest.raises(CurateError, match="--shard-size"):
+            harvested("pool.parquet", "out", pairs, shard_size=12)
+        assert finished(tmp_path / "out") == before
+        assert len(web.asked) == asked
+        dead = [(f"{web.url}/missing{index}.html", text) for index, (_, text) in enumerate(pairs)]
+        with pytest.raises(CurateError, match="none of 12 images"):
+            harvested("dead.parquet", "dead", dead)
 
 
 # processes that end in the middle of a shard

@@ -238,7 +238,7 @@ class Fetches:
         self._servers.list(server)
 
     def _ended(self, transfer: Transfer, code: int, job: Job, server: Server) -> None:
-        size = transfer.body.tell()
+        size = transfer.size
         try:
             result = transfer.result(code)
         except FetchError as error:

@@ -2,7 +2,6 @@
 
 import email.utils
 import errno
-import io
 import math
 import os
 import socket
@@ -127,7 +126,9 @@ class Transfer:
     def begin(self, url: Url, addresses: list[str], end: float, max_bytes: int, whole: bool = True) -> None:
         """Ready for a multi handle. A body that is too long is an error, or cut where it need not be `whole`."""
         self.end, self.max_bytes, self.whole = end, max_bytes, whole
-        self.body, self.lines = io.BytesIO(), []
+        self.blocks: list[bytes] = []
+        self.size = 0  # of the body so far
+        self.lines = []
         self.head: Head | None = None
         self.skipped = 0
         self.since = (time.monotonic(), 0)  # when its speed was last found good, and the bytes that had come
@@ -148,7 +149,7 @@ class Transfer:
         begun, before = self.since
         if now - begun < self.timeout:
             return False
-        count = self.body.tell() + self.skipped + len(self.lines)
+        count = self.size + self.skipped + len(self.lines)
         self.since = (now, count)
         return count - before < SLOW * (now - begun) and not self.room.stopped(self)
 
@@ -168,13 +169,13 @@ class Transfer:
                 raise refusal
         if code not in (pycurl.E_OK, pycurl.E_WRITE_ERROR):
             raise self._error(code)
-        if not self.body.tell():
+        if not self.size:
             raise FetchError("empty")
-        return self.body.getvalue()
+        return b"".join(self.blocks)
 
     def clear(self) -> None:
         """Hold no image while waiting for the next url."""
-        self.body = io.BytesIO()
+        self.blocks = []
 
     @property
     def retry_after(self) -> float:
@@ -226,14 +227,16 @@ class Transfer:
             self.skipped += len(block)
             self.cut = self.skipped > SKIPPED or head.status == 200
             return 0 if self.cut else len(block)
-        if self.body.tell() + len(block) > self.max_bytes:
+        if self.size + len(block) > self.max_bytes:
             self.cut = True
             if self.whole:
                 self.failure = FetchError("too many bytes")
             return 0
         if not self.room.take(self, len(block)):
             return pycurl.WRITEFUNC_PAUSE
-        return self.body.write(block)
+        self.blocks.append(block)
+        self.size += len(block)
+        return len(block)
 
     def _head(self) -> Head | None:
         """The headers of the last answer, once they are all there: 1xx answers may come before it."""

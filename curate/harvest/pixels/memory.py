@@ -4,6 +4,7 @@ import ctypes
 
 M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3  # of glibc's malloc.h
 LARGEST = 32 << 20  # bytes; glibc takes no more. Larger blocks still go back at once
+KEPT = 8 << 20  # bytes that stay when all behind them is free: with 32 MB no quicker, and 35 MB more after large images
 
 
 def keep_freed_memory() -> None:
@@ -14,4 +15,4 @@ def keep_freed_memory() -> None:
     mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
     if mallopt:
         mallopt(M_MMAP_THRESHOLD, LARGEST)
-        mallopt(M_TRIM_THRESHOLD, LARGEST)
+        mallopt(M_TRIM_THRESHOLD, KEPT)
