@@ -27,6 +27,7 @@ $(VENV)/.dev: pyproject.toml constraints.txt | $(VENV)/bin/python
 	@echo "installing curate[demo,dev,ray,s3] into $(VENV) (torch comes with it: a few GB, some minutes)"
 	@$(PIP) -e '.[demo,dev,ray,s3]'
 	@$(PIP) --no-deps clip-benchmark  # only its class names are read; its own needs are large
+	@$(PIP) --no-deps --ignore-requires-python rapidocr-onnxruntime  # only its weights are read; it wants a second OpenCV
 	@touch $@ $(VENV)/.demo
 
 setup: $(VENV)/.demo ## the virtual environment with all that the demo needs

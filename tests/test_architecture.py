@@ -16,7 +16,7 @@ PACKAGE = ROOT / "curate"
 LAYERS = [
     ["errors"],
     ["files", "tar", "images", "named", "streams", "tokenizer"],
-    ["shard"],
+    ["shard", "rows", "networks", "threads"],
     ["dataset"],
     ["work"],
     ["engines", "crawl", "pools", "encoders", "models", "benchmark"],

@@ -11,7 +11,7 @@ from curate.dedup import overlap, views
 from curate.dedup import run as dedup
 from curate.dedup.codes import Comparison
 from curate.dedup.features import INLIERS, features, inliers
-from curate.measure import Rows
+from curate.rows import Rows
 
 HERE = "local(workers=1)"
 

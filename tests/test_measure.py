@@ -3,10 +3,11 @@
 from pathlib import Path
 
 import pytest
-from conftest import draw, encoded, pair
+from conftest import draw, encoded, pair, write_shard
 
 from curate.errors import CurateError
-from curate.measure import Rows, measure
+from curate.measure import measure
+from curate.rows import Rows
 
 CONTRAST = """
 import numpy as np, pyarrow as pa
@@ -85,11 +86,39 @@ def test_an_image_that_cannot_be_decoded_is_null_and_counted(make_dataset, contr
 
 def test_a_signal_measured_on_another_tar_is_refused(dataset):
     measure(dataset, ["size"], "local(workers=0)")
-    from conftest import write_shard
-
     write_shard(dataset.folder, "00000", [pair(index) for index in range(100, 110)])
     measured = measure(dataset, ["size"], "local(workers=0)")
-    assert "was measured with another tar_bytes" in measured.failures["shards/00000"]
+    assert "was measured on another 00000.tar; delete this file" in measured.failures["shards/00000"]
+
+
+def test_a_signal_measured_on_a_tar_of_the_same_size_is_refused(dataset):
+    measure(dataset, ["caption"], "local(workers=0)")
+    size = dataset.folder.size("shards/00000.tar")
+    write_shard(
+        dataset.folder, "00000", [pair(index) | {"caption": pair(index)["caption"][::-1]} for index in range(20)]
+    )
+    assert dataset.folder.size("shards/00000.tar") == size
+    measured = measure(dataset, ["caption"], "local(workers=0)")
+    assert list(measured.failures) == ["shards/00000"]
+    assert "was measured on another 00000.tar; delete this file" in measured.failures["shards/00000"]
+
+
+def test_what_a_signal_says_of_its_making_decides_whether_it_is_measured_again(dataset, contrast):
+    made = CONTRAST.replace("self.scale = scale", "self.scale, self.made_by = scale, {'version': 1}")
+    Path(contrast).write_text(made)
+    measure(dataset, [contrast], "local(workers=0)")
+    assert measure(dataset, [contrast], "local(workers=0)").history[-1]["counts"]["skipped"] == 3
+    Path(contrast).write_text(made.replace("'version': 1", "'version': 2"))
+    measured = measure(dataset, [contrast], "local(workers=0)")
+    assert all("was measured with another version; delete signals/contrast" in x for x in measured.failures.values())
+    Path(contrast).write_text(made.replace("'version': 1", ""))
+    assert len(measure(dataset, [contrast], "local(workers=0)").failures) == 3
+
+
+def test_a_signal_without_a_single_value_is_named(make_dataset):
+    pairs = [pair(index) | {"image": b"<html>"} for index in range(4)]
+    measured = measure(make_dataset(pairs), ["blur", "caption"], "local(workers=0)")
+    assert measured.history[-1]["summary"].endswith("4 images could not be decoded; blur has no value for any of them")
 
 
 def test_rows_decode_only_when_asked():

@@ -13,7 +13,7 @@ from PIL import Image
 
 from curate import encoders, models
 from curate.errors import CurateError
-from curate.measure import Rows
+from curate.rows import Rows
 from curate.signals.clip import Signal
 from curate.tokenizer import Tokenizer
 

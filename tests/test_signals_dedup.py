@@ -10,7 +10,8 @@ from PIL import Image
 
 from curate import images, named
 from curate.errors import CurateError
-from curate.measure import Rows, measure
+from curate.measure import measure
+from curate.rows import Rows
 from curate.signals.pdq import pdq, pdq_dihedral
 from curate.signals.thumbprint import thumbprint
 

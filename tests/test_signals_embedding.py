@@ -11,7 +11,8 @@ from PIL import Image
 from curate import measure as measuring
 from curate import named
 from curate.errors import CurateError
-from curate.measure import Rows, measure
+from curate.measure import measure
+from curate.rows import Rows
 
 MEAN, STD = np.array([0.485, 0.456, 0.406]), np.array([0.229, 0.224, 0.225])
 

@@ -1,16 +1,20 @@
 """What the signals that filter lives on measure: caption, tokens, language, size, clip."""
 
+import json
 import subprocess
 import sys
 
 import numpy as np
 import pytest
 from conftest import draw, encoded, pair, write_shard
+from PIL import Image, ImageFilter
 
+from curate import named
 from curate.dataset import Dataset
 from curate.errors import CurateError
 from curate.files import Folder
 from curate.measure import embedding_name, measure
+from curate.rows import Rows
 
 HERE = "local(workers=0)"
 CAPTIONS = {
@@ -74,7 +78,31 @@ def test_size_is_read_from_the_stored_image(tmp_path):
     assert (found["size_aspect"], found["size_bytes"]) == (3.0, len(row["image"]))
 
 
-@pytest.mark.parametrize("signal", ["caption", "language", "size"])
+def test_blur_tells_a_sharp_picture_from_a_soft_one_whatever_its_size():
+    sharp = draw("red", "square", 1, 512)
+    pictures = [
+        sharp,
+        sharp.filter(ImageFilter.GaussianBlur(6)),
+        sharp.resize((1024, 1024)),
+        Image.new("RGB", (300, 40)),
+    ]
+    found = named.load("signals", "blur").measure(Rows.of([np.asarray(each) for each in pictures]))["blur"].to_pylist()
+    assert found[0] > 10 * found[1] > 0
+    assert found[2] == pytest.approx(found[0], rel=0.25)
+    assert found[3] == 0
+    with pytest.raises(CurateError, match="side=4: at least 16 pixels"):
+        named.load("signals", "blur(side=4)")
+
+
+def test_blur_is_the_variance_of_the_laplacian():
+    grey = np.random.default_rng(0).integers(0, 255, (64, 80), np.uint8)
+    padded = np.pad(grey.astype(float), 1, mode="reflect")
+    laplacian = padded[:-2, 1:-1] + padded[2:, 1:-1] + padded[1:-1, :-2] + padded[1:-1, 2:] - 4 * padded[1:-1, 1:-1]
+    rows = Rows.of([np.repeat(grey[:, :, None], 3, axis=2)])
+    assert named.load("signals", "blur(side=64)").measure(rows)["blur"][0].as_py() == pytest.approx(laplacian.var())
+
+
+@pytest.mark.parametrize("signal", ["blur", "caption", "language", "size"])
 def test_light_signals_load_no_torch(signal):
     code = f"import sys, curate.named as n; n.load('signals', '{signal}'); sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
@@ -148,6 +176,34 @@ def test_other_weights_under_the_same_name_are_refused(broken, weights):
     again = subprocess.run(command, check=False, capture_output=True, text=True)
     assert again.returncode == 1
     assert "was measured with another weights" in again.stderr
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("changed", ["weights", "precision", "preprocessing", "config"])
+def test_whatever_decides_a_score_is_noticed_when_it_changes(broken, weights, tmp_path, monkeypatch, changed):
+    import torch
+
+    from curate import encoders, models
+    from curate.signals import clip
+
+    config, checkpoint = tmp_path / "tiny.json", tmp_path / "tiny.pt"
+    config.write_text(json.dumps(models.find_config("ViT-Test-32")[1]))
+    state = torch.load(weights)
+    torch.save(state, checkpoint)
+    spec = f"clip(model={config}, pretrained={checkpoint}, device=cpu, precision=auto)"
+    assert not measure(broken, [spec], HERE).failures
+    assert measure(broken, [spec], HERE).history[-1]["counts"]["skipped"] == 1
+    if changed == "weights":
+        torch.save(state | {"logit_scale": state["logit_scale"] + 1}, checkpoint)
+    elif changed == "precision":  # what "auto" means on another machine
+        used = clip.models.scoring_precision("auto", torch.device("cpu"))
+        monkeypatch.setattr(models, "scoring_precision", lambda *_: "fp32" if used == "bf16" else "bf16")
+    elif changed == "preprocessing":
+        monkeypatch.setattr(encoders, "PREPROCESSING", encoders.PREPROCESSING + 1)
+    else:
+        config.write_text(json.dumps({**models.find_config("ViT-Test-32")[1], "quick_gelu": True}))
+    (failure,) = measure(broken, [spec], HERE).failures.values()
+    assert f"was measured with another {changed}; delete signals/clip or measure under another name" in failure
 
 
 @pytest.mark.slow

@@ -12,7 +12,8 @@ from PIL import Image
 from curate import images, named
 from curate import measure as measuring
 from curate.dedup import run
-from curate.measure import Rows, measure
+from curate.measure import measure
+from curate.rows import Rows
 
 BITS = ("phash", "dhash", "whash", "pdq")
 PICTURES = ("exact_pixels", "thumbprint", *BITS)

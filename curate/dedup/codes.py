@@ -12,7 +12,8 @@ import xxhash
 from curate import named
 from curate.dataset import Dataset
 from curate.errors import BadShard, CurateError
-from curate.measure import FROM_IMAGE, embedding_name
+from curate.measure import embedding_name
+from curate.rows import FROM_IMAGE
 from curate.shard import Shard
 
 

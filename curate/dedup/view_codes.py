@@ -13,7 +13,7 @@ import pyarrow.compute as pc
 from curate import images, named
 from curate.dedup import views
 from curate.dedup.codes import Comparison
-from curate.measure import Rows
+from curate.rows import Rows
 from curate.shard import Shard
 from curate.work import Report
 

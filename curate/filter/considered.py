@@ -14,6 +14,7 @@ from curate.errors import BadShard, CurateError
 from curate.files import MADE_BY
 from curate.filter import arrays, keys
 from curate.filter.uids import Uids, stored
+from curate.measure import OF_THE_SHARD
 from curate.shard import Shard
 
 SCHEMA_SHARDS = 8  # a column without a single value in so many shards is taken for an untyped one
@@ -181,7 +182,7 @@ def check_made_by(shard: Shard, signal: str, metadata: Mapping[bytes, bytes], wa
 
 def told(made_by: dict[str, Any]) -> str:
     """What made a signal, without what is a shard's own."""
-    return json.dumps({key: value for key, value in made_by.items() if key != "tar_bytes"}, sort_keys=True)
+    return json.dumps({key: value for key, value in made_by.items() if key not in OF_THE_SHARD}, sort_keys=True)
 
 
 def considered(dataset: Dataset, parent: str | None, used: set[str], owner: dict[str, str]) -> Considered:

@@ -8,7 +8,8 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
-from curate import models
+from curate import encoders, models
+from curate.dataset import fingerprint
 from curate.errors import CurateError
 
 
@@ -29,11 +30,14 @@ class Signal:
 
     @property
     def made_by(self) -> dict[str, Any]:
-        """Model, weights and the precision that is used here: "auto" may mean another one on another machine."""
+        """Model, its config and weights, the version of the preprocessing, and the precision that is used here: "auto"
+        may mean another one on another machine."""
         model, pretrained, device, precision = self._options
         if precision == "auto":
             precision = models.scoring_precision(precision, models.torch_device(device))
-        return {**models.made_by(model, pretrained), "precision": precision}
+        config = fingerprint(models.config_of(model, pretrained)[1])
+        return {**models.made_by(model, pretrained), "config": config, "precision": precision,
+                "preprocessing": encoders.PREPROCESSING}  # fmt: skip
 
     @property
     def decode_threads(self) -> int:
@@ -42,7 +46,7 @@ class Signal:
 
     def measure(self, rows) -> dict[str, pa.Array | np.ndarray]:
         """clip: float32 cosine and float32 [n, d] unit image embedding; null and zeros where the image is broken."""
-        model = _load(*self._options)
+        model = _load(self.made_by["weights"], *self._options)
         whole = np.flatnonzero([pixels is not None for pixels in rows.pixels])
         images = model.encode_images([rows.pixels[index] for index in whole])
         captions = rows["caption"].to_pylist()
@@ -59,5 +63,6 @@ class Signal:
 
 
 @functools.lru_cache(maxsize=2)
-def _load(*options) -> models.ClipModel:
+def _load(weights: str, *options) -> models.ClipModel:
+    """The model, loaded anew where a file of the same name has other weights than before."""
     return models.load(*options)

@@ -8,8 +8,7 @@ SSCD (E. Pizzi et al., CVPR 2022) and ISC (S. Yokoo, 2021); or the image tower o
 import functools
 import hashlib
 import importlib
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -23,6 +22,7 @@ from torch.nn.utils.fusion import fuse_conv_bn_eval
 
 from curate import models
 from curate.errors import BadShard, CurateError
+from curate.threads import one_thread
 
 LITE0 = "efficientnet-lite0"
 TORCHSCRIPT = (".pt", ".pts", ".ts", ".jit", ".torchscript")
@@ -105,7 +105,7 @@ class Signal:
 
     def measure(self, rows) -> dict[str, Any]:
         comparable = [at for at, is_flat in enumerate(rows["flat"]) if is_flat is False]
-        with _one_thread():
+        with one_thread():
             found = self._encoded([rows["pixels"][at] for at in comparable])
         wrong = np.flatnonzero(~np.isfinite(found).all(axis=1))
         if len(wrong):
@@ -283,17 +283,6 @@ def _three(value: float | tuple[float, ...] | None) -> tuple[float, ...] | None:
     if len(values) != 3 or not all(isinstance(each, int | float) for each in values):
         raise CurateError(f"embedding: mean and std are one number or three: (0.485, 0.456, 0.406), not {value}")
     return tuple(map(float, values))
-
-
-@contextmanager
-def _one_thread() -> Iterator[None]:
-    """The same sums in the same order on every engine, so that the tables are byte-equal; processes give the speed."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(before)
 
 
 def _sha256(path: str) -> str:
