@@ -176,7 +176,11 @@ def build(config: dict[str, Any]) -> Any:
         config["text_cfg"]["hf_model_pretrained"] = False
     kind = open_clip.CoCa if "multimodal_cfg" in config else open_clip.CustomTextCLIP if custom else open_clip.CLIP
     try:
-        return kind(**config)
+        model = kind(**config)
+        if isinstance(model, open_clip.CoCa):  # open_clip leaves the last matrix of the decoder as the memory was
+            decoder = model.text_decoder
+            torch.nn.init.normal_(decoder.text_projection, std=decoder.text_projection.shape[0] ** -0.5)
+        return model
     except (TypeError, ValueError, KeyError, RuntimeError, AssertionError) as error:
         raise CurateError(f"open_clip cannot build this model config: {_one_line(error)}") from error
 

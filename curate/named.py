@@ -79,10 +79,11 @@ def plugin(kind: str, spec: Spec) -> type:
     try:
         if spec.name.endswith(".py"):
             return getattr(_file(spec.name), CLASSES[kind])
-        if spec.name not in available(kind):
+        module = spec.name.replace("-", "_")  # bag-of-words is bag_of_words.py
+        if module not in available(kind):
             kinds = kind.rsplit(".", 1)[-1]
             raise CurateError(f"no {kinds} called '{spec.name}'; choose from: {', '.join(available(kind))}")
-        return getattr(importlib.import_module(f"curate.{kind}.{spec.name}"), CLASSES[kind])
+        return getattr(importlib.import_module(f"curate.{kind}.{module}"), CLASSES[kind])
     except ModuleNotFoundError as error:
         missing = (error.name or "").split(".")[0]
         if missing == "curate":

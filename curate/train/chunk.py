@@ -38,12 +38,12 @@ class Chunk:
         """Pixels are [n, 3, s, s], or [n, views, 3, s, s] for objectives that need "views"."""
         return self.pixels.shape[1] if self.pixels.ndim == 5 else 1
 
-    def image(self, model: Any) -> torch.Tensor:
-        """L2-normalised fp32 features [n, d] of the images."""
-        return self._of("image", model, lambda: encode_image(model, self.input(model)))
+    def image(self, model: Any, unit: bool = True) -> torch.Tensor:
+        """fp32 features [n, d] of the images, of length 1 or as they come."""
+        return self._of("image", model, lambda: encode_image(model, self.input(model)), unit)
 
     def text(self, model: Any) -> torch.Tensor:
-        """L2-normalised fp32 features [n, d] of the texts."""
+        """fp32 features [n, d] of the texts, of length 1."""
         return self._of("text", model, lambda: encode_text(model, self.tokens))
 
     def views(self, model: Any) -> list[torch.Tensor]:
@@ -66,11 +66,12 @@ class Chunk:
                 self._known[name] = compute()
         return self._known[name]
 
-    def _of(self, side: str, model: Any, encode: Callable[[], torch.Tensor]) -> torch.Tensor:
+    def _of(self, side: str, model: Any, encode: Callable[[], torch.Tensor], unit: bool = True) -> torch.Tensor:
         def features() -> torch.Tensor:
             with autocast(self.device, self.precision):
                 found = encode()
-            return F.normalize(found if found.dtype == torch.float64 else found.float(), dim=-1)
+            found = found if found.dtype == torch.float64 else found.float()
+            return F.normalize(found, dim=-1) if unit else found
 
         # the loss is in fp32: at scale 100 bf16 logits are wrong by a percent
         return self.once(side, features) if locked(model, side) else features()

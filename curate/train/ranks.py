@@ -3,12 +3,18 @@
 Gradients are summed over the processes, never averaged: each of them holds its own part of the gradient of one loss.
 """
 
-from collections.abc import Sequence
+import os
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
+from datetime import timedelta
 
 import torch
 import torch.distributed as dist
 
+from curate.errors import CurateError
+
+PATIENCE = timedelta(minutes=30)  # that processes wait for each other: the first one builds the index
 BUCKET = 1 << 25  # numbers that are summed over the processes at a time: 128 MB of fp32
 
 
@@ -66,3 +72,41 @@ class Ranks:
 
 
 ALONE = Ranks()
+
+
+@contextmanager
+def joined(device: torch.device) -> Iterator[Ranks]:
+    """This process among those that torchrun started, or ALONE. Raises CurateError where the others do not come."""
+    size = int(os.environ.get("WORLD_SIZE", "1"))
+    if size == 1:
+        yield ALONE
+        return
+    try:
+        dist.init_process_group("nccl" if device.type == "cuda" else "gloo", timeout=PATIENCE)
+    except (RuntimeError, ValueError) as error:
+        raise CurateError(f"the {size} processes cannot meet: {str(error).splitlines()[0]}") from error
+    try:
+        yield Ranks(dist.get_rank(), size)
+    finally:
+        dist.destroy_process_group()
+
+
+def own_device(device: torch.device) -> torch.device:
+    """The GPU of this process among those of its machine. Raises CurateError where there are fewer GPUs."""
+    local = int(os.environ.get("LOCAL_RANK", "0"))
+    if device.type != "cuda" or "LOCAL_RANK" not in os.environ:
+        return device
+    if local >= torch.cuda.device_count():
+        raise CurateError(f"process {local} of this machine has no GPU: there are {torch.cuda.device_count()}")
+    torch.cuda.set_device(local)
+    return torch.device("cuda", local)
+
+
+def check(ranks: Ranks, batch_size: int) -> None:
+    """Raises CurateError where a batch cannot be shared out equally."""
+    if batch_size % ranks.size:
+        near = max(1, round(batch_size / ranks.size)) * ranks.size
+        raise CurateError(
+            f"a batch of {batch_size:,} cannot be shared by {ranks.size} processes: --batch-size {near}, "
+            f"or as many processes as divide it"
+        )
