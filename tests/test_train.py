@@ -130,7 +130,7 @@ def test_undecodable_images_and_damaged_shards_are_reported(make_dataset, tmp_pa
         ({"batch_size": 61}, "60 pairs are fewer than one batch of 61; --batch-size 60"),
         ({"batch_size": 0}, "--batch-size 0 is not a positive number"),
         ({"epochs": -1}, "--epochs -1 is not a positive number"),
-        ({"objective": "clop"}, "no objectives called 'clop'; choose from: clip, siglip"),
+        ({"objective": "clop"}, "no objectives called 'clop'; choose from: bag_of_words, captioning, clip, "),
         ({"model": "ViT-Teeny"}, "no model called 'ViT-Teeny'"),
         ({"selection": "best"}, "has no selection 'best'"),
         ({"device": "cuda:9"}, "no device 'cuda:9' here"),

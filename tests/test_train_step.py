@@ -11,7 +11,9 @@ from open_clip_train.scheduler import cosine_lr
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from curate import models
-from curate.train import tiled, towers
+from curate.encoders import normalised
+from curate.errors import CurateError
+from curate.train import memory, tiled, towers
 from curate.train.loader import Batch
 from curate.train.objectives import clip, siglip
 from curate.train.step import BadLoss, How, adamw, gradient, learning_rate, train_step
@@ -273,3 +275,42 @@ def test_a_bad_loss_changes_no_weight(chunk):
     with pytest.raises(BadLoss, match="the loss is nan"):
         train_step(model, clip.Objective(), adamw(model, 1e-3, 0.2), batch(), 1e-3, How(chunk=chunk, keep=0))
     assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())
+
+
+def test_a_teacher_adds_its_distributions_and_chunks_stay_exact():
+    objective, pairs = clip.Objective(), batch(9)
+    model, teacher = double(objective), double(objective, seed=5)
+    plain = gradients(model, objective, pairs)
+    objective.teacher.append(teacher.eval().requires_grad_(False))
+    whole = gradients(model, objective, pairs)
+    with torch.no_grad():
+        mine, theirs = ([*net(normalised(pairs.pixels, net).double(), pairs.tokens)] for net in (model, teacher))
+        wanted = sum(DistillClipLoss()(*mine, *theirs))
+    assert whole[0].item() == pytest.approx(wanted.item(), rel=1e-5)
+    assert abs(whole[0] - plain[0]) > 0.1
+    for keep in (0, 1):
+        assert_equal(gradients(model, objective, pairs, How(chunk=4, keep=keep)), whole)
+    assert not list(objective.parameters())
+
+
+def test_chunks_follow_from_the_measured_bytes():
+    saved = memory.saved_bytes(tiny(), clip.Objective(), batch(12), "fp32")
+    locked = tiny()
+    towers.lock(locked, "image")
+    assert 0 < memory.saved_bytes(locked, clip.Objective(), batch(12), "fp32").sample < 0.8 * saved.sample
+    needs = memory.Parts(weights=0, pixels=0, features=0, tiles=0)
+    assert memory.plan(needs, saved, 100, memory=200 * saved.sample + 2 * saved.fixed) == (None, None)
+    chunk, keep = memory.plan(needs, saved, 100_000, memory=2000 * saved.sample + 2 * saved.fixed)
+    assert chunk == 512
+    assert (keep + 1) * (chunk * saved.sample + saved.fixed) < 2000 * saved.sample + 2 * saved.fixed
+    with pytest.raises(CurateError, match=r"a batch of 100 does not fit in 0 GiB: .*--grad-checkpointing"):
+        memory.plan(needs, saved, 100, memory=saved.sample // 2)
+
+
+@pytest.mark.slow
+def test_a_compiled_image_tower_gives_the_same_gradient():
+    model, pairs = tiny(), batch(8)
+    plain, names = gradients(model, clip.Objective(), pairs), list(model.state_dict())
+    towers.compile_image_tower(model)
+    assert_equal(gradients(model, clip.Objective(), pairs), plain, of=1e-4)
+    assert list(model.state_dict()) == names

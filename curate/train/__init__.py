@@ -14,8 +14,8 @@ from curate import models, named
 from curate.encoders import image_size
 from curate.errors import CurateError
 from curate.files import Folder
-from curate.train import checkpoint, crops, index, plan, summary
-from curate.train.checkpoint import CONFIG, MODEL, RUN
+from curate.train import checkpoint, crops, index, plan, prepare, ranks, summary
+from curate.train.checkpoint import CONFIG, MODEL, OBJECTIVE, RUN, State
 from curate.train.loader import Loader
 from curate.train.loop import Evaluator, Trainer, Watch
 from curate.train.step import adamw
@@ -29,13 +29,15 @@ def run(data: Sequence[str], out: str | None = None, recipe: str | None = None, 
         device: str = "auto", workers: int | None = None, save_every: int = 500, keep: int = 2,
         max_spike: float | None = None, evaluator: Evaluator | None = None, eval_every: int | None = None,
         tensorboard: bool = False, wandb: str | None = None, selection: str | None = None, resume: bool = True,
-        seed: int = 0, show: bool = False, note: Callable[[str], None] = warned,
+        seed: int = 0, show: bool = False, chunk: int | None = None, grad_checkpointing: bool = False,
+        compiled: bool = False, note: Callable[[str], None] = warned,
         **values: Any) -> tuple[str, dict[str, Any], dict[str, str]]:  # fmt: skip
     """Train on `data` into the folder `out`; comes back with (summary, numbers, failed shards).
 
     `values` are those of recipe.DEFAULTS (model, objective, batch_size, epochs, lr ...); what is not given is the
     recipe's, or ours. `evaluator`, `keep` and `max_spike`: see loop.Watch. `show` trains nothing: the summary is a
-    table of every value and its origin. `note` is told what the user should know.
+    table of every value and its origin. `note` is told what the user should know. `chunk`: samples encoded at a time;
+    with it, `grad_checkpointing` and `compiled` a run is the same but for rounding.
 
     A finished run with the same options is left alone, an unfinished one goes on. Raises CurateError for options that
     cannot work, for a run that was started with others, and where the loss is not finite.
@@ -44,39 +46,66 @@ def run(data: Sequence[str], out: str | None = None, recipe: str | None = None, 
     if show:
         return settings.table(), {"values": dict(settings.values), "origins": dict(settings.origins)}, {}
     watch = Watch(save_every, keep, max_spike, evaluator, eval_every or save_every, tensorboard, wandb)
-    plan.check(data, watch)
-    folder, where = _folder(out, data), models.torch_device(device)
-    found = index.sources(data, selection)
-    pairs = index.build(found, folder.within("cache"))
-    settings = plan.on_data(settings, where, len(pairs))
-    record = plan.record(settings, config, init, seed, found, pairs)
+    plan.check(data, watch, chunk)
+    folder, where = _folder(out, data), ranks.own_device(models.torch_device(device))
+    with ranks.joined(where) as mine:
+        found = index.sources(data, selection)
+        if not mine.first:
+            mine.wait()  # until the first process has copied remote tars and begun the folder
+        pairs = index.build(found, folder.within("cache"))
+        settings = plan.on_data(settings, where, len(pairs))
+        ranks.check(mine, settings["batch_size"])
+        record = plan.record(settings, config, init, seed, found, pairs)
+        if mine.first:
+            _begin(folder, record, resume)
+            mine.wait()
+        if folder.exists(MODEL):
+            done = folder.read_json(RUN)
+            return f"{done['summary']} (done before)", done["numbers"], pairs.failures
+        torch.manual_seed(seed)
+        network, goal = models.build(config), named.load("train.objectives", settings["objective"])
+        if init:
+            models.load_weights(network, settings["model"], init)
+        tokenizer = models.tokenizer_of(config)
+        prepare.everything(network, goal, settings, config, pairs, tokenizer, where, grad_checkpointing, compiled)
+        crop = getattr(goal, "crop", crops.named(settings["crop"]))
+        loader = Loader(pairs, tokenizer, image_size(network), settings["batch_size"], seed, workers, crop,
+                        getattr(goal, "views", 1), mine)  # fmt: skip
+        optimizer = adamw(network, settings["lr"], settings["weight_decay"], goal,
+                          betas=(settings["beta1"], settings["beta2"]), eps=settings["eps"])  # fmt: skip
+        watch = replace(watch, arithmetic=plan.arithmetic(config, where, settings["precision"]))
+        made_by = {"model": settings["model"], "data": pairs.fingerprint}
+        how = prepare.how(network, goal, settings, mine, chunk, pairs, tokenizer)
+        trainer = Trainer(folder, network, goal, optimizer, loader, plan.schedule(settings, len(pairs)), watch, made_by,
+                          note, how)  # fmt: skip
+        state = trainer.train()
+        if not mine.first:
+            return "", {}, pairs.failures
+        return *_finish(folder, record, state, network, goal), pairs.failures
+
+
+def _begin(folder: Folder, record: dict[str, Any], resume: bool) -> None:
+    """Make the folder of a run, or find it as the same options left it. Raises CurateError for others."""
     if not resume:
         checkpoint.start_over(folder)
     checkpoint.check_same(folder, record["options"], record["data"])
-    if folder.exists(MODEL):
-        done = folder.read_json(RUN)
-        return f"{done['summary']} (done before)", done["numbers"], pairs.failures
-    folder.sweep()
-    folder.write_json(RUN, record)
-    folder.write_json(CONFIG, config)
-    torch.manual_seed(seed)
-    network = models.build(config)
-    if init:
-        models.load_weights(network, settings["model"], init)
-    goal, crop = named.load("train.objectives", settings["objective"]).to(where), crops.named(settings["crop"])
-    loader = Loader(pairs, models.tokenizer_of(config), image_size(network), settings["batch_size"], seed, workers,
-                    getattr(goal, "crop", crop), getattr(goal, "views", 1))  # fmt: skip
-    optimizer = adamw(network.to(where), settings["lr"], settings["weight_decay"], goal,
-                      betas=(settings["beta1"], settings["beta2"]), eps=settings["eps"])  # fmt: skip
-    watch = replace(watch, arithmetic=plan.arithmetic(config, where, settings["precision"]))
-    made_by = {"model": settings["model"], "data": pairs.fingerprint}
-    trainer = Trainer(folder, network, goal, optimizer, loader, plan.schedule(settings, len(pairs)), watch, made_by,
-                      note)  # fmt: skip
-    numbers = summary.numbers(folder, trainer.train(), settings["batch_size"])
+    if not folder.exists(MODEL):
+        folder.sweep()
+        folder.write_json(RUN, record)
+        folder.write_json(CONFIG, record["options"]["config"])
+
+
+def _finish(folder: Folder, record: dict[str, Any], state: State, network: Any,
+            goal: Any) -> tuple[str, dict[str, Any]]:  # fmt: skip
+    """Write the model; summary and numbers of the run."""
+    numbers = summary.numbers(folder, state, record["options"]["batch_size"])
     line = summary.line(folder, record, numbers)
     folder.write_json(RUN, {**record, "summary": line, "numbers": numbers})
+    if own := {key: value.cpu() for key, value in goal.state_dict().items()}:
+        content = {"objective": record["options"]["objective"], "state_dict": own}
+        checkpoint.save_torch(folder, OBJECTIVE, content)
     checkpoint.save_torch(folder, MODEL, {key: value.cpu() for key, value in network.state_dict().items()})
-    return line, numbers, pairs.failures
+    return line, numbers
 
 
 def _folder(out: str | None, data: Sequence[str]) -> Folder:

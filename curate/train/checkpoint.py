@@ -13,8 +13,20 @@ from curate.errors import CurateError
 from curate.files import Folder
 
 LOG, TIMINGS, EVALS = "log.jsonl", "timings.jsonl", "evals.jsonl"
-RUN, MODEL, CONFIG = "run.json", "model.pt", "config.json"
-LEFT_BY_A_RUN = (RUN, MODEL, CONFIG, LOG, TIMINGS, EVALS, "checkpoints", "bad-batch.json", "eval", "tensorboard")
+RUN, MODEL, OBJECTIVE, CONFIG = "run.json", "model.pt", "objective.pt", "config.json"
+LEFT_BY_A_RUN = (
+    RUN,
+    MODEL,
+    OBJECTIVE,
+    CONFIG,
+    LOG,
+    TIMINGS,
+    EVALS,
+    "checkpoints",
+    "bad-batch.json",
+    "eval",
+    "tensorboard",
+)
 WAY_OUT = "choose another --out, or start over with --no-resume"
 DAMAGED = (pickle.UnpicklingError, EOFError, OSError, RuntimeError, KeyError, ValueError)  # of a checkpoint cut short
 
@@ -113,8 +125,8 @@ def path(step: int) -> str:
 
 
 def restore(run: Folder, model: torch.nn.Module, objective: torch.nn.Module, optimizer: torch.optim.Optimizer,
-            made_by: Mapping[str, Any]) -> tuple[State, list[str]]:  # fmt: skip
-    """Load the newest whole checkpoint into model, objective and optimizer, cut the log back to it; a new State where
+            made_by: Mapping[str, Any], cut: bool = True) -> tuple[State, list[str]]:  # fmt: skip
+    """Load the newest whole checkpoint into model, objective and optimizer, `cut` the log back to it; a new State where
     there is none. Comes back with the names of those that were damaged and passed over. Raises CurateError for one that
     another model or other data made."""
     damaged = []
@@ -137,11 +149,13 @@ def restore(run: Folder, model: torch.nn.Module, objective: torch.nn.Module, opt
         except (RuntimeError, ValueError) as error:
             reason = str(error).strip().split("\n")[-1].strip()
             raise CurateError(f"{run.url}/{name} does not fit this model: {reason[:160]}; {WAY_OUT}") from error
-        _cut_logs(run, content["step"])
+        if cut:
+            _cut_logs(run, content["step"])
         best = content["best"]
         return State(content["step"], set(content["undecodable"]), content["recent"], tuple(content["since"]),
                      None if best is None else tuple(best)), damaged  # fmt: skip
-    _cut_logs(run, 0)
+    if cut:
+        _cut_logs(run, 0)
     return State(), damaged
 
 

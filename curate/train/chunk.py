@@ -9,7 +9,7 @@ import torch.nn.functional as F
 
 from curate.encoders import autocast, encode_image, encode_text, normalised
 from curate.train.loader import Batch
-from curate.train.towers import PatchDropout, locked
+from curate.train.towers import PatchDropout, compiled, locked
 
 
 class Encoded(NamedTuple):
@@ -40,7 +40,7 @@ class Chunk:
 
     def image(self, model: Any, unit: bool = True) -> torch.Tensor:
         """fp32 features [n, d] of the images, of length 1 or as they come."""
-        return self._of("image", model, lambda: encode_image(model, self.input(model)), unit)
+        return self._of("image", model, lambda: self._image(model), unit)
 
     def text(self, model: Any) -> torch.Tensor:
         """fp32 features [n, d] of the texts, of length 1."""
@@ -48,7 +48,7 @@ class Chunk:
 
     def views(self, model: Any) -> list[torch.Tensor]:
         """The same of the first views of the images, of the second ones ..."""
-        every = self._of("image", model, lambda: encode_image(model, self.input(model)))
+        every = self._of("image", model, lambda: self._image(model))
         return list(every.view(len(self), -1, every.shape[-1]).unbind(1))
 
     def input(self, model: Any) -> torch.Tensor:
@@ -65,6 +65,10 @@ class Chunk:
             with torch.no_grad():
                 self._known[name] = compute()
         return self._known[name]
+
+    def _image(self, model: Any) -> torch.Tensor:
+        pixels = self.input(model)
+        return model.encode_image(pixels) if compiled(model) else encode_image(model, pixels)
 
     def _of(self, side: str, model: Any, encode: Callable[[], torch.Tensor], unit: bool = True) -> torch.Tensor:
         def features() -> torch.Tensor:

@@ -15,6 +15,7 @@ from curate.errors import CurateError
 from curate.train.crops import CROPS, Crop
 from curate.train.index import Index
 from curate.train.order import Order, uniform, uniform_bits
+from curate.train.ranks import ALONE, Ranks
 
 AHEAD = 3  # batches decoded before they are asked for
 CHUNK = 32  # samples that one thread decodes at a time
@@ -40,9 +41,10 @@ class Loader:
 
     def __init__(self, index: Index, tokenizer: Callable[[list[str]], torch.Tensor], image_size: int,
                  batch_size: int, seed: int = 0, workers: int | None = None, crop: Crop = CROPS["square"],
-                 views: int = 1):  # fmt: skip
+                 views: int = 1, ranks: Ranks = ALONE):  # fmt: skip
         self.index, self.tokenizer, self.image_size = index, tokenizer, image_size
         self.batch_size, self.seed, self.crop, self.views = batch_size, seed, crop, views
+        self.ranks = ranks
         self.workers = os.cpu_count() or 1 if workers is None else max(1, workers)
         self.order = Order(len(index), seed)
         self._columns = {name: index.table[name].to_numpy() for name in ("tar", "offset", "size")}
@@ -63,7 +65,8 @@ class Loader:
                 pool.shutdown(wait=True, cancel_futures=True)
 
     def _places(self, step: int) -> list[np.ndarray]:
-        places = np.arange(step * self.batch_size, (step + 1) * self.batch_size)
+        own = self.batch_size // self.ranks.size  # this process's part of the batch
+        places = step * self.batch_size + self.ranks.rank * own + np.arange(own)
         return np.split(places, range(CHUNK, len(places), CHUNK))
 
     def _chunk(self, places: np.ndarray) -> Batch:

@@ -3,6 +3,7 @@
 from collections.abc import Callable, Mapping
 from contextlib import ExitStack
 from dataclasses import dataclass, field
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import torch
@@ -14,7 +15,8 @@ from curate.train.checkpoint import Saver, State
 from curate.train.loader import Batch, Loader
 from curate.train.log import Log
 from curate.train.progress import Arithmetic, Clock
-from curate.train.step import BadLoss, How, learning_rate, train_step
+from curate.train.ranks import Ranks
+from curate.train.step import AT_ONCE, BadLoss, How, learning_rate, train_step
 
 LOG_LINES = 10_000  # about; every step of short runs is logged
 MORE_CARE = "A lower --lr, a longer --warmup or --precision fp32 may help"
@@ -30,8 +32,6 @@ class Schedule:
     steps: int
     lr: float
     warmup: int
-    precision: str
-    clip_norm: float | None = None
 
     @property
     def log_every(self) -> int:
@@ -70,22 +70,31 @@ class Trainer:
     watch: Watch
     made_by: Mapping[str, Any]  # model and fingerprint of the data, which checkpoints carry
     note: Callable[[str], None] = lambda line: None  # called with what the user should know
+    how: How = AT_ONCE
+
+    @property
+    def ranks(self) -> Ranks:
+        return self.how.ranks
 
     def train(self) -> State:
         """Go on from the newest checkpoint to the last step. Raises CurateError where the loss is not finite or leaps,
         where the disk is full, and where a signal (SIGTERM, Ctrl-C) asks to stop: a checkpoint is saved first."""
-        state, damaged = checkpoint.restore(self.run, self.model, self.objective, self.optimizer, self.made_by)
+        state, damaged = checkpoint.restore(self.run, self.model, self.objective, self.optimizer, self.made_by,
+                                             cut=self.ranks.first)  # fmt: skip
+        self.ranks.wait()  # nobody removes a checkpoint that another one reads
         for name in damaged:
             self.note(f"{self.run.url}/{name} is damaged; going on from step {state.step:,}")
         steps, watch = self.schedule.steps, self.watch
         with ExitStack() as stack:
+            if not self.ranks.first:  # one process writes; the files of the others are of no use to anyone
+                self.run = Folder(stack.enter_context(TemporaryDirectory()))
             stopped = stack.enter_context(guard.stop_signals())
             log = stack.enter_context(Log(self.run, state.step, watch.tensorboard, watch.wandb, dict(self.made_by)))
             saver = stack.enter_context(Saver(self.run, watch.keep, self.made_by))
             clock = stack.enter_context(Clock(self.run, state.step, steps, self.loader.batch_size, watch.arithmetic))
             self._evaluate(state, saver, log, clock)
             for batch in clock.waited(self.loader.batches(state.step, steps)):
-                line = self._step(state, batch)
+                line = self._step(state, batch, stopped)
                 if state.step % self.schedule.log_every == 0 or state.step == steps:
                     log.step(line)
                 clock.tick(line)
@@ -100,18 +109,18 @@ class Trainer:
                     )
         return state
 
-    def _step(self, state: State, batch: Batch) -> dict[str, Any]:
-        """One step; what the log says of it."""
+    def _step(self, state: State, batch: Batch, stopped: list[str]) -> dict[str, Any]:
+        """One step; what the log says of it. All processes stop where one is asked to."""
         schedule, loader = self.schedule, self.loader
         lr = learning_rate(state.step, schedule.steps, schedule.lr, schedule.warmup)
         seed = loader.seed * 1_000_003 + state.step  # patch dropout: from the step alone
-        how = How(schedule.precision, clip_norm=schedule.clip_norm)
         try:
-            loss = train_step(self.model, self.objective, self.optimizer, batch, lr, how, seed)
+            loss = train_step(self.model, self.objective, self.optimizer, batch, lr, self.how, seed)
         except BadLoss as error:
             raise guard.bad_batch(self.run, loader, batch, state.step + 1, str(error), MORE_CARE) from error
         state.step += 1
-        state.undecodable.update(loader.index.uids(batch.undecodable))
+        undecodable, stopped[:] = self.ranks.joint(loader.index.uids(batch.undecodable), stopped)
+        state.undecodable.update(undecodable)
         if leap := guard.spike(state, loss, self.watch.max_spike):
             raise guard.bad_batch(self.run, loader, batch, state.step, leap, f"{MORE_CARE}, or a higher --max-spike")
         state.since = (state.since[0] + loss, state.since[1] + 1)
@@ -126,11 +135,11 @@ class Trainer:
             if state.best is None or mean < state.best[1]:
                 state.best = (state.step, mean)
             state.since = (0.0, 0)
-        if asked or on_schedule or self._evaluates_at(state.step):
+        if self.ranks.first and (asked or on_schedule or self._evaluates_at(state.step)):
             saver.save(state, self.model, self.objective, self.optimizer)
 
     def _evaluates_at(self, step: int) -> bool:
-        return bool(self.watch.evaluator and step and step % self.watch.eval_every == 0)
+        return bool(self.ranks.first and self.watch.evaluator and step and step % self.watch.eval_every == 0)
 
     def _evaluate(self, state: State, saver: Saver, log: Log, clock: Clock) -> None:
         """Score the checkpoint of this step, where one is due and was not scored before the run was stopped."""

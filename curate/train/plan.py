@@ -42,12 +42,14 @@ def settings(name: str | None, init: str | None, values: Mapping[str, Any]) -> t
     return recipe.with_model(found, config), config
 
 
-def check(data: Sequence[str], watch: Watch) -> None:
+def check(data: Sequence[str], watch: Watch, chunk: int | None = None) -> None:
     """Raises CurateError for options that cannot work, whatever the data."""
     for name in ("save_every", "keep", "max_spike", "eval_every"):
         value = getattr(watch, name)
         if value is not None and not value > 0:
             raise CurateError(f"--{name.replace('_', '-')} {value} is not a positive number")
+    if chunk is not None and chunk < 1:
+        raise CurateError(f"--chunk {chunk} is not a positive number")
     if not data:
         raise CurateError("nothing to train on: name a dataset, or a folder or glob of tars")
     log.check(watch.tensorboard, watch.wandb)
@@ -70,7 +72,7 @@ def schedule(found: Settings, pairs: int) -> Schedule:
     samples = found["samples"] or found["epochs"] * pairs
     steps = math.ceil(samples / found["batch_size"])
     warmup = min(found["warmup"], steps // 10)
-    return Schedule(steps, found["lr"], warmup, found["precision"], found["clip_norm"])
+    return Schedule(steps, found["lr"], warmup)
 
 
 def record(found: Settings, config: dict[str, Any], init: str | None, seed: int, sources: Sequence[Source],

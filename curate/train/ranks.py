@@ -5,13 +5,15 @@ Gradients are summed over the processes, never averaged: each of them holds its 
 
 import os
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager, redirect_stdout
 from dataclasses import dataclass
 from datetime import timedelta
+from typing import Any
 
 import torch
 import torch.distributed as dist
 
+from curate import work
 from curate.errors import CurateError
 
 PATIENCE = timedelta(minutes=30)  # that processes wait for each other: the first one builds the index
@@ -24,6 +26,7 @@ class Ranks:
 
     rank: int = 0
     size: int = 1
+    device: str = "cpu"  # what is exchanged lies there
 
     @property
     def first(self) -> bool:
@@ -65,6 +68,25 @@ class Ranks:
             bucket.append(tensor)
         self._sum_bucket(bucket)
 
+    def joint(self, items: list[str], stopped: list[str]) -> tuple[list[str], list[str]]:
+        """The items of all processes, and the signals that any of them was sent."""
+        if self.size == 1:
+            return items, stopped
+        met = self.sum(torch.tensor([len(items), len(stopped)], device=self.device))
+        if not met.any():
+            return items, stopped
+        every: list[Any] = [None] * self.size
+        dist.all_gather_object(every, (items, stopped))
+        return [item for part in every for item in part[0]], [name for part in every for name in part[1]]
+
+    def wait(self) -> None:
+        """Until every process is here."""
+        if self.size > 1:
+            try:
+                dist.barrier()
+            except RuntimeError as error:
+                raise CurateError("another process of this run has ended; its message says why") from error
+
     def _sum_bucket(self, bucket: list[torch.Tensor]) -> None:
         flat = self.sum(torch.cat([tensor.flatten() for tensor in bucket]))
         for tensor, summed in zip(bucket, flat.split([tensor.numel() for tensor in bucket]), strict=True):
@@ -86,7 +108,12 @@ def joined(device: torch.device) -> Iterator[Ranks]:
     except (RuntimeError, ValueError) as error:
         raise CurateError(f"the {size} processes cannot meet: {str(error).splitlines()[0]}") from error
     try:
-        yield Ranks(dist.get_rank(), size)
+        mine = Ranks(dist.get_rank(), size, str(device))
+        with ExitStack() as stack:
+            if not mine.first:  # one process speaks
+                work.QUIET = True
+                stack.enter_context(redirect_stdout(stack.enter_context(open(os.devnull, "w"))))
+            yield mine
     finally:
         dist.destroy_process_group()
 

@@ -37,11 +37,16 @@ DEFAULTS: dict[str, Any] = {
     "temperature": None,
     "crop": "square",
     "precision": "auto",
+    "lock_image": None,
+    "lock_text": None,
+    "patch_dropout": None,
+    "distill": None,
 }
-WORDS = ("model", "objective", "crop", "precision")
+WORDS = ("model", "objective", "crop", "precision", "distill")
+SWITCHES = ("lock_image", "lock_text")
 WHOLE = ("batch_size", "samples", "warmup")
 LENGTHS = {"epochs": "samples", "samples": "epochs"}  # one of them says how long to train
-MAY_BE_ZERO = ("weight_decay", "warmup", "beta1", "beta2")
+MAY_BE_ZERO = ("weight_decay", "warmup", "beta1", "beta2", "patch_dropout")
 PAPER = "CLIP, tables 18 to 20"
 FIXED = {"schedule": ("cosine, linear warm-up", "CLIP, section 2.5"), "max_scale": (100, "CLIP, section 2.5")}
 
@@ -126,6 +131,8 @@ def _checked(name: str, value: Any, origin: str) -> Any:
     shown = origin if origin.startswith("--") else f"{name} of {origin.partition(':')[0]}"
     if name in WORDS:
         return str(value)
+    if name in SWITCHES:
+        return bool(value)
     try:
         number = float(value)
     except (TypeError, ValueError):

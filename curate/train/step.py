@@ -38,6 +38,9 @@ class How:
     ranks: Ranks = ALONE
 
 
+AT_ONCE = How()
+
+
 def learning_rate(step: int, steps: int, peak: float, warmup: int) -> float:
     """Linear warm-up from peak / warmup to `peak`, then half a cosine down to 0."""
     if step < warmup:
@@ -61,7 +64,7 @@ def adamw(model: Any, lr: float, weight_decay: float, objective: Any = None, bet
     return torch.optim.AdamW(groups, lr=lr, betas=betas or of_paper[0], eps=eps or of_paper[1], fused=on_gpu or None)
 
 
-def train_step(model: Any, objective: Any, optimizer: torch.optim.AdamW, batch: Batch, lr: float, how: How = How(),
+def train_step(model: Any, objective: Any, optimizer: torch.optim.AdamW, batch: Batch, lr: float, how: How = AT_ONCE,
                seed: int = 0) -> float:  # fmt: skip
     """One step on `batch`, this process's part of it; the loss of the whole. `seed` rules patch dropout. Raises
     BadLoss, and changes no weight, where loss or gradient is not finite."""

@@ -76,6 +76,16 @@ def drop_patches(model: Any, share: float) -> None:
     model.visual.patch_dropout = PatchDropout(share, rows * columns) if share else torch.nn.Identity()
 
 
+def compile_image_tower(model: Any) -> None:
+    """torch.compile for the image tower, in place: its weights keep their names. The text tower stays as it is: packed
+    texts have other shapes in every batch."""
+    model.visual.compile(dynamic=False)
+
+
+def compiled(model: Any) -> bool:
+    return model.visual._compiled_call_impl is not None
+
+
 def checkpoint_activations(model: Any) -> None:
     """Keep the input of each block alone and compute the block a second time for its gradient."""
     model.set_grad_checkpointing(True)

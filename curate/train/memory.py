@@ -1,0 +1,91 @@
+"""How much of a batch fits at a time: measured bytes of what gradients need, and the chunks that follow from them."""
+
+from typing import Any, NamedTuple
+
+import torch
+
+from curate.errors import CurateError
+from curate.train.chunk import cut
+from curate.train.loader import Batch
+from curate.train.tiled import TILE
+from curate.train.towers import set_training
+
+SPARE = 0.9  # of the memory is planned with: the rest is for the allocator's gaps and the libraries
+AROUND = 1.15  # times the saved bytes: what a backward pass holds for a moment
+LARGEST = 1024  # samples in a chunk; larger ones are no faster
+TILES = 4  # of logits at the same time
+BYTES_OF_A_WEIGHT = 4 + 4 + 8 + 2  # itself, its gradient, AdamW's two averages, its bf16 copy
+
+
+class Saved(NamedTuple):
+    """Bytes that the graph of a chunk keeps for its gradient: fixed, and for each sample."""
+
+    fixed: int
+    sample: int
+
+
+class Parts(NamedTuple):
+    """Bytes that a step needs whatever the chunk, part by part."""
+
+    weights: int
+    pixels: int
+    features: int
+    tiles: int
+
+
+def saved_bytes(model: Any, objective: Any, batch: Batch, precision: str) -> Saved:
+    """Measured on a third of `batch` and on the whole: what autograd saves, each storage once, without the weights."""
+    set_training(model)
+    device = model.logit_scale.device
+    few, many = (_saved(model, objective, batch, rows, device, precision) for rows in
+                 (len(batch.pixels) // 3, len(batch.pixels)))  # fmt: skip
+    sample = (many - few) // (len(batch.pixels) - len(batch.pixels) // 3)
+    return Saved(max(0, many - sample * len(batch.pixels)), max(1, sample))
+
+
+def _saved(model: Any, objective: Any, batch: Batch, rows: int, device: torch.device, precision: str) -> int:
+    ours = {p.untyped_storage().data_ptr() for p in (*model.parameters(), *objective.parameters())}
+    sizes: dict[int, int] = {}
+
+    def note(tensor: torch.Tensor) -> torch.Tensor:
+        storage = tensor.untyped_storage()
+        if storage.data_ptr() not in ours:
+            sizes[storage.data_ptr()] = storage.nbytes()
+        return tensor
+
+    some = Batch(batch.pixels[:rows].to(device), batch.tokens[:rows], batch.rows[:rows], [])
+    with torch.autograd.graph.saved_tensors_hooks(note, lambda tensor: tensor):
+        encoded = objective.encode(model, cut(some, None, device, precision)[0])
+    kept = sum(sizes.values())
+    del encoded
+    return kept
+
+
+def parts(model: Any, objective: Any, samples: int, all_samples: int, views: int, dimensions: int,
+          device_kind: str) -> Parts:  # fmt: skip
+    """`samples` of this process, of `all_samples` in the batch; `dimensions` of a feature."""
+    weights = sum(p.numel() * (BYTES_OF_A_WEIGHT if p.requires_grad else 6)
+                  for p in (*model.parameters(), *objective.parameters()))  # fmt: skip
+    size = model.visual.image_size
+    height, width = (size, size) if isinstance(size, int) else size
+    logits = max(TILE[device_kind], all_samples)
+    return Parts(weights, samples * views * 3 * height * width, (5 * samples + 3 * all_samples) * dimensions * 4,
+                 TILES * logits * 4)  # fmt: skip
+
+
+def plan(needs: Parts, saved: Saved, samples: int, memory: int) -> tuple[int | None, int | None]:
+    """(samples of a chunk, chunks whose graph is kept) for `samples` in `memory` bytes; (None, None): all at once.
+    Raises CurateError where not even one sample fits."""
+    free = memory * SPARE - sum(needs)
+    fit = int((free / AROUND - saved.fixed) // saved.sample)
+    if fit >= samples:
+        return None, None
+    if fit < 1:
+        raise CurateError(
+            f"a batch of {samples:,} does not fit in {memory / 2**30:.0f} GiB: weights, pixels and features take "
+            f"{sum(needs) / 2**30:.1f} GiB, a sample {saved.sample / 2**20:.1f} MiB; a smaller --batch-size, "
+            f"--grad-checkpointing or more processes"
+        )
+    chunk = min(LARGEST, 1 << max(0, (fit // 2).bit_length() - 1))
+    kept = int((free / AROUND) // (saved.fixed + chunk * saved.sample)) - 1  # the last one is for a chunk encoded again
+    return chunk, max(0, kept)
