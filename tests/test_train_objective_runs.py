@@ -1,7 +1,6 @@
 """Runs of train-clip with every objective and with towers locked, patches dropped, a teacher."""
 
 import json
-import subprocess
 import sys
 from pathlib import Path
 
@@ -84,14 +83,10 @@ def test_what_does_not_go_together_is_one_line(dataset, tmp_path, options, messa
 
 @pytest.mark.slow
 def test_two_processes_train_as_one_and_the_first_writes(dataset, tmp_path):
+    run([dataset.url], str(tmp_path / "one"), **SHORT | {"chunk": 5})
     command = [sys.executable, "-m", "curate.cli", "train-clip", "--json", dataset.url, "--model", OPTIONS["model"],
-               "--batch-size", "16", "--epochs", "2", "--lr", "1e-3", "--chunk", "5", "--device", "cpu",
-               "--out"]  # fmt: skip
-    alone = subprocess.run([*command, str(tmp_path / "one")], capture_output=True, check=True)
-    assert json.loads(alone.stdout)["steps"] == 8
-    codes, errors = run_together(2, [*command, str(tmp_path / "two")])
+               "--batch-size", "16", "--epochs", "1", "--lr", "1e-2", "--chunk", "5", "--device", "cpu"]  # fmt: skip
+    codes, errors = run_together(2, [*command, "--out", str(tmp_path / "two")])
     assert codes == [0, 0], errors
     assert losses(tmp_path / "two") == pytest.approx(losses(tmp_path / "one"), rel=1e-4)
-    codes, errors = run_together(3, [*command, str(tmp_path / "three")])
-    assert all(codes)
-    assert any("a batch of 16 cannot be shared by 3 processes: --batch-size 15" in error for error in errors)
+    assert models.load(None, str(tmp_path / "two"), "cpu").name == OPTIONS["model"]
