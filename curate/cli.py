@@ -661,6 +661,10 @@ def eval_data(data: tuple[str, ...], **options: Any) -> Any:
 @click.option("--run", "runs", multiple=True, metavar="RUN", help="Training runs to show (their loss and evaluation).")
 @click.option("--selection", default=None, metavar="NAME", help="Whose rows are kept; the current one by default.")
 @click.option(
+    "--diff", default=None, metavar="OTHER",
+    help="Tell what OTHER, a selection of DATASET (all: every pair) or another dataset, keeps and drops beside it.",
+)  # fmt: skip
+@click.option(
     "--blur", default="nsfw", show_default=True, type=click.Choice(["nsfw", "all", "none"]),
     help="Pictures blurred until they are asked for: those that a column nsfw does not call safe, all, none.",
 )  # fmt: skip

@@ -108,7 +108,7 @@ class Weight:
 
     @property
     def rule(self) -> str:
-        return f"weight {self.sql}"
+        return f"weight {self.sql}{f', seed {self.seed}' if self.seed else ''}"
 
 
 @dataclass(frozen=True)

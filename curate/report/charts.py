@@ -31,6 +31,21 @@ def histogram(column: dict[str, Any]) -> str:
     return _svg(f"Histogram of {column['column']}", [*axes, *bars, *lines])
 
 
+def overlay(column: dict[str, Any]) -> str:
+    """The outlines of two histograms on the same edges, each in per cent of its own sum."""
+    edges = column["edges"]
+    x = scale(edges[0], edges[-1], LEFT, WIDTH - RIGHT, column["logarithmic"])
+    shares = [[100 * count / (sum(column[side]) or 1) for count in column[side]] for side in ("a", "b")]
+    highest = max([*shares[0], *shares[1]]) or 1
+    y = scale(0, highest, HEIGHT - BOTTOM, TOP)
+    lines = []
+    for kind, values in zip(("one", "other"), shares, strict=True):
+        corners = [(x(edge), y(value)) for at, value in enumerate(values) for edge in edges[at : at + 2]]
+        lines.append(_line(kind, [(x(edges[0]), y(0)), *corners, (x(edges[-1]), y(0))]))
+    axes = _bottom(x, ticks(edges[0], edges[-1], column["logarithmic"])) + _side(y, ticks(0, highest))
+    return _svg(f"Histograms of {column['column']} of both sides, in per cent", [*axes, *lines])
+
+
 def long_tail(tail: dict[str, Any], cap: int | None) -> str:
     """Pairs matched and drawn for each query, by rank, both axes logarithmic, with the line of the cap."""
     label = f"Long tail of {tail['queries']:,} queries: the largest matches {tail['points'][0][1]:,} pairs"

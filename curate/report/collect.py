@@ -1,5 +1,6 @@
 """The numbers of the report: counts at every stage, what signals measured, what each selection kept and why not."""
 
+import re
 from collections import Counter
 from dataclasses import dataclass, field
 from typing import Any
@@ -9,6 +10,7 @@ import pyarrow.compute as pc
 import curate
 from curate.dataset import Dataset
 from curate.report import distributions, duplicates, queries, rows, tallies, thresholds
+from curate.report.recipe_text import recipe_text
 from curate.report.rows import Rows
 
 
@@ -26,6 +28,7 @@ def gather(dataset: Dataset, selection: str | None) -> Gathered:
     found = rows.read(dataset, selection)
     filtered = step_of(dataset, found, "filter")
     steps = (filtered or {"counts": {}})["counts"].get("funnel", [])
+    same = found.fold({name for step in steps for name in re.findall(r"\w+", step["rule"])})
     deduped = step_of(dataset, found, "dedup")
     numbers = {
         "dataset": dataset.url,
@@ -42,10 +45,11 @@ def gather(dataset: Dataset, selection: str | None) -> Gathered:
         "harvest": _harvest(dataset),
         "failures": _download_failures(dataset),
         "columns": distributions.describe(found, distributions.cuts(steps)),
+        "same": same,
         "domains": tallies.domains(found.hosts),
         "queries": queries.survival(found.queries),
         "filter": filtered,
-        "recipe": _recipe(filtered, dataset, found),
+        "recipe": recipe_of(filtered, dataset, found),
         "dedup": deduped,
         "groups": duplicates.sizes(found.duplicates),
         "contamination": (deduped or {"counts": {}})["counts"].get("contamination"),
@@ -77,31 +81,18 @@ def _models(dataset: Dataset) -> dict[str, dict[str, Any]]:
     return found
 
 
-def _recipe(step: dict[str, Any] | None, dataset: Dataset, found: Rows) -> dict[str, Any] | None:
-    """The steps that were applied, as YAML, and what they were applied to."""
+def recipe_of(step: dict[str, Any] | None, dataset: Dataset, found: Rows) -> dict[str, Any] | None:
+    """The steps that were applied, as a recipe, and what they were applied to."""
     if step is None:
         return None
     chosen = next(chosen for chosen in reversed(found.selections) if chosen.stage == "filter")
-    lines = [f"- {_scalar(rule['step'])}: {_scalar(rule['rule'])}{_decided(rule)}"
-             for rule in step["counts"].get("funnel", [])]  # fmt: skip
     return {
         "name": step["options"].get("recipe"),
-        "text": "\n".join(["steps:", *(f"  {line}" for line in lines)]),
+        "text": recipe_text(step["counts"].get("funnel", [])),
         "fingerprint": dataset.manifest["selections"][chosen.name].get("fingerprint"),
         "selection": chosen.name,
         "parent": chosen.parent,
     }
-
-
-def _scalar(words: str) -> str:
-    plain = words.replace("_", "").replace("-", "").isalnum()
-    return words if plain else '"' + words.replace("\\", "\\\\").replace('"', '\\"') + '"'
-
-
-def _decided(rule: dict[str, Any]) -> str:
-    threshold = f"  # keeps {rule['threshold']:.6g} and more" if "threshold" in rule else ""
-    nulls = f"  # without a value: {rule['on_null']}" if rule.get("null") else ""
-    return threshold + nulls
 
 
 def _harvest(dataset: Dataset) -> dict[str, Any] | None:

@@ -43,13 +43,13 @@ def describe(rows: Rows, cut: dict[str, list[dict[str, Any]]]) -> list[dict[str,
 
 
 def _histogram(column: pa.Array, kept: np.ndarray) -> dict[str, Any] | None:
-    values = pc.fill_null(column.cast(pa.float64()), np.nan).to_numpy(zero_copy_only=False)
+    values = pc.fill_null(column.cast(pa.float64(), safe=False), np.nan).to_numpy(zero_copy_only=False)
     there = np.isfinite(values)
     values, kept, missing = values[there], kept[there], int((~there).sum())
     if len(values) == 0:
         return None
-    logarithmic = bool(values.min() > 0 and values.max() > 50 * max(np.median(values), 1e-12))
-    edges = _edges(values, logarithmic, pa.types.is_integer(column.type))
+    logarithmic = is_logarithmic(values)
+    edges = edges_of(values, logarithmic, pa.types.is_integer(column.type))
     return {
         "kind": "numbers",
         "logarithmic": logarithmic,
@@ -64,7 +64,18 @@ def _histogram(column: pa.Array, kept: np.ndarray) -> dict[str, Any] | None:
     }
 
 
-def _edges(values: np.ndarray, logarithmic: bool, whole: bool) -> np.ndarray:
+def finite(column: pa.ChunkedArray) -> np.ndarray:
+    """float64: the values of a column of numbers that are there and finite."""
+    values = pc.fill_null(column.cast(pa.float64(), safe=False), np.nan).to_numpy()
+    return values[np.isfinite(values)]
+
+
+def is_logarithmic(values: np.ndarray) -> bool:
+    """Whether values reach so far above their middle that a plain axis would hide it."""
+    return bool(values.min() > 0 and values.max() > 50 * max(np.median(values), 1e-12))
+
+
+def edges_of(values: np.ndarray, logarithmic: bool, whole: bool) -> np.ndarray:
     low, high = float(values.min()), float(values.max())
     if low == high:
         return np.array([low - 0.5, low + 0.5])
@@ -81,7 +92,7 @@ def _edges(values: np.ndarray, logarithmic: bool, whole: bool) -> np.ndarray:
 
 
 def _words(column: pa.Array, kept: np.ndarray) -> dict[str, Any] | None:
-    every, keeps = (_counts(rows) for rows in (column, column.filter(pa.array(kept))))
+    every, keeps = (counts_of(rows) for rows in (column, column.filter(pa.array(kept))))
     counts = sorted(every.items(), key=lambda item: (-item[1], item[0]))
     if not counts or len(counts) > max(200, len(column) // 4):
         return None  # names and texts, not categories
@@ -93,7 +104,7 @@ def _words(column: pa.Array, kept: np.ndarray) -> dict[str, Any] | None:
     return {"kind": "words", "values": shown}
 
 
-def _counts(column: pa.Array) -> dict[str, int]:
+def counts_of(column: pa.Array) -> dict[str, int]:
     """How often each value stands; yes and no for truths, "(none)" for nulls."""
     found = {row["values"]: row["counts"] for row in pc.value_counts(column).to_pylist()}
     names = {None: "(none)", True: "yes", False: "no"} if pa.types.is_boolean(column.type) else {None: "(none)"}

@@ -22,7 +22,9 @@ def said(cell: Any) -> str:
         return "–" if cell is None else str(cell)
     if isinstance(cell, int):
         return f"{cell:,}"
-    return f"{cell:.4g}" if isinstance(cell, float) else str(cell)
+    if isinstance(cell, float):
+        return f"{cell:,.0f}" if abs(cell) >= 10_000 else f"{cell:.4g}"
+    return str(cell)
 
 
 def table(head: Sequence[str], rows: Sequence[Sequence[Any]], numeric: int = 1, named: str = "") -> str:

@@ -35,10 +35,11 @@ def render(numbers: dict[str, Any], shown: Shown) -> str:
     """The whole page as one string."""
     written = [(name, title, section(numbers, shown)) for name, title, section in SECTIONS]
     data = {"thresholds": numbers["thresholds"], "samples": shown.sliding, "column": shown.column}
-    return frame("curate report", numbers["dataset"], sections.about(numbers), written, data)
+    name = numbers["dataset"].rstrip("/").rsplit("/", 1)[-1]
+    return frame("curate report", name, numbers["dataset"], sections.about(numbers), written, data)
 
 
-def frame(brand: str, title: str, about: str, written: Sequence[tuple[str, str, str]], data: Any) -> str:
+def frame(brand: str, title: str, url: str, about: str, written: Sequence[tuple[str, str, str]], data: Any) -> str:
     """A page of the sections (id, title, HTML) that are not empty; `data` is what its script reads."""
     there = [(name, heading, html) for name, heading, html in written if html]
     here = resources.files("curate.report")
@@ -49,8 +50,8 @@ def frame(brand: str, title: str, about: str, written: Sequence[tuple[str, str, 
             style=style,
             script=script,
             brand=text(brand),
-            dataset=text(title.rstrip("/").rsplit("/", 1)[-1] or title),
-            url=text(title),
+            dataset=text(title),
+            url=text(url),
             about=about,
             data=json.dumps(data, separators=(",", ":")).replace("<", "\\u003c"),
             links="".join(f'<li><a href="#{name}">{heading}</a></li>' for name, heading, _ in there),

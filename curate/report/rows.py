@@ -59,6 +59,21 @@ class Rows:
     def columns(self) -> list[str]:
         return sorted(set(self.table.column_names) - set(OWN))
 
+    def fold(self, named: set[str]) -> dict[str, str]:
+        """Drop every column that holds the same values as another one; dropped -> which one stays: one that a step
+        names, else one that a signal measured."""
+        ranked = sorted(self.columns, key=lambda name: (name not in named, name not in self.owners, name))
+        stays: list[str] = []
+        same: dict[str, str] = {}
+        for name in ranked:
+            twin = next((one for one in stays if self.table[one].equals(self.table[name])), None)
+            if twin is not None and name not in named:
+                same[name] = twin
+            else:
+                stays.append(name)
+        self.table = self.table.drop_columns(list(same))
+        return same
+
 
 def chain(dataset: Dataset, selection: str | None) -> list[str]:
     """A selection and those it was made from, oldest first."""

@@ -13,6 +13,7 @@ import pyarrow.compute as pc
 from curate.dataset import Dataset
 from curate.report import galleries
 from curate.report.collect import Gathered
+from curate.report.conjunctions import split
 from curate.report.galleries import Strip
 from curate.report.thumbnails import Picture, Thumbnails
 
@@ -153,9 +154,10 @@ def _sliding(gathered: Gathered, uids: set[str]) -> list[dict[str, Any]]:
     if told is None:
         return []
     rows = gathered.rows.table
-    part = rows.filter(pc.and_(rows["considered"], pc.is_in(rows["uid"], pa.array(sorted(uids), pa.string()))))
-    part = part.sort_by("uid")
-    steps = len((gathered.numbers["filter"] or {"counts": {}})["counts"].get("funnel", []))
+    funnel = (gathered.numbers["filter"] or {"counts": {}})["counts"].get("funnel", [])
+    base, rules = split(rows.filter(rows["considered"]), funnel)
+    part = base.filter(pc.is_in(base["uid"], pa.array(sorted(uids), pa.string()))).sort_by("uid")
+    steps = len(rules)
     values = [part[column["column"]].to_pylist() for column in told["columns"]]
     failed = part["failed"].to_pylist()
     return [

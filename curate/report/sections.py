@@ -78,6 +78,9 @@ def signals(numbers: dict[str, Any], shown: Shown) -> str:
     same = [f"{c['column']} {_constant(c)}" for c in numbers["columns"] if _constant(c) is not None]
     html = f'{KEY}<div class="cards">{"".join(cards)}</div>' if cards else ""
     html += f"<p class='about'>The same for every pair: {text(', '.join(same))}.</p>" if same else ""
+    if numbers["same"]:
+        twins = ", ".join(f"{name} ({twin})" for name, twin in sorted(numbers["same"].items()))
+        html += f"<p class='about'>Equal to another column: {text(twins)}.</p>"
     return html + (fold("How each signal was measured", _models(numbers)) if numbers["models"] else "")
 
 

@@ -12,18 +12,18 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from curate.report.conjunctions import COMPARISON, split
 from curate.report.rows import ELSEWHERE, Rows
 
 BINS = 100  # thresholds of a slider, about
 MASKS = 48  # combinations of failed steps that are told apart; rarer ones count as failing every step
-COMPARISON = re.compile(r"\s*\(?\s*([A-Za-z_]\w*)\s*(>=|<=|>|<)\s*(-?\d+(?:\.\d+)?(?:[eE][-+]?\d+)?)\s*\)?\s*")
 TOP = re.compile(r"top \S+ by (\w+) of (?:pool|survivors)(?:, at least \S+)?")
 
 
 def explorer(rows: Rows, steps: list[dict[str, Any]]) -> dict[str, Any] | None:
     """`rules` (name, rule, on_null), `masks` (the steps that fail together), and for each column its thresholds and
     counts [mask][bin], the last bin holding the pairs without a value. None where nothing can be cut."""
-    base = rows.table.filter(rows.table["considered"])
+    base, steps = split(rows.table.filter(rows.table["considered"]), steps)
     masks, place = _masks(base["failed"].to_numpy(), len(steps))
     columns = [column for name in rows.columns if (column := _column(name, base, steps, place, len(masks)))]
     if not columns or not len(base):
