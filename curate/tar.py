@@ -3,20 +3,20 @@
 Format: POSIX.1-2001 (pax) and GNU ustar, the two that img2dataset, webdataset and GNU tar write.
 """
 
+import contextlib
 import io
 import mmap
 import struct
 from collections.abc import Collection, Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import BinaryIO, NamedTuple
+from typing import Any, BinaryIO, NamedTuple
 
 import numpy as np
 
 from curate.errors import BadShard
 
 BLOCK = 512
-FIELDS = struct.Struct("100s24x12s20xc188x1s154x12x")  # name, size, kind, first byte of the prefix
+SIZE = struct.Struct("124x11s")  # of a header: eleven octal digits
 IMAGE_EXTENSIONS = ("jpg", "jpeg", "png", "webp", "gif", "bmp", "tiff", "tif", "avif")
 
 
@@ -46,7 +46,7 @@ class Sample:
         return max(member.end for member in self.members.values())
 
 
-@contextmanager
+@contextlib.contextmanager
 def opened(path: str) -> Iterator[memoryview]:
     """The bytes of a local tar, memory-mapped."""
     with open(path, "rb") as file:
@@ -153,41 +153,66 @@ def samples(tar: memoryview | Stream, name: str = "tar", keys: Collection[str] |
 
 
 def _plain(tar: memoryview, keys: set[str] | None) -> list[Member] | None:
-    """The members of a tar of nothing but plain files with short names, those of `keys` at least, five times as fast;
-    None where it holds anything else or is damaged, which `members` knows to read or to name."""
-    known = None if keys is None else {key.encode("utf-8", "surrogateescape") for key in keys}
-    found, headers, at, end = [], [], 0, len(tar)
-    while at + BLOCK <= end:
-        name, size, kind, prefix = FIELDS.unpack_from(tar, at)
-        if not name[0]:
-            break
-        if kind not in (b"0", b"\0") or prefix != b"\0" or not size[:11].isdigit():
-            return None
-        headers.append(at)
-        data, length = at + BLOCK, int(size[:11], 8)
-        after = data + (length + BLOCK - 1) // BLOCK * BLOCK
-        name = name.rstrip(b"\0")
-        if b"\0" in name or data + length > end:
-            return None
-        if known is None or b"/" in name or name.partition(b".")[0] in known:
-            found.append(Member(name.decode("utf-8", "surrogateescape"), at, data, length, min(after, end)))
-        at = after
-    if at + BLOCK > end or bytes(tar[at : at + BLOCK]).strip(b"\0") or not _sound(tar, headers):
+    """The members of a tar that `headers` can read, those of `keys` at least; None for any other."""
+    if (found := headers(tar)) is None:
         return None
-    return found
+    known = None if keys is None else {key.encode("utf-8", "surrogateescape") for key in keys}
+    every = zip(found.name.tolist(), found.at.tolist(), found.size.tolist(), strict=True)
+    return [Member(name.decode("utf-8", "surrogateescape"), at, at + BLOCK, size, at + BLOCK * blocks_of(size))
+            for name, at, size in every
+            if known is None or b"/" in name or name.partition(b".")[0] in known]  # fmt: skip
 
 
-def _sound(tar: memoryview, headers: list[int]) -> bool:
-    """Whether every header has the checksum that it states."""
-    blocks, places = np.frombuffer(tar, np.uint8), np.arange(BLOCK)
-    for start in range(0, len(headers), 1024):
-        chunk = blocks[np.array(headers[start : start + 1024])[:, None] + places]
-        sums = chunk.sum(axis=1) - chunk[:, 148:156].sum(axis=1) + 8 * 32
-        for found, field in zip(sums.tolist(), chunk[:, 148:156], strict=True):
-            stated = field.tobytes().strip(b" \0")
-            if not stated.isdigit() or int(stated, 8) != found:
-                return False
-    return True
+def blocks_of(size: Any) -> Any:
+    """How many blocks a member of so many bytes takes, with its header; also of many sizes at once."""
+    return 1 + (size + BLOCK - 1) // BLOCK
+
+
+class Headers(NamedTuple):
+    """The members of a tar of nothing but plain files with short names: first byte of the header, bytes, name."""
+
+    at: np.ndarray  # int64
+    size: np.ndarray  # int64
+    name: np.ndarray  # S100
+
+
+def headers(tar: memoryview) -> Headers | None:
+    """The members of a plain tar, ten times as fast as `members`; None where it holds anything but files with short
+    names or is damaged, which `members` knows to read or to name."""
+    found, at, last, unpack, block = [], 0, len(tar) - BLOCK, SIZE.unpack_from, BLOCK
+    with contextlib.suppress(ValueError):  # at the empty block in the end, if all is well
+        while at <= last:
+            length = int(unpack(tar, at)[0], 8)
+            found.append(at)
+            at += 2 * block + (length - 1 & -block)  # the header, and the content in whole blocks
+    if at > last or bytes(tar[at : at + BLOCK]).strip(b"\0"):
+        return None
+    every, sizes, names = np.array(found, np.int64), [np.zeros(0, np.int64)], [np.zeros(0, "S100")]
+    for start in range(0, len(found), 4096):
+        blocks = np.frombuffer(tar, np.uint8)[every[start : start + 4096, None] + np.arange(BLOCK)]
+        size = _sizes(blocks)
+        if size is None:
+            return None
+        sizes.append(size)
+        names.append(np.ascontiguousarray(blocks[:, :100]).view("S100").ravel())
+    return Headers(every, np.concatenate(sizes), np.concatenate(names))
+
+
+def _sizes(blocks: np.ndarray) -> np.ndarray | None:
+    """int64 [headers]: the sizes that uint8 [headers, 512] state; None where one is not plain or not sound."""
+    sums, stated = _octal(blocks[:, 148:154]), _octal(blocks[:, 124:135])
+    name, kind = blocks[:, :100] != 0, blocks[:, 156]
+    plain = ((kind == ord("0")) | (kind == 0)) & (blocks[:, 345] == 0) & name[:, 0]
+    plain &= ~(name[:, 1:] & ~name[:, :-1]).any(axis=1) & (blocks[:, 154] % 32 == 0) & (blocks[:, 155] % 32 == 0)
+    counted = blocks.sum(axis=1, dtype=np.int64) - blocks[:, 148:156].sum(axis=1, dtype=np.int64) + 8 * 32
+    return stated if (plain & (stated >= 0) & (sums == counted)).all() else None
+
+
+def _octal(digits: np.ndarray) -> np.ndarray:
+    """int64: the numbers that uint8 [numbers, digits] say; -1 where one is no digit from 0 to 7."""
+    values = digits.astype(np.int64) - ord("0")
+    said = values @ (8 ** np.arange(values.shape[1] - 1, -1, -1, dtype=np.int64))
+    return np.where(((values >= 0) & (values < 8)).all(axis=1), said, -1)
 
 
 def split(name: str) -> tuple[str, str]:
@@ -206,9 +231,9 @@ def header(name: str, size: int) -> bytes:
     if len(encoded) > 100 or size >= 8**11:
         raise BadShard(f"{name}, {size:,} bytes: too long for a tar header")
     length = b"%011o" % size
-    total = _BLANK_SUM + sum(encoded) + sum(length)
-    parts = (encoded, b"\0" * (100 - len(encoded)), _BLANK[100:124], length, _BLANK[135:148], b"%06o\0 " % total)
-    return b"".join((*parts, _BLANK[156:]))
+    total = BLANK_SUM + sum(encoded) + sum(length)
+    parts = (encoded, b"\0" * (100 - len(encoded)), BLANK[100:124], length, BLANK[135:148], b"%06o\0 " % total)
+    return b"".join((*parts, BLANK[156:]))
 
 
 def fits(name: str, size: int) -> bool:
@@ -233,8 +258,8 @@ def _blank() -> bytes:
     return bytes(block)
 
 
-_BLANK = _blank()
-_BLANK_SUM = sum(_BLANK) - sum(_BLANK[124:135])
+BLANK = _blank()  # the header of an empty file without a name
+BLANK_SUM = sum(BLANK) - sum(BLANK[124:135])
 
 
 def _size(header: bytes, at: int, name: str) -> int:

@@ -7,6 +7,7 @@ an export that was cut short goes on where it was, and the result is the same fo
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
+from itertools import islice
 from typing import Any, BinaryIO
 
 import numpy as np
@@ -17,6 +18,7 @@ from curate import tar
 from curate.dataset import MANIFEST, Dataset, fingerprint
 from curate.errors import BadShard, CurateError
 from curate.files import Folder
+from curate.filter.blocks import Blocks
 from curate.filter.considered import check_tars, for_tasks, kept_rows, schema_of
 from curate.filter.rules import rounded
 from curate.shard import SUCCESS, Shard, uid_of, write_sizes
@@ -149,24 +151,39 @@ def copy_pairs(source: Source, start: int, stop: int, keys: Iterator[str], file:
     row = np.repeat(np.arange(len(table)), weights)[start:stop]
     copy = np.arange(start, stop) - (np.cumsum(weights) - weights)[row]  # 0 for the first copy of a pair
     table = table.take(pa.array(row))
-    old, new = table["key"].to_pylist(), []
+    old, new = table["key"].to_pylist(), list(islice(keys, len(table)))
     with source.dataset.folder.local(source.shard.tar) as path, tar.opened(path) as view:
-        members = {sample.key: sample.members for sample in tar.samples(view, f"{source}.tar", old)}
-        for key in old:
-            if key not in members:
-                raise BadShard(f"{source}: its tar lacks {key}, which its parquet lists")
-            new.append(next(keys))
-            for extension, member in members[key].items():
-                content = view[member.data : member.data + member.size]
-                head = tar.header(f"{new[-1]}.{extension}", member.size)
-                file.write(b"".join((head, content, tar.padding(member.size))))
-                content.release()
-    uids = [uid if not number else uid_of(uid, str(number))
-            for uid, number in zip(table["uid"].to_pylist(), copy, strict=True)]  # fmt: skip
+        if (blocks := Blocks.of(view)) is not None:
+            _in_blocks(source, blocks, old, new, file)
+        else:
+            _one_by_one(source, view, old, new, file)
+    uids = table["uid"].to_pylist()
+    for number in np.flatnonzero(copy):
+        uids[number] = uid_of(uids[number], str(copy[number]))
     columns = {"uid": pa.array(uids, pa.string()), "key": pa.array(new, pa.string()),
                "status": pa.array([SUCCESS] * len(new), pa.string())}  # fmt: skip
     others = {name: table[name] for name in table.column_names if name not in columns}
     return pa.table({**columns, **others})
+
+
+def _in_blocks(source: Source, blocks: Blocks, old: list[str], new: list[str], file: BinaryIO) -> None:
+    first, last = blocks.find(old)
+    if (first == last).any():
+        raise BadShard(f"{source}: its tar lacks {old[int(np.argmax(first == last))]}, which its parquet lists")
+    blocks.copy(first, last, new, file)
+
+
+def _one_by_one(source: Source, view: memoryview, old: list[str], new: list[str], file: BinaryIO) -> None:
+    """The same bytes, member by member, of a tar of any kind."""
+    members = {sample.key: sample.members for sample in tar.samples(view, f"{source}.tar", old)}
+    for key, name in zip(old, new, strict=True):
+        if key not in members:
+            raise BadShard(f"{source}: its tar lacks {key}, which its parquet lists")
+        for extension, member in members[key].items():
+            content = view[member.data : member.data + member.size]
+            head = tar.header(f"{name}.{extension}", member.size)
+            file.write(b"".join((head, content, tar.padding(member.size))))
+            content.release()
 
 
 def _sources(datasets: Sequence[Dataset], selection: str | None, signals: bool, weights: Sequence[float], seed: int
