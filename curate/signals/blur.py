@@ -16,7 +16,7 @@ LONGEST = 8  # times the shorter side, so that a long strip stays small
 
 
 class Signal:
-    """blur: float32, grey levels squared; under about 100 most photographs look blurred. `side`: pixels."""
+    """blur: float32, grey levels squared; null where the image cannot be decoded. `side`: pixels."""
 
     reads = ("grey",)
 
