@@ -167,19 +167,36 @@ def _embeddings(shard: Shard, signal: str, table: pa.Table) -> np.ndarray:
     return found
 
 
+def check_current(dataset: Dataset, spec: Spec) -> None:
+    """Raises CurateError where a signal that is measured would be measured otherwise today: the weights behind its path
+    are others, a library has another version."""
+    _build.cache_clear()
+    for shard in dataset.shards[:1]:  # they agree, or whoever ranks them says so
+        before = shard.folder.made_by(f"signals/{spec.slug}/{shard.name}.parquet")
+        made_by = _made_by(spec, shard, {})
+        if before is not None and (changed := set(_changed(before, made_by)) - set(OF_THE_SHARD)):
+            raise CurateError(f"{dataset.url}/signals/{spec.slug} was measured with another "
+                              f"{', '.join(sorted(changed))} than {spec} has now; {_way_out(spec)}")  # fmt: skip
+
+
 def _done(shard: Shard, spec: Spec, made_by: dict[str, Any]) -> bool:
     name = f"signals/{spec.slug}/{shard.name}.parquet"
     before = shard.folder.made_by(name)
     if before is None or before == made_by:
         return before is not None
-    changed = sorted(key for key in {*before, *made_by} if before.get(key) != made_by.get(key))
+    changed = _changed(before, made_by)
     if set(changed) <= set(OF_THE_SHARD):
         raise BadShard(f"{shard.folder.url}/{name} was measured on another {shard.name}.tar; "
                        "delete this file and measure again")  # fmt: skip
-    raise BadShard(
-        f"{shard.folder.url}/{name} was measured with another {', '.join(changed)}; "
-        f"delete signals/{spec.slug} or measure under another name: {_aliased(spec)}"
-    )
+    raise BadShard(f"{shard.folder.url}/{name} was measured with another {', '.join(changed)}; {_way_out(spec)}")
+
+
+def _changed(before: dict[str, Any], made_by: dict[str, Any]) -> list[str]:
+    return sorted(key for key in {*before, *made_by} if before.get(key) != made_by.get(key))
+
+
+def _way_out(spec: Spec) -> str:
+    return f"delete signals/{spec.slug} or measure under another name: {_aliased(spec)}"
 
 
 def _aliased(spec: Spec) -> str:

@@ -13,6 +13,7 @@ from curate import named
 from curate.dataset import Dataset
 from curate.errors import CurateError
 from curate.files import Folder
+from curate.filter import run as select
 from curate.measure import embedding_name, measure
 from curate.rows import Rows
 
@@ -176,6 +177,9 @@ def test_other_weights_under_the_same_name_are_refused(broken, weights):
     again = subprocess.run(command, check=False, capture_output=True, text=True)
     assert again.returncode == 1
     assert "was measured with another weights" in again.stderr
+    with pytest.raises(CurateError, match=r"signals/clip was measured with another weights than clip\(.*\) has now"):
+        select(Dataset.open(broken.url), signals=(spec,), where=("clip > 0",), on_null="drop", engine=HERE)
+    assert not broken.folder.names("selections/**")
 
 
 @pytest.mark.slow

@@ -19,7 +19,7 @@ from curate.filter.recipe import DEFAULT, Recipe, combined, decided, implicit, l
 from curate.filter.rules import Rules
 from curate.filter.select import Ids, Select, check, decide, funnel, scratch_of
 from curate.filter.steps import Subset
-from curate.measure import measure
+from curate.measure import check_current, measure
 from curate.work import Engine, Outcome, run_all
 
 
@@ -93,8 +93,12 @@ def text_of(recipe: str | None) -> str:
 
 
 def _measured(dataset: Dataset, signals: tuple[str, ...], engine: str | Engine) -> Dataset:
-    """The dataset with these signals on every shard; where they all are there already, nothing is done."""
+    """The dataset with these signals on every shard; where they all are there already, nothing is done.
+    Raises CurateError where one was measured by other weights than its spec names now."""
     todo = [spec for spec in dict.fromkeys(signals) if not _complete(dataset, named.parse(spec))]
+    for spec in dict.fromkeys(signals):
+        if spec not in todo:
+            check_current(dataset, named.parse(spec))
     return measure(dataset, todo, engine) if todo else dataset
 
 
