@@ -51,6 +51,7 @@ STOCK = "img2dataset 1.47, stock"
 DECODE = ("exact", "balanced", "fast")
 CURATE = {f"{name}, {decode}": (name, decode) for name in ("native", "img2dataset") for decode in DECODE}
 THREADS = 32
+TOGETHER = 4  # workers whose memory is looked at together
 PACKAGES = ("img2dataset", "albumentations", "opencv-python-headless", "simplejpeg", "pillow", "pycurl", "pyarrow")
 
 
@@ -308,7 +309,13 @@ class Worker:
 
     def run(self, urls: list[str], keep: str = "") -> tuple[float, float]:
         """CPU and wall seconds of one shard. Ends the benchmark where an image is missing."""
+        self.start(urls, keep)
+        return self.result(urls)
+
+    def start(self, urls: list[str], keep: str = "") -> None:
         self.pipe.send((0, urls, keep))
+
+    def result(self, urls: list[str]) -> tuple[float, float]:
         seconds, wall, came = self.pipe.recv()
         self.pipe.recv()
         if came != len(urls):
@@ -371,25 +378,33 @@ def difference(one: bytes, other: bytes) -> float:
     return float(np.abs(first - second).mean()) if first.shape == second.shape else 255.0
 
 
-def memory(name: str, urls: list[str]) -> dict[str, float]:
-    """Peak of one worker alone: PSS as sampled every 20 ms, RSS as the system counted it, MB."""
-    worker = Worker(name)
-    most, stop, process = [0.0], threading.Event(), Path(f"/proc/{worker.process.pid}")
+def memory(name: str, urls: list[str], workers: int) -> dict[str, float]:
+    """Peak of one of so many workers at once, which share their libraries, MB.
+
+    PSS as sampled every 20 ms, RSS as the system counted it.
+    """
+    crew = [Worker(name) for _ in range(workers)]
+    most, stop, process = [0.0], threading.Event(), Path(f"/proc/{crew[0].process.pid}")
 
     def watch() -> None:
         while not stop.wait(0.02):
             lines = (process / "smaps_rollup").read_text().splitlines()
             most.append(next(int(line.split()[1]) for line in lines if line.startswith("Pss:")) / 1024)
 
+    for worker in crew:
+        worker.run(urls)
     watcher = threading.Thread(target=watch)
     watcher.start()
-    for _ in range(3):
-        worker.run(urls)
+    for worker in crew:
+        worker.start(urls)
+    for worker in crew:
+        worker.result(urls)
     stop.set()
     watcher.join()
     status = (process / "status").read_text().splitlines()
     peak = next(int(line.split()[1]) for line in status if line.startswith("VmHWM"))
-    worker.end()
+    for worker in crew:
+        worker.end()
     return {"pss": round(max(most)), "rss": round(peak / 1024)}
 
 
@@ -467,12 +482,16 @@ def summarised(found: dict[str, Any]) -> dict[str, Any]:
 def table(result: dict[str, Any]) -> str:
     """The CPU times as Markdown."""
     cells = list(result["cpu"])
-    lines = ["| | " + " | ".join(cells) + " | memory of a worker |", "|---" * (len(cells) + 2) + "|"]
+    lines = ["| | " + " | ".join(cells) + f" | memory of one of {TOGETHER} workers |", "|---" * (len(cells) + 2) + "|"]
     for name in result["cpu"][cells[0]]:
         found = [result["cpu"][cell][name] for cell in cells]
         shown = [f"{one['cpu_ms']} ms" + ("" if name == STOCK else f" ({one['times_stock']}x)") for one in found]
         memory = result["memory_mb"].get(name)
-        lines.append(f"| {name} | " + " | ".join(shown) + (f" | {memory['pss']} MB |" if memory else " | |"))
+        lines.append(
+            f"| {name} | "
+            + " | ".join(shown)
+            + (f" | {memory[f'one of {TOGETHER}']['pss']} MB |" if memory else " | |")
+        )
     return "\n".join(lines)
 
 
@@ -516,7 +535,9 @@ def main() -> None:
                                   "sha256": digest(folder / "www", names[kind])} for kind, found in sizes.items()},
                 "cpu": summarised(found),
                 "pixels": pixel_difference(contestants, folder / "outputs"),
-                "memory_mb": {one: memory(one, cells["https mix"]) for one in contestants},
+                "memory_mb": {one: {"alone": memory(one, cells["https mix"], 1),
+                                    f"one of {TOGETHER}": memory(one, cells["https mix"], TOGETHER)}
+                              for one in (STOCK, "native, balanced", "img2dataset, balanced")},
             }  # fmt: skip
             print(table(result), flush=True)
             if options.whole:

@@ -20,7 +20,6 @@ from curate.harvest.match.trie import Paths, Trie
 
 MODES = ("default", "metaclip")
 BLOCK_TEXTS, BLOCK_BYTES = 1 << 14, 1 << 21  # what is worked on at once stays near the core's cache
-BLOCK_QUERIES = 1 << 12  # fewer: a list and its index are held beside them
 COMPILED_BLOCK = 8  # times as much: the compiled loop cuts it up itself, and what it leaves is done together
 FORMAT = "curate match 2"
 OPTIONS = ("mode", "casefold", "nfc", "_longest")
@@ -98,8 +97,8 @@ class Matcher:
 
     def _paths(self, queries: Sequence[str]) -> Paths:
         """What the trie needs of the queries, read in blocks to take little memory; notes the rest."""
-        blocks = range(0, max(len(queries), 1), BLOCK_QUERIES)
-        parts = [self._rule().queries(encoded(queries[start : start + BLOCK_QUERIES])) for start in blocks]
+        blocks = range(0, max(len(queries), 1), BLOCK_TEXTS)
+        parts = [self._rule().queries(encoded(queries[start : start + BLOCK_TEXTS])) for start in blocks]
         tokens, dead = joined([part for part, _ in parts]), np.concatenate([never for _, never in parts])
         del parts
         self.never_matching: list[int] = np.flatnonzero(dead).tolist()
