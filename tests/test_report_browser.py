@@ -225,6 +225,18 @@ def columns(dataset: Dataset, *names: str) -> list[list]:
     return [table[name].to_pylist() for name in names]
 
 
+def test_the_page_of_two_selections_is_accessible_and_shows_both(browser, dataset, tmp_path):
+    report.run(dataset, str(tmp_path / "diff.html"), diff="all")
+    page = browser.new_context(color_scheme="dark", viewport={"width": 1300, "height": 900}).new_page()
+    page.goto((tmp_path / "diff.html").as_uri())
+    assert [one["id"] for one in axe.Axe().run(page).response["violations"]] == []
+    only = (
+        sum(len(shard.rows()) for shard in dataset.shards) - dataset.manifest["selections"][dataset.selection]["kept"]
+    )
+    assert page.locator(".bars li", has_text="only all").locator(".count").text_content() == f"{only:,}"
+    assert page.evaluate("[...document.querySelectorAll('#samples img')].every(i => i.naturalWidth > 0)")
+
+
 def test_without_its_script_the_page_still_tells(browser, dataset, tmp_path):
     report.run(dataset, str(tmp_path / "page.html"))
     page = browser.new_context(java_script_enabled=False).new_page()
