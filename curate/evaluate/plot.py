@@ -1,10 +1,11 @@
 """Plots of an evaluation as SVG that stands alone: dots with intervals, and accuracy on a shift by accuracy at home."""
 
+import math
 from collections.abc import Callable, Sequence
 from html import escape
 from typing import NamedTuple
 
-from scipy.special import logit
+from scipy.special import expit, logit
 
 from curate.evaluate.robustness import BORDER, Line
 from curate.evaluate.table import Row
@@ -42,8 +43,10 @@ def dots(found: Sequence[Row], label: str) -> str:
     """A line for each benchmark, task and metric: of each run a dot with its 95% interval; a tick marks chance."""
     models = list(dict.fromkeys(row.model for row in found))
     names = list(dict.fromkeys((row.benchmark, row.task, row.metric) for row in found))
-    low = min(0.0, *(row.value if row.low is None else row.low for row in found))
-    high = max(row.value if row.high is None else row.high for row in found)
+    ends = [end for row in found for end in (row.value, row.low, row.high) if end is not None]
+    step = next(step for step in (0.05, 0.1, 0.2, 0.5) if max(*ends, 0) - min(*ends, 0) <= 6 * step or step == 0.5)
+    ticks = [step * at for at in range(math.floor(min(*ends, 0) / step), math.ceil(max(ends) / step) + 1)]
+    low, high = ticks[0], ticks[-1]
 
     def x(value: float) -> float:
         return LEFT + WIDE * (value - low) / ((high - low) or 1)
@@ -51,7 +54,7 @@ def dots(found: Sequence[Row], label: str) -> str:
     bottom = LINE * (len(names) + 1)
     starts = [10 + 8 * sum(len(model) + 4 for model in models[:at]) for at in range(len(models))]
     parts = [_text(starts[at], 16, f"● {model}", fill=_colour(at)) for at, model in enumerate(models)]
-    for tick in [low + (high - low) * at / 4 for at in range(5)]:
+    for tick in ticks:
         parts += [
             _segment("grid", x(tick), LINE, x(tick), bottom),
             _text(x(tick), bottom + 16, f"{tick:.0%}", "middle"),
@@ -112,8 +115,9 @@ def _panel(panel: Panel, base: str, low: float, high: float) -> list[str]:
         ]
     parts.append(_segment("axis", *at(low, low), *at(high, high), dashed=True))
     if panel.line:
-        steps = [low + (high - low) * step / 40 for step in range(41)]
-        points = " ".join("{:.1f},{:.1f}".format(*at(step, panel.line.predicted(step))) for step in steps)
+        steps = [expit(first + (last - first) * step / 100) for step in range(101)]
+        inside = [step for step in steps if low <= panel.line.predicted(step) <= high]
+        points = " ".join("{:.1f},{:.1f}".format(*at(step, panel.line.predicted(step))) for step in inside)
         parts.append(f'<polyline points="{points}" fill="none" stroke="#dc2626"/>')
     parts += [
         f'<circle cx="{at(*pair)[0]:.1f}" cy="{at(*pair)[1]:.1f}" r="3" fill="#9ca3af"/>' for pair in panel.others
