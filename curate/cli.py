@@ -460,6 +460,13 @@ def export(datasets: tuple[str, ...], out: str, **options: Any) -> Any:
 
 @main.command("train-clip")
 @click.argument("data", nargs=-1, metavar="DATASET|TARS...")
+@click.option(
+    "--data", "more", multiple=True, metavar="DATASET|TARS", help="More data, each with a --weight; may be repeated."
+)
+@click.option(
+    "--weight", "weights", multiple=True, type=float, metavar="W",
+    help="Passes over the --data of the same place in one epoch: 0.2 shows each of its pairs every fifth epoch.",
+)  # fmt: skip
 @click.option("--out", default=None, metavar="RUN", help="Folder of the run; runs/<dataset> by default.")
 @click.option(
     "--recipe", default=None, metavar="NAME|FILE",
@@ -497,7 +504,15 @@ def export(datasets: tuple[str, ...], out: str, **options: Any) -> Any:
     help="auto: bf16 on a GPU that has it, fp32 elsewhere.  [auto]",
 )
 @click.option("--device", default="auto", show_default=True, help="auto, cpu, cuda, cuda:1.")
-@click.option("--workers", default=None, type=int, help="Decoding threads; one for each core by default.")
+@click.option(
+    "--workers", default=None, type=int,
+    help="Decoding threads, from 8 on in processes of 4; one for each core by default.",
+)  # fmt: skip
+@click.option("--shuffle", default=None, type=int, help="Pairs of random shards shuffled together.  [1000000]")
+@click.option(
+    "--cache", default=None, metavar="DIR", help="The index, and tars while they are read from a store.  [RUN/cache]"
+)
+@click.option("--cache-size", default=200.0, show_default=True, metavar="GB", help="Of tars fetched from a store.")
 @click.option("--lock-image", is_flag=True, default=None, help="The image tower stays as it is (LiT).")
 @click.option("--lock-text", is_flag=True, default=None, help="The text tower stays as it is.")
 @click.option("--patch-dropout", default=None, type=float, help="Share of the patches left out of each image (FLIP).")
@@ -519,11 +534,16 @@ def export(datasets: tuple[str, ...], out: str, **options: Any) -> Any:
 @click.option("--resume/--no-resume", default=True, show_default=True, help="Go on from the last checkpoint in RUN.")
 @seed_option
 @common
-def train_clip(data: tuple[str, ...], out: str | None, benchmarks: tuple[str, ...], **options: Any) -> Any:
+def train_clip(data: tuple[str, ...], out: str | None, benchmarks: tuple[str, ...], more: tuple[str, ...],
+               weights: tuple[float, ...], **options: Any) -> Any:  # fmt: skip
     """Train a CLIP model on a DATASET, or on any folder or glob of webdataset tars."""
     from curate.train import run
 
-    return run(data, out, evaluator=evaluator(benchmarks, options["device"]) if benchmarks else None, **options)
+    if weights and len(weights) != len(more):
+        raise CurateError(f"{len(more)} --data and {len(weights)} --weight; give each --data its --weight")
+    mixed = list(zip(more, weights or [1.0] * len(more), strict=True))
+    score = evaluator(benchmarks, options["device"]) if benchmarks else None
+    return run(data, out, evaluator=score, mixed=mixed, **options)
 
 
 def evaluator(benchmarks: tuple[str, ...], device: str) -> Callable[[str, str], dict[str, float]]:

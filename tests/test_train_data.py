@@ -1,6 +1,9 @@
 """What the trainer reads: every pair once an epoch, the same for any number of threads, from any folder of tars."""
 
 import json
+import multiprocessing
+import tracemalloc
+from dataclasses import replace
 
 import numpy as np
 import pyarrow as pa
@@ -13,20 +16,40 @@ from curate import shard as shards
 from curate.errors import CurateError
 from curate.files import Folder
 from curate.tokenizer import Tokenizer
-from curate.train import index
+from curate.train import index, reader
 from curate.train.crops import CROPS
 from curate.train.loader import Loader
-from curate.train.order import Order, uniform
+from curate.train.order import Mixture, Stream, uniform
+from curate.train.ranks import Ranks
 
 TOKENIZER = Tokenizer(16)
+ORDER = [63, 31, 36, 61, 62, 47, 22, 50]
 
 
-def indexed(*data, selection=None, cache="memory://cache"):
-    return index.build(index.sources(data, selection), Folder(cache))
+@pytest.fixture
+def indexed(tmp_path):
+    """indexed(*data, selection=None, weights=(), cache=None) -> Index."""
+
+    def build(*data, selection=None, weights=(), cache=None):
+        return index.build(index.sources(data, selection, weights), Folder(cache or str(tmp_path / "cache")))
+
+    return build
 
 
-def loader(pairs, batch_size=16, seed=0, workers=2):
-    return Loader(pairs, TOKENIZER, 32, batch_size, seed, workers)
+def loader(pairs, batch_size=16, seed=0, workers=2, **options):
+    return Loader(pairs, TOKENIZER, 32, batch_size, seed, workers, **options)
+
+
+def batches(loader, start, stop):
+    """Copies of the batches: the loader uses its buffers again."""
+    return [replace(batch, pixels=batch.pixels.clone(), tokens=batch.tokens.clone())
+            for batch in loader.batches(start, stop)]  # fmt: skip
+
+
+def samples(stream, places):
+    """Numbers of samples: shard and sample as one."""
+    shards, within = stream.samples(np.asarray(places))
+    return shards * 1000 + within
 
 
 def plain_tar(folder, name, pairs, *members):
@@ -40,19 +63,50 @@ def plain_tar(folder, name, pairs, *members):
     Folder(str(folder)).write_bytes(f"{name}.tar", shards.tar_bytes(files))
 
 
-def test_each_epoch_holds_every_sample_once_in_its_own_order():
-    order = Order(1000, seed=3)
-    first, second = order.samples(np.arange(1000)), order.samples(np.arange(1000, 2000))
-    assert sorted(first) == sorted(second) == list(range(1000))
+@pytest.mark.parametrize("window", [1, 100, 250, 10_000])
+def test_each_epoch_holds_every_sample_once_in_its_own_order(window):
+    counts = [100, 0, 300, 100, 500]
+    every = [shard * 1000 + sample for shard, count in enumerate(counts) for sample in range(count)]
+    stream = Stream(counts, 3, window)
+    first, second = samples(stream, np.arange(1000)), samples(stream, np.arange(1000, 2000))
+    assert sorted(first) == sorted(second) == every
     assert (first != second).mean() > 0.9
-    assert (first != Order(1000, seed=4).samples(np.arange(1000))).mean() > 0.9
+    assert (first != samples(Stream(counts, 4, window), np.arange(1000))).mean() > 0.9
 
 
 def test_the_order_is_a_pure_function_of_seed_and_place():
     places = np.random.default_rng(0).integers(0, 500, 300)
-    whole = Order(70, seed=1).samples(np.arange(500))
-    assert (Order(70, seed=1).samples(places) == whole[places]).all()
-    assert whole[:8].tolist() == [63, 31, 36, 61, 62, 47, 22, 50]  # on every machine and numpy
+    whole = samples(Stream([30, 40], 1, 32), np.arange(500))
+    assert (samples(Stream([30, 40], 1, 32), places) == whole[places]).all()
+    assert samples(Stream([70], 1), np.arange(8)).tolist() == ORDER  # on every machine and numpy
+
+
+def test_a_window_holds_whole_shards_and_nothing_else_is_read_meanwhile():
+    stream = Stream([10] * 100, 0, 200)
+    shards, _ = stream.samples(np.arange(1000))
+    for window in range(5):
+        assert stream.span(0, window) == (200 * window, 200 * (window + 1))
+        assert set(shards[200 * window : 200 * (window + 1)]) == set(stream.shards(0, window))
+    assert len({shard for window in range(5) for shard in stream.shards(0, window).tolist()}) == 100
+    assert (np.bincount(shards[:200] // 1, minlength=100) <= 10).all()
+
+
+def test_a_mixture_gives_each_stream_its_share_in_every_block():
+    """2,000 samples once, 4,000 samples a fifth of a time and 100 twice an epoch, as Flamingo's weights."""
+    streams = [Stream([1000, 1000], 0), Stream([4000], 0), Stream([100], 0)]
+    mixture = Mixture(streams, [1.0, 0.2, 2.0], 0)
+    assert mixture.size == 2000 + 800 + 200
+    shards, within = mixture.samples(np.arange(4 * 3000))
+    first, second, third = shards < 2, shards == 2, shards == 3
+    assert (first.sum(), second.sum(), third.sum()) == (8000, 3200, 800)
+    assert len(set(within[second])) == 3200
+    assert (np.bincount(within[third]) == 8).all()
+    for epoch in range(4):
+        here = slice(3000 * epoch, 3000 * (epoch + 1))
+        assert first[here].sum() == 2000
+        assert 0.6 < first[here][:500].mean() < 0.73
+    places = np.random.default_rng(0).integers(0, 12_000, 200)
+    assert (mixture.samples(places)[1] == within[places]).all()
 
 
 def test_random_numbers_are_uniform_and_do_not_repeat_between_purposes():
@@ -61,34 +115,67 @@ def test_random_numbers_are_uniform_and_do_not_repeat_between_purposes():
     assert (np.abs(np.corrcoef(draws)[np.triu_indices(3, 1)]) < 0.03).all()
 
 
-@pytest.mark.parametrize("workers", [1, 5])
-def test_batches_do_not_depend_on_the_number_of_threads(dataset, workers):
+@pytest.mark.parametrize("workers", [1, 5, pytest.param(8, marks=pytest.mark.slow)])
+def test_batches_do_not_depend_on_threads_or_processes(dataset, indexed, workers):
+    """More workers than shards and than samples of a batch: nothing is dropped, nothing is waited for."""
     pairs = indexed(dataset.url)
-    expected = list(loader(pairs, workers=2).batches(0, 6))
-    for ours, theirs in zip(loader(pairs, workers=workers).batches(0, 6), expected, strict=True):
-        assert torch.equal(ours.pixels, theirs.pixels)
-        assert torch.equal(ours.tokens, theirs.tokens)
-        assert (ours.rows == theirs.rows).all()
+    expected = batches(loader(pairs, workers=2), 0, 6)
+    ours = batches(loader(pairs, workers=workers), 0, 6)
+    assert all(same(one, other) for one, other in zip(ours, expected, strict=True))
 
 
-def test_starting_in_the_middle_gives_the_same_batches(dataset):
+def same(one, other):
+    return (torch.equal(one.pixels, other.pixels) and torch.equal(one.tokens, other.tokens)
+            and (one.rows == other.rows).all())  # fmt: skip
+
+
+def test_starting_in_the_middle_gives_the_same_batches(dataset, indexed):
     pairs = indexed(dataset.url)
-    whole = list(loader(pairs).batches(0, 7))
-    for ours, theirs in zip(loader(pairs).batches(4, 7), whole[4:], strict=True):
-        assert torch.equal(ours.pixels, theirs.pixels)
+    whole = batches(loader(pairs), 0, 7)
+    assert all(same(one, other) for one, other in zip(batches(loader(pairs), 4, 7), whole[4:], strict=True))
 
 
-def test_every_pair_comes_once_an_epoch(dataset):
+def test_ranks_share_each_batch_in_contiguous_slices(dataset, indexed):
     pairs = indexed(dataset.url)
-    batches = list(loader(pairs, batch_size=7).batches(0, 18))  # 126 places: two epochs of 60, and 6 more
-    rows = np.concatenate([batch.rows for batch in batches])
-    assert sorted(rows[:60]) == sorted(rows[60:120]) == list(range(60))
+    (whole,) = batches(loader(pairs), 1, 2)
+    parts = [batches(loader(pairs, ranks=Ranks(rank, 4)), 1, 2)[0] for rank in range(4)]
+    assert torch.equal(torch.cat([part.pixels for part in parts]), whole.pixels)
+    assert (np.concatenate([part.rows for part in parts]) == whole.rows).all()
 
 
-def test_pixels_and_tokens_belong_to_the_same_pair(make_dataset):
+def test_every_pair_comes_once_an_epoch(dataset, indexed):
+    pairs = indexed(dataset.url)
+    found = batches(loader(pairs, batch_size=7), 0, 18)  # 126 places: two epochs of 60, and 6 more
+    uids = pairs.uids(np.concatenate([batch.rows for batch in found]))
+    assert len(set(uids[:60])) == len(set(uids[60:120])) == 60
+
+
+def test_buffers_are_used_again(dataset, indexed):
+    places = {batch.pixels.data_ptr() for batch in loader(indexed(dataset.url)).batches(0, 12)}
+    assert len(places) == 4
+
+
+def test_weights_of_datasets_are_passes_an_epoch(make_dataset, indexed, tmp_path):
+    for name, first in (("a", 0), ("b", 100)):
+        make_dataset([pair(first + i) for i in range(40)], url=str(tmp_path / name))
+    pairs = indexed(str(tmp_path / "b"), str(tmp_path / "a"), weights=(0.25, 1.0))
+    assert len(pairs) == 50
+    numbers = [int(text.rsplit(" ", 1)[1]) for batch in batches(loader(pairs, batch_size=50), 0, 4)
+               for text in pairs.texts("caption", batch.rows)]  # fmt: skip
+    counts = np.bincount(numbers, minlength=140)
+    assert (counts[:40] == 4).all()
+    assert (counts[100:] == 1).all()
+    both = indexed(str(tmp_path / "a"), str(tmp_path / "b"))
+    assert len(both) == 80
+    assert both.fingerprint != pairs.fingerprint
+    with pytest.raises(CurateError, match=r"the weight -1 of .* is not a positive number"):
+        indexed(str(tmp_path / "a"), weights=(-1,))
+
+
+def test_pixels_and_tokens_belong_to_the_same_pair(make_dataset, indexed):
     pairs = indexed(make_dataset([pair(i) for i in range(36)]).url)
     for batch in loader(pairs, batch_size=36).batches(0, 1):
-        captions = pairs.table["caption"].take(pa.array(batch.rows)).to_pylist()
+        captions = pairs.texts("caption", batch.rows)
         assert torch.equal(batch.tokens, TOKENIZER(captions))
         for pixels, caption in zip(batch.pixels.float(), captions, strict=True):
             red, green, blue = pixels.amin(dim=(1, 2)) if "black" in caption else pixels.mean(dim=(1, 2))
@@ -135,35 +222,35 @@ def test_the_center_crop_is_the_middle_square():
     assert (CROPS["center"].cut(image, 32, np.zeros(0)) == 200).all()
 
 
-def test_two_views_of_an_image_are_two_crops_that_follow_from_the_place(dataset):
+def test_two_views_of_an_image_are_two_crops_that_follow_from_the_place(dataset, indexed):
     pairs = indexed(dataset.url)
-    (both,) = Loader(pairs, TOKENIZER, 32, 16, 0, 2, views=2).batches(0, 1)
+    (both,) = loader(pairs, views=2).batches(0, 1)
     (one,) = loader(pairs).batches(0, 1)
     assert both.pixels.shape == (16, 2, 3, 32, 32)
     assert torch.equal(both.pixels[:, 0], one.pixels)
     assert not torch.equal(both.pixels[:, 1], one.pixels)
 
 
-def test_undecodable_images_are_replaced_and_counted(make_dataset):
+def test_undecodable_images_are_replaced_and_counted(make_dataset, indexed):
     pairs = [pair(i) for i in range(40)]
     for row in pairs[:4]:
         row["image"] = row["image"][:200]
     found = indexed(make_dataset(pairs).url)
-    batches = list(loader(found, batch_size=20).batches(0, 2))
-    broken = {row for batch in batches for row in batch.undecodable}
+    seen = batches(loader(found, batch_size=20), 0, 2)
+    broken = {row for batch in seen for row in batch.undecodable}
     assert set(found.uids(sorted(broken))) == {shards.uid_of(row["url"], row["caption"]) for row in pairs[:4]}
-    assert not broken & set(np.concatenate([batch.rows for batch in batches]).tolist())
-    for ours, theirs in zip(loader(found, batch_size=20, workers=4).batches(0, 2), batches, strict=True):
-        assert torch.equal(ours.pixels, theirs.pixels)
+    assert not broken & set(np.concatenate([batch.rows for batch in seen]).tolist())
+    again = batches(loader(found, batch_size=20, workers=4), 0, 2)
+    assert all(same(one, other) for one, other in zip(again, seen, strict=True))
 
 
-def test_data_without_any_image_is_an_error(make_dataset):
+def test_data_without_any_image_is_an_error(make_dataset, indexed):
     found = indexed(make_dataset([pair(i) | {"image": b"no image"} for i in range(20)]).url)
     with pytest.raises(CurateError, match="100 images one after the other could not be decoded"):
         list(loader(found).batches(0, 1))
 
 
-def test_a_selection_drops_and_repeats_pairs(dataset):
+def test_a_selection_drops_and_repeats_pairs(dataset, indexed):
     for shard in dataset.shards:
         uids = shard.rows()["uid"]
         weights = [0, 2] + [1] * (len(uids) - 2)
@@ -172,40 +259,114 @@ def test_a_selection_drops_and_repeats_pairs(dataset):
     dataset.after("filter", {}, "", **dataset.with_selection("mine", "filter", None)).save()
     found = indexed(dataset.url)
     assert len(found) == 60
-    assert sorted(np.bincount(found.rows)) == [1] * 54 + [2] * 3
+    (batch,) = batches(loader(found, batch_size=60), 0, 1)
+    assert sorted(np.unique(batch.rows, return_counts=True)[1]) == [1] * 54 + [2] * 3
     assert len(indexed(dataset.url, selection="mine")) == 60
     with pytest.raises(CurateError, match="has no selection 'other'; it has: mine"):
         indexed(dataset.url, selection="other")
 
 
 @pytest.mark.parametrize("members", [("txt",), ("json",), ("txt", "json"), ("text.json",)])
-def test_any_webdataset_folder_can_be_trained_on(tmp_path, members):
+def test_any_webdataset_folder_can_be_trained_on(tmp_path, members, indexed):
     for name in ("00000", "00001"):
         plain_tar(tmp_path / "wild", name, [pair(i) for i in range(20)], *members)
     for data in (["wild"], ["wild/*.tar"], ["wild/{00000..00001}.tar"], ["wild/00000.tar", "wild/00001.tar"]):
         found = indexed(*(str(tmp_path / part) for part in data))
-        assert sorted(found.table["caption"].to_pylist()) == sorted([pair(i)["caption"] for i in range(20)] * 2)
+        assert sorted(captions(found)) == sorted([pair(i)["caption"] for i in range(20)] * 2)
         assert sum(len(batch.rows) for batch in loader(found).batches(0, 2)) == 32
 
 
-def test_a_plain_img2dataset_folder_is_read_by_its_parquet(tmp_path):
+def test_a_plain_img2dataset_folder_is_read_by_its_parquet(tmp_path, indexed):
     write_shard(Folder(str(tmp_path / "made")), "00000", [pair(i) for i in range(20)])
     (tmp_path / "made/shards").rename(tmp_path / "theirs")
     found = indexed(str(tmp_path / "theirs"))
-    assert set(found.table["uid"].to_pylist()) == {shards.uid_of(pair(i)["url"], pair(i)["caption"]) for i in range(20)}
+    assert set(found.uids(pair_numbers(found))) == {
+        shards.uid_of(pair(i)["url"], pair(i)["caption"]) for i in range(20)
+    }
 
 
-def test_remote_shards_are_copied_once_and_give_the_same_index(make_dataset, tmp_path):
-    local = indexed(make_dataset([pair(i) for i in range(40)]).url)
-    remote = make_dataset([pair(i) for i in range(40)], url="memory://train-data")
-    for _ in range(2):
-        found = indexed(remote.url, cache=str(tmp_path / "cache"))
-        assert found.table.drop(["tar"]).equals(local.table.drop(["tar"]))
-    assert len(list((tmp_path / "cache").iterdir())) == 2
+def pair_numbers(found):
+    """Every sample of an epoch."""
+    return found.pairs(*found.order(0).samples(np.arange(len(found))))
+
+
+def captions(found):
+    return found.texts("caption", pair_numbers(found))
+
+
+def test_remote_shards_give_the_same_batches_and_never_lie_here_all_at_once(make_dataset, indexed, tmp_path):
+    local = indexed(make_dataset([pair(i) for i in range(100)], 5).url)
+    remote = make_dataset([pair(i) for i in range(100)], 5, url="memory://train-data")
+    found = indexed(remote.url, cache=str(tmp_path / "far"))
+    assert not list((tmp_path / "far").glob("*.tar")), "only the parquet files are read before the first batch"
     assert found.fingerprint == local.fingerprint
+    sizes = [part.size for part in found.parts]
+    most, seen = 0, []
+    for batch in loader(found, 4, window=20, space=14 * max(sizes)).batches(0, 30):
+        seen.append(replace(batch, pixels=batch.pixels.clone(), tokens=batch.tokens.clone()))
+        most = max(most, len(list((tmp_path / "far").glob("*.tar"))))
+    assert 8 <= most <= 14
+    expected = batches(loader(local, 4, window=20), 0, 30)
+    assert all(torch.equal(one.pixels, other.pixels) for one, other in zip(seen, expected, strict=True))
+    with pytest.raises(
+        CurateError, match=r"tars shuffled together hold 0.0 GB, --cache-size is .*; raise it, or lower"
+    ):
+        batches(loader(found, 4, window=40, space=min(sizes)), 0, 1)
 
 
-def test_a_damaged_shard_is_named_and_the_others_go_on(dataset):
+def test_a_second_start_walks_no_tar(dataset, indexed, tmp_path, monkeypatch):
+    found = indexed(dataset.url)
+    monkeypatch.setattr("curate.tar.samples", None)
+    monkeypatch.setattr("curate.shard.Shard.rows", None)
+    again = indexed(dataset.url)
+    assert again.fingerprint == found.fingerprint
+    assert same(*(batches(loader(pairs), 0, 1)[0] for pairs in (found, again)))
+
+
+def test_a_changed_shard_is_indexed_again(make_dataset, indexed):
+    data = make_dataset([pair(i) for i in range(40)])
+    before = indexed(data.url)
+    write_shard(data.folder, "00001", [pair(i) for i in range(20, 41)])
+    after = indexed(data.url)
+    assert (len(before), len(after)) == (40, 41)
+    assert before.fingerprint != after.fingerprint
+
+
+def test_an_index_holds_a_few_bytes_a_shard_however_many_pairs():
+    """400 million pairs in 40,000 shards: what is held between batches and what a batch adds."""
+    tracemalloc.start()
+    mixture = Mixture([Stream(np.full(40_000, 10_000), 0)], [1.0], 0)
+    assert mixture.size == 400_000_000
+    shards, _ = mixture.samples(np.arange(123_456_789, 123_456_789 + 4096))
+    held = tracemalloc.get_traced_memory()[0]
+    tracemalloc.stop()
+    assert len(set(shards.tolist())) <= 200
+    assert held < 40e6  # a window of a million: 16 MB, and the next
+
+
+def test_a_shard_that_disappears_is_named_with_the_way_out(dataset, indexed):
+    found = indexed(dataset.url)
+    stream = loader(found, window=20).batches(0, 30)
+    next(stream)
+    dataset.folder.remove("shards/00001.tar")
+    reader._opened.cache_clear()
+    with pytest.raises(
+        CurateError, match=r"00001.tar cannot be read any more .No such file.*: put it back, then the same"
+    ):
+        list(stream)
+
+
+@pytest.mark.slow
+def test_a_killed_decoding_process_is_one_line(dataset, indexed):
+    stream = loader(indexed(dataset.url), workers=8).batches(0, 200)
+    next(stream)
+    for child in multiprocessing.active_children():
+        child.kill()
+    with pytest.raises(CurateError, match="a decoding process was killed"):
+        list(stream)
+
+
+def test_a_damaged_shard_is_named_and_the_others_go_on(dataset, indexed):
     name = "shards/00001.tar"
     dataset.folder.write_bytes(name, dataset.folder.read_bytes(name)[:5000])
     found = indexed(dataset.url)
@@ -214,7 +375,7 @@ def test_a_damaged_shard_is_named_and_the_others_go_on(dataset):
     assert "truncated" in found.failures[f"{dataset.url}/shards/00001"]
 
 
-def test_the_fingerprint_tells_other_data(make_dataset, tmp_path):
+def test_the_fingerprint_tells_other_data(make_dataset, tmp_path, indexed):
     makes = [make_dataset([pair(i) for i in range(n)], url=str(tmp_path / name)) for n, name in
              ((20, "a"), (20, "b"), (21, "c"))]  # fmt: skip
     a, b, c = (indexed(made.url).fingerprint for made in makes)
@@ -230,13 +391,13 @@ def test_the_fingerprint_tells_other_data(make_dataset, tmp_path):
         (lambda folder: Folder(str(folder)).write_bytes("0.tar", b"x" * 3000), "nothing to train on .* no tar header"),
     ],
 )
-def test_a_place_without_pairs_is_one_line(tmp_path, make, message):
+def test_a_place_without_pairs_is_one_line(tmp_path, make, message, indexed):
     make(tmp_path / "data")
     with pytest.raises(CurateError, match=message):
         indexed(str(tmp_path / "data"))
 
 
-def test_a_selection_of_plain_tars_is_refused(tmp_path):
+def test_a_selection_of_plain_tars_is_refused(tmp_path, indexed):
     plain_tar(tmp_path, "0", [pair(0)], "txt")
     with pytest.raises(CurateError, match="is no curate dataset"):
         indexed(str(tmp_path), selection="mine")

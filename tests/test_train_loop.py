@@ -1,7 +1,9 @@
 """The loop: checkpoints that are whole, what is kept of them, what stops a run, what a run says while it goes."""
 
 import json
+import math
 import os
+import re
 import resource
 import subprocess
 import sys
@@ -9,11 +11,14 @@ from pathlib import Path
 
 import pytest
 import torch
+from click.testing import CliRunner
+from conftest import pair
 
 from curate import models
+from curate.cli import main
 from curate.errors import CurateError
 from curate.files import Folder
-from curate.train import flops, guard, run
+from curate.train import flops, guard, reader, run
 from curate.train.checkpoint import Saver, State, restore
 from curate.train.objectives import clip
 from curate.train.step import adamw
@@ -162,6 +167,39 @@ def test_tensorboard_has_the_lines_of_the_log(dataset, tmp_path):
     assert shown == [(line["step"], pytest.approx(line["loss"])) for line in lines(tmp_path / "run/log.jsonl")]
 
 
+def test_equal_texts_and_empty_captions_are_said_before_the_first_step(make_dataset, tmp_path):
+    same = [pair(i) | {"caption": "a photo", "key": f"{i:06d}"} for i in range(40)]
+    empty = [pair(i) | {"caption": "" if i % 2 else f"number {i}"} for i in range(40)]
+    for name, pairs, expected in (
+        ("same", same, "16 pairs have only 1 different texts, .* the contrastive loss cannot fall below 2.77"),
+        ("empty", empty, "20 captions are empty, and teach nothing; drop them: curate filter DATASET --where"),
+    ):
+        said = []
+        data = make_dataset(pairs, url=str(tmp_path / name))
+        run([data.url], str(tmp_path / f"{name}-run"), **OPTIONS | {"epochs": 1}, note=said.append)
+        assert any(re.match(expected, line) for line in said)
+    loss = lines(tmp_path / "same-run/log.jsonl")[-1]["loss"]
+    assert loss > math.log(16) - 1e-3
+
+
+def test_a_shard_that_disappears_ends_the_run_and_the_last_checkpoint_stays(dataset, tmp_path):
+    def evaluator(checkpoint, out):
+        dataset.folder.remove("shards/00001.tar")
+        reader._opened.cache_clear()
+        return {"set": 1.0}
+
+    options = OPTIONS | {"epochs": 20, "save_every": 8, "evaluator": evaluator, "eval_every": 8}
+    with pytest.raises(CurateError, match=r"00001.tar cannot be read any more .*put it back, then the same command"):
+        run([dataset.url], str(tmp_path / "run"), **options)
+    assert steps_kept(tmp_path / "run") == [8]
+
+
+def test_each_data_needs_its_weight():
+    done = CliRunner().invoke(main, ["train-clip", "--data", "a", "--data", "b", "--weight", "1"])
+    assert done.exit_code == 1
+    assert "2 --data and 1 --weight; give each --data its --weight" in done.output
+
+
 def test_a_missing_package_is_named_before_anything_is_begun(dataset, tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, "wandb", None)
     with pytest.raises(CurateError, match=r"--wandb needs the package wandb: pip install 'curate\[train\]'"):
@@ -186,6 +224,7 @@ def test_in_a_file_the_progress_is_a_line_now_and_then(dataset, tmp_path, capsys
         assert part in line
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("name", "image", "text"), [("ViT-B-32", 8.8e9, 5.96e9), ("RN50", 12.2e9, 5.96e9)])
 def test_the_arithmetic_of_a_pair_is_that_of_open_clips_table(name, image, text):
     """docs/model_profile.csv of open_clip: GFLOPs of the two towers (a product and a sum are two operations)."""

@@ -20,6 +20,8 @@ from curate.train.loader import Loader
 from curate.train.loop import Evaluator, Trainer, Watch
 from curate.train.step import adamw
 
+CACHE_GB = 200.0  # of tars fetched from a store: five windows of 256 px images, of 1,000,000 each
+
 
 def warned(line: str) -> None:
     sys.stderr.write(f"curate: {line}\n")
@@ -29,7 +31,8 @@ def run(data: Sequence[str], out: str | None = None, recipe: str | None = None, 
         device: str = "auto", workers: int | None = None, save_every: int = 500, keep: int = 2,
         max_spike: float | None = None, evaluator: Evaluator | None = None, eval_every: int | None = None,
         tensorboard: bool = False, wandb: str | None = None, selection: str | None = None, resume: bool = True,
-        seed: int = 0, show: bool = False, chunk: int | None = None, grad_checkpointing: bool = False,
+        seed: int = 0, show: bool = False, mixed: Sequence[tuple[str, float]] = (), cache: str | None = None,
+        cache_size: float = CACHE_GB, chunk: int | None = None, grad_checkpointing: bool = False,
         compiled: bool = False, note: Callable[[str], None] = warned,
         **values: Any) -> tuple[str, dict[str, Any], dict[str, str]]:  # fmt: skip
     """Train on `data` into the folder `out`; comes back with (summary, numbers, failed shards).
@@ -37,7 +40,9 @@ def run(data: Sequence[str], out: str | None = None, recipe: str | None = None, 
     `values` are those of recipe.DEFAULTS (model, objective, batch_size, epochs, lr ...); what is not given is the
     recipe's, or ours. `evaluator`, `keep` and `max_spike`: see loop.Watch. `show` trains nothing: the summary is a
     table of every value and its origin. `note` is told what the user should know. `chunk`: samples encoded at a time;
-    with it, `grad_checkpointing` and `compiled` a run is the same but for rounding.
+    with it, `grad_checkpointing` and `compiled` a run is the same but for rounding. `mixed`: more data, with the passes
+    over it in one epoch (those of `data` are 1). `cache`: folder of the index and of tars fetched from a store, at most
+    `cache_size` GB of them; RUN/cache by default.
 
     A finished run with the same options is left alone, an unfinished one goes on. Raises CurateError for options that
     cannot work, for a run that was started with others, and where the loss is not finite.
@@ -46,13 +51,14 @@ def run(data: Sequence[str], out: str | None = None, recipe: str | None = None, 
     if show:
         return settings.table(), {"values": dict(settings.values), "origins": dict(settings.origins)}, {}
     watch = Watch(save_every, keep, max_spike, evaluator, eval_every or save_every, tensorboard, wandb)
+    data, weights = [*data, *(url for url, _ in mixed)], [1.0] * len(data) + [weight for _, weight in mixed]
     plan.check(data, watch, chunk)
     folder, where = _folder(out, data), ranks.own_device(models.torch_device(device))
     with ranks.joined(where) as mine:
-        found = index.sources(data, selection)
+        found = index.sources(data, selection, weights)
         if not mine.first:
-            mine.wait()  # until the first process has copied remote tars and begun the folder
-        pairs = index.build(found, folder.within("cache"))
+            mine.wait()  # until the first process has built the index and begun the folder
+        pairs = index.build(found, Folder(cache) if cache else folder.within("cache"))
         settings = plan.on_data(settings, where, len(pairs))
         ranks.check(mine, settings["batch_size"])
         record = plan.record(settings, config, init, seed, found, pairs)
@@ -70,7 +76,10 @@ def run(data: Sequence[str], out: str | None = None, recipe: str | None = None, 
         prepare.everything(network, goal, settings, config, pairs, tokenizer, where, grad_checkpointing, compiled)
         crop = getattr(goal, "crop", crops.named(settings["crop"]))
         loader = Loader(pairs, tokenizer, image_size(network), settings["batch_size"], seed, workers, crop,
-                        getattr(goal, "views", 1), mine)  # fmt: skip
+                        getattr(goal, "views", 1), mine, where.type == "cuda", settings["shuffle"],
+                        cache_size * 1e9)  # fmt: skip
+        for line in plan.notes(pairs, settings["batch_size"], getattr(goal, "compares", False)) if mine.first else ():
+            note(line)
         optimizer = adamw(network, settings["lr"], settings["weight_decay"], goal,
                           betas=(settings["beta1"], settings["beta2"]), eps=settings["eps"])  # fmt: skip
         watch = replace(watch, arithmetic=plan.arithmetic(config, where, settings["precision"]))

@@ -1,6 +1,7 @@
 """What a run will do, decided and checked before it begins."""
 
 import math
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from importlib.metadata import version
 from typing import Any
@@ -18,6 +19,8 @@ from curate.train.recipe import Settings
 
 DEFAULT_MODEL = "ViT-B-32"
 DEFAULT_BATCH = 1024  # pairs, or all of a smaller dataset
+LOOKED_AT = 4096  # texts, of the first batch
+TELLING = 0.1  # of the loss of a guess: from there on equal texts are worth a word
 
 
 def settings(name: str | None, init: str | None, values: Mapping[str, Any]) -> tuple[Settings, dict[str, Any]]:
@@ -83,12 +86,31 @@ def record(found: Settings, config: dict[str, Any], init: str | None, seed: int,
         "options": {**found.values, "init": weights, "seed": seed, "config": config},
         "origins": dict(found.origins),
         "data": {
-            "sources": [{"url": source.url, "selection": source.selection} for source in sources],
+            "sources": [
+                {"url": source.url, "selection": source.selection, "weight": source.weight} for source in sources
+            ],
             "samples": len(pairs),
             "fingerprint": pairs.fingerprint,
         },
         "versions": {"curate": curate.__version__, **{name: version(name) for name in ("torch", "open_clip_torch")}},
     }
+
+
+def notes(pairs: Index, batch_size: int, compares: bool) -> list[str]:
+    """What the user should know of the data before it is trained on."""
+    found = []
+    if pairs.empty:
+        found.append(f"{pairs.empty:,} captions are empty, and teach nothing; drop them: curate filter DATASET --where "
+                     "\"caption != ''\"")  # fmt: skip
+    if compares and batch_size > 1:
+        captions = pairs.captions(min(batch_size, LOOKED_AT))
+        counts = Counter(captions)
+        # of c equal texts none can be told from the others: each of their losses is log c at least, both ways
+        least = sum(count * math.log(count) for count in counts.values()) / len(captions)
+        if least > TELLING * math.log(len(captions)):
+            found.append(f"{len(captions):,} pairs have only {len(counts):,} different texts, which nothing tells "
+                         f"apart in a batch: the contrastive loss cannot fall below {least:.2f}")  # fmt: skip
+    return found
 
 
 def arithmetic(config: dict[str, Any], device: torch.device, precision: str) -> Arithmetic:

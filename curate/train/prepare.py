@@ -23,7 +23,7 @@ def everything(model: Any, goal: Any, found: Settings, config: dict[str, Any], p
                device: torch.device, grad_checkpointing: bool, compiled: bool) -> None:  # fmt: skip
     """Model and objective as they are trained, on `device`. Raises CurateError for what does not go together."""
     if hasattr(goal, "fit"):
-        goal.fit(model, pairs.table["caption"].slice(0, FITTED).to_pylist(), tokenizer)
+        goal.fit(model, pairs.captions(FITTED), tokenizer)
     towers_of(model, goal, found)
     if found["distill"]:
         teach(goal, found["objective"], found["distill"], config, device)
@@ -79,7 +79,7 @@ def how(model: Any, goal: Any, found: Settings, ranks: Ranks, chunk: int | None,
     if chunk is None and device.type == "cuda":
         views, size = getattr(goal, "views", 1), image_size(model)
         shape = (PROBED, 3, size, size) if views == 1 else (PROBED, views, 3, size, size)
-        some = (pairs.table["caption"].slice(0, PROBED).to_pylist() * PROBED)[:PROBED]
+        some = (pairs.captions(PROBED) * PROBED)[:PROBED]
         probe = Batch(torch.zeros(shape, dtype=torch.uint8), tokenizer(some), np.arange(PROBED), [])
         saved = memory.saved_bytes(model, goal, probe, found["precision"])
         needs = memory.parts(model, goal, samples, found["batch_size"], views, embed_dim(model), "cuda")

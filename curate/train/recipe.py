@@ -17,6 +17,7 @@ from typing import Any
 import yaml
 
 from curate.errors import CurateError
+from curate.train.order import WINDOW
 
 BUILT_IN = Path(__file__).parent / "recipes"
 TEXTS = ("about", "source")
@@ -36,6 +37,7 @@ DEFAULTS: dict[str, Any] = {
     "clip_norm": None,
     "temperature": None,
     "crop": "square",
+    "shuffle": WINDOW,
     "precision": "auto",
     "lock_image": None,
     "lock_text": None,
@@ -44,7 +46,7 @@ DEFAULTS: dict[str, Any] = {
 }
 WORDS = ("model", "objective", "crop", "precision", "distill")
 SWITCHES = ("lock_image", "lock_text")
-WHOLE = ("batch_size", "samples", "warmup")
+WHOLE = ("batch_size", "samples", "warmup", "shuffle")
 LENGTHS = {"epochs": "samples", "samples": "epochs"}  # one of them says how long to train
 MAY_BE_ZERO = ("weight_decay", "warmup", "beta1", "beta2", "patch_dropout")
 PAPER = "CLIP, tables 18 to 20"
