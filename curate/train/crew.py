@@ -27,39 +27,45 @@ Found = tuple[np.ndarray, list[int]]  # pairs, those that could not be decoded
 
 
 class Ring:
-    """Buffers of `slots` batches: `pixels` uint8 [slots, n, ...], `tokens` int64 [slots, n, context], made once.
+    """Buffers of `slots` batches, made once: `pixels` uint8 [n, ...] and `tokens` int64 [n, context] of each slot.
+    Tensors of their own, so that autograd does not take what is written into one for a change of another.
 
     shared: they lie in memory that other processes of this machine map too (not in /dev/shm, which containers keep
     small). pinned: a GPU reads them directly.
     """
 
+    pixels: list[torch.Tensor]
+    tokens: list[torch.Tensor]
+
     def __init__(self, slots: int, samples: int, shape: Sequence[int], context: int, shared: bool = False,
                  pinned: bool = False):  # fmt: skip
-        self.shape, self.context = (slots, samples, *shape), (slots, samples, context)
+        self.slots, self.shape, self.context = slots, (samples, *shape), (samples, context)
         self.memory = f"/proc/{os.getpid()}/fd/{os.memfd_create('curate-batches')}" if shared else None
         if self.memory:
-            os.truncate(self.memory, self._bytes)
+            os.truncate(self.memory, slots * self._bytes)
             self._map()
-            if pinned:
-                _pin(self._all)
+            for memory in (*self.pixels, *self.tokens) if pinned else ():
+                _pin(memory)
         else:
-            self.pixels = torch.empty(self.shape, dtype=torch.uint8, pin_memory=pinned)
-            self.tokens = torch.empty(self.context, dtype=torch.long, pin_memory=pinned)
-
-    @property
-    def _bytes(self) -> int:
-        return self._tokens_at + 8 * math.prod(self.context)
+            self.pixels = [torch.empty(self.shape, dtype=torch.uint8, pin_memory=pinned) for _ in range(slots)]
+            self.tokens = [torch.empty(self.context, dtype=torch.long, pin_memory=pinned) for _ in range(slots)]
 
     @property
     def _tokens_at(self) -> int:
         return -(-math.prod(self.shape) // ALIGNED) * ALIGNED
 
+    @property
+    def _bytes(self) -> int:
+        """Of a slot, in whole pages: pinned memory may share none."""
+        return self._tokens_at + -(-8 * math.prod(self.context) // ALIGNED) * ALIGNED
+
     def _map(self) -> None:
         assert self.memory
         with open(self.memory, "r+b") as file:
-            self._all = torch.frombuffer(mmap.mmap(file.fileno(), self._bytes), dtype=torch.uint8)
-        self.pixels = self._all[: math.prod(self.shape)].view(self.shape)
-        self.tokens = self._all[self._tokens_at :].view(torch.long).view(self.context)
+            memory = mmap.mmap(file.fileno(), self.slots * self._bytes)
+        starts = range(0, self.slots * self._bytes, self._bytes)
+        self.pixels = [_tensor(memory, torch.uint8, self.shape, start) for start in starts]
+        self.tokens = [_tensor(memory, torch.long, self.context, start + self._tokens_at) for start in starts]
 
     def close(self) -> None:
         """Give the file back; the memory goes with the last tensor."""
@@ -67,7 +73,7 @@ class Ring:
             os.close(int(self.memory.rsplit("/", 1)[1]))
 
     def __getstate__(self) -> dict[str, Any]:
-        return {"shape": self.shape, "context": self.context, "memory": self.memory}
+        return {name: vars(self)[name] for name in ("slots", "shape", "context", "memory")}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         vars(self).update(state)
@@ -119,7 +125,7 @@ class Processes(Crew):
 
 def _fill(reader: Reader, ring: Ring, slot: int, at: int, places: np.ndarray) -> Found:
     end = at + len(places)
-    return reader.fill(places, ring.pixels[slot, at:end], ring.tokens[slot, at:end])
+    return reader.fill(places, ring.pixels[slot][at:end], ring.tokens[slot][at:end])
 
 
 _ours: dict[str, Any] = {}  # of a decoding process: its reader, ring and threads
@@ -151,8 +157,12 @@ def _joined(found: Iterator[Found]) -> Found:
     return np.concatenate([pairs for pairs, _ in parts]), [pair for _, lost in parts for pair in lost]
 
 
+def _tensor(memory: mmap.mmap, dtype: torch.dtype, shape: tuple[int, ...], at: int) -> torch.Tensor:
+    return torch.frombuffer(memory, dtype=dtype, count=math.prod(shape), offset=at).view(shape)
+
+
 def _pin(memory: torch.Tensor) -> None:
     """Let the GPU read memory that other processes map as well."""
-    status = torch.cuda.cudart().cudaHostRegister(memory.data_ptr(), memory.numel(), 0)
+    status = torch.cuda.cudart().cudaHostRegister(memory.data_ptr(), memory.nbytes, 0)
     if int(status) != 0:
-        raise CurateError(f"{memory.numel() / 1e9:.1f} GB of batches cannot be pinned; use a smaller --batch-size")
+        raise CurateError(f"{memory.nbytes / 1e9:.1f} GB of batches cannot be pinned; use a smaller --batch-size")
