@@ -66,6 +66,7 @@ def main() -> None:
         "date": datetime.date.today().isoformat(),
         "machine": f"{platform.machine()}, {os.cpu_count()} cores, Python {platform.python_version()}",
         "versions": {name: version(name) for name in ("pyarrow", "webdataset")},
+        "load": round(os.getloadavg()[0], 1),
         "pairs": options.pairs,
         "bytes of an image": options.bytes,
         "share kept": SHARE,
