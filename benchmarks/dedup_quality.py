@@ -18,6 +18,7 @@ another photograph; as there are too few of these pairs to tell one in a million
 The result in results/ is of BSDS500 (github.com/BIDS/BSDS500), one image of each ImageNet class
 (github.com/EliSchwartz/imagenet-sample-images) and garments (github.com/alexeygrigorev/clothing-dataset-small), which
 look like each other; sources are drawn from the first two. By default these three are looked for in photos/.
+--detector RUN: a run of `curate train-clip --objective copy-detection`, as a part of its own.
 --fastdup: the Python of an environment that holds fastdup; imagededup is measured where it can be imported.
 """
 
@@ -66,6 +67,7 @@ AGAINST: dict[str, dict] = {
     "... --against-signal pdq --against-signal embedding": {"against_signals": ("exact", "pdq", "embedding")},
 }
 PARTS = ("inside a pool", "against a benchmark", "false matches")
+DETECTOR = "a detector of one's own"
 Picture = Image.Image
 
 
@@ -253,8 +255,8 @@ def columns(dataset: Dataset, parts: list[str], signal: str) -> np.ndarray:
             table = dataset.measured(shard, signal)
             place = {uid: at for at, uid in enumerate(table["uid"].to_pylist())}
             order = [place[uid] for uid in uids]
-            if signal == "embedding":
-                values = np.load(f"{dataset.url}/signals/embedding/{shard.name}.npy").astype(np.float32)
+            if (vectors := Path(f"{dataset.url}/signals/{signal}/{shard.name}.npy")).exists():
+                values = np.load(vectors).astype(np.float32)
             else:
                 width = table.schema.field(signal).type.byte_width
                 values = np.frombuffer(b"".join(code or bytes(width) for code in table[signal].to_pylist()), np.uint8)
@@ -329,6 +331,27 @@ def in_a_pool(dataset: Dataset, originals: list[str], parts: dict[str, str], mor
     rate = found["curate, pdq at its default"]["false match rate"]
     rate += found["curate, embedding, whitened at its default"]["false match rate"]
     found["curate --signal pdq --signal embedding"] = {"false match rate": rate, **shares(either)}
+    return found
+
+
+def with_detector(dataset: Dataset, originals: list[str], parts: dict[str, str], run: str) -> dict:
+    """A run of `train-clip --objective copy-detection` for the packaged network: alone, whitened, with PDQ."""
+    dataset = measure(dataset, ["pdq", f"embedding(pretrained={run}, as=detector)"], "local(workers=1)")
+    found, hits, rates = {}, {}, {}
+    pdq, *copied = (columns(dataset, part, "pdq") for part in (originals, ["sources"]))
+    own, sources = (columns(dataset, part, "detector") for part in (originals, ["sources"]))
+    copies = {name: columns(dataset, [part], "detector") for name, part in parts.items()}
+    whitening = fit(own)
+    white = (whitening.apply(own), whitening.apply(sources), {n: whitening.apply(c) for n, c in copies.items()})
+    for name, (every, asked, seen) in (("detector", (own, sources, copies)), ("detector, whitened", white)):
+        limit, rates[name] = threshold_at(every, RATE)
+        hits[name] = recalls(asked, seen, limit)
+        found[name] = {"threshold": round(limit, 4), "false match rate": rates[name], **shares(hits[name])}
+    limit, rate = threshold_at(pdq, RATE)
+    hits["pdq"] = recalls(copied[0], {n: columns(dataset, [part], "pdq") for n, part in parts.items()}, limit)
+    found["pdq"] = {"threshold": limit, "false match rate": rate, **shares(hits["pdq"])}
+    either = {name: hits["pdq"][name] | hits["detector, whitened"][name] for name in parts}
+    found["pdq or detector, whitened"] = {"false match rate": rate + rates["detector, whitened"], **shares(either)}
     return found
 
 
@@ -477,10 +500,12 @@ def main() -> None:
     parser.add_argument("--sources", nargs="+", default=SOURCES, help="folders; what is not drawn is a distractor")
     parser.add_argument("--distractors", nargs="+", default=DISTRACTORS, help="folders")
     parser.add_argument("--count", type=int, default=200, help="of the sources")
+    parser.add_argument("--detector", help="a run of train-clip; only its part is measured")
     parser.add_argument("--fastdup", help="the Python of an environment with fastdup")
     parser.add_argument("--part", choices=PARTS, help="only this one, beside what the result holds already")
     parser.add_argument("--result", type=Path, default=RESULTS)
     options = parser.parse_args()
+    options.part = DETECTOR if options.detector else options.part
     photos = photographs([*options.sources, *options.distractors])
     held = [path for path in photos if any(path.is_relative_to(folder) for folder in options.sources)]
     sources = sorted(random.Random(0).sample(held, options.count))
@@ -500,7 +525,7 @@ def main() -> None:
         for path in sources:
             opened(path).save(benchmark / path.name, "JPEG", quality=95)
         dataset = Dataset.open(str(place / "all"))
-        if options.part != "false matches":
+        if options.part not in ("false matches", DETECTOR):
             dataset = measure(dataset, SIGNALS, "local")
         originals = ["sources", *others]
         asked = random.Random(1).sample(photos, min(ASKED, len(photos)))
@@ -509,6 +534,7 @@ def main() -> None:
                 dataset, originals, parts, options.fastdup, place / "fastdup")),
             "against a benchmark": lambda: against(dataset, others, parts, benchmark, place / "pools"),
             "false matches": lambda: false_matches(dataset, originals, asked, place / "false"),
+            DETECTOR: lambda: with_detector(dataset, originals, parts, options.detector),
         }  # fmt: skip
         before = json.loads(options.result.read_text()) if options.part else {}
         result = before | {
@@ -525,8 +551,8 @@ def main() -> None:
 
 def table(result: dict) -> str:
     lines = ["| | threshold | false match rate | mean recall |", "|---|---|---|---|"]
-    for setting in PARTS:
-        for name, found in result[setting].items():
+    for setting in (*PARTS, DETECTOR):
+        for name, found in result.get(setting, {}).items():
             limit, mean = found.get("threshold", ""), f"{found['mean']} %" if "mean" in found else ""
             lines.append(f"| {setting}: {name} | {limit} | {found['false match rate']:.1e} | {mean} |")
     return "\n".join(lines)

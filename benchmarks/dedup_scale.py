@@ -1,0 +1,172 @@
+"""What dedup costs once everything is measured, from a hundred thousand to ten million pairs; node-hours for more.
+
+    OMP_NUM_THREADS=1 python benchmarks/dedup_scale.py [--rows 100000 1000000 ...] [--workers 1] [--scratch DIR]
+
+The datasets are made of numbers alone: shards of 10,000 rows with the sidecar and the columns of `exact` and `pdq` that
+measuring would have written, of random codes. One row in ten is a copy of an earlier one: half of these are the same
+file, half differ in up to 31 bits of PDQ. One row in two hundred is the same placeholder. `curate dedup` then runs on
+each with its defaults, in a process of its own: its CPU time (with all its workers), the memory of the driver and of
+the largest worker. What was planted must be found: the run fails where more than 1 % of it is missing.
+
+Node-hours are for 16 cores: hashing at the rate of results/hashing_vs_peers.json, dedup at the CPU time a row of the
+largest size here, times (rows / largest) to the power of the growth that was measured.
+"""
+
+import argparse
+import datetime
+import json
+import math
+import os
+import platform
+import resource
+import shutil
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+
+from curate import named
+from curate.dataset import Dataset
+from curate.dedup import run as dedup
+from curate.files import Folder
+from curate.measure import _made_by
+
+RESULTS = Path(__file__).parent / "results" / "dedup_scale.json"
+HASHING = Path(__file__).parent / "results" / "hashing_vs_peers.json"
+PER_SHARD = 10_000
+COPIES, PLACEHOLDERS, BITS = 0.1, 0.005, 31
+NODE_CORES = 16
+POOLS = (400_000_000, 5_000_000_000)
+SIGNALS = ("exact", "pdq")
+EMPTY_TAR = bytes(10_240)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--rows", type=int, nargs="+", default=[100_000, 1_000_000, 10_000_000])
+    parser.add_argument("--workers", type=int, default=1)
+    parser.add_argument("--scratch", type=Path, default=Path("scale-scratch"))
+    parser.add_argument("--one", action="store_true", help="run dedup on what lies in --scratch and say what it took")
+    options = parser.parse_args()
+    if options.one:
+        one(options.scratch, options.workers)
+        return
+    before = json.loads(RESULTS.read_text()) if RESULTS.exists() else {"sizes": {}}
+    sizes = before["sizes"]
+    for rows in options.rows:
+        planted = written(options.scratch, rows)
+        command = [sys.executable, __file__, "--one", "--workers", str(options.workers), "--scratch", options.scratch]
+        done = subprocess.run(command, check=True, capture_output=True, text=True)
+        sizes[str(rows)] = told = json.loads(done.stdout.splitlines()[-1]) | {"planted": planted}
+        shutil.rmtree(options.scratch)
+        if not 0.99 * planted <= told["dropped"] <= 1.01 * planted:
+            raise SystemExit(f"{told['dropped']:,} of {planted:,} planted copies were dropped")
+        sys.stderr.write(f"{rows:,}: {told}\n")
+    result = {
+        "date": datetime.date.today().isoformat(),
+        "machine": f"{platform.machine()}, {os.cpu_count()} cores, Python {platform.python_version()}",
+        "load": round(os.getloadavg()[0], 1),
+        "workers": options.workers,
+        "sizes": dict(sorted(sizes.items(), key=lambda item: int(item[0]))),
+    }
+    RESULTS.write_text(json.dumps(result | estimates(result["sizes"]), indent=1) + "\n")
+
+
+def estimates(sizes: dict[str, dict]) -> dict:
+    """Growth between the sizes, and what follows for pools of POOLS pairs."""
+    rows = [int(size) for size in sizes]
+    spent = [sizes[str(size)]["cpu_s"] for size in rows]
+    growth = {f"{a:,} to {b:,}": round(math.log(y / x) / math.log(b / a), 2)
+              for a, b, x, y in zip(rows, rows[1:], spent, spent[1:])}  # fmt: skip
+    exponent = max(1.0, *growth.values()) if growth else 1.0
+    hashed = json.loads(HASHING.read_text())["sets"]["256 pixels"]["images_per_cpu_second"]["curate, all"]
+    hours = {}
+    for pool in POOLS:
+        hashing = pool / hashed / 3600
+        joining = spent[-1] * (pool / rows[-1]) ** exponent / 3600
+        hours[f"{pool:,}"] = {
+            "hashing, core-hours": round(hashing), "dedup, core-hours": round(joining, 1),
+            f"node-hours of {NODE_CORES} cores": round((hashing + joining) / NODE_CORES, 1),
+            "driver, GB": round(sizes[str(rows[-1])]["driver_bytes_per_row"] * pool / 1e9),
+        }  # fmt: skip
+    return {"growth of CPU time": growth, "images hashed in a CPU second": hashed, "extrapolated": hours}
+
+
+def written(place: Path, rows: int) -> int:
+    """Write a dataset of so many rows; how many of them are copies that must go."""
+    rng = np.random.default_rng(rows)
+    folder = Folder(str(place))
+    made_by = {name: _made_by(named.parse(name), len(EMPTY_TAR)) for name in SIGNALS}
+    codes = rng.integers(0, 256, (rows, 32), np.uint8)
+    files = rng.integers(0, 256, (rows, 32), np.uint8)
+    drawn = rng.permutation(rows)
+    copies, placeholders = (drawn[: int(rows * COPIES)], drawn[-int(rows * PLACEHOLDERS) :])
+    of = drawn[len(copies) : 2 * len(copies)]  # each of another image
+    codes[copies], same = codes[of], np.arange(len(copies)) % 2 == 0
+    files[copies[same]] = files[of[same]]
+    for row in copies[~same].tolist():
+        turned = np.zeros(256, np.uint8)
+        turned[rng.permutation(256)[: rng.integers(1, BITS + 1)]] = 1
+        codes[row] ^= np.packbits(turned)
+    codes[placeholders], files[placeholders] = codes[placeholders[0]], files[placeholders[0]]
+    for start in range(0, rows, PER_SHARD):
+        part = slice(start, min(start + PER_SHARD, rows))
+        shard(folder, f"{start // PER_SHARD:05d}", rng, files[part], codes[part], made_by)
+    Dataset(folder).after("made", {}, "made", signals={name: name for name in SIGNALS}).save()
+    return len(copies) + len(placeholders) - 1
+
+
+def shard(folder: Folder, name: str, rng: np.random.Generator, files: np.ndarray, codes: np.ndarray,
+          made_by: dict[str, dict]) -> None:  # fmt: skip
+    count = len(files)
+    uids = pa.array(sorted(rng.bytes(16).hex() for _ in range(count)))
+    keys = pa.array([f"{name}{row:05d}" for row in range(count)])
+    table = {"uid": uids, "key": keys, "url": keys, "caption": keys}
+    sides = {side: pa.array(rng.integers(200, 1000, count), pa.int32()) for side in ("width", "height")}
+    folder.write_bytes(f"shards/{name}.tar", EMPTY_TAR)
+    folder.write_table(f"shards/{name}.parquet", pa.table(table | sides))
+    plain = pa.array(np.zeros(count, bool))
+    exact = {"exact_bytes": fixed(files), "exact_pixels": fixed(files[:, :16]), "exact_flat": plain}
+    quality = pa.array(np.full(count, 100), pa.int8())
+    pdq = {"pdq": fixed(codes), "pdq_quality": quality, "pdq_flat": plain}
+    for signal, columns in (("exact", exact), ("pdq", pdq)):
+        folder.write_table(f"signals/{signal}/{name}.parquet", pa.table({"uid": uids} | columns), made_by[signal])
+
+
+def fixed(values: np.ndarray) -> pa.Array:
+    """uint8 [n, width] -> binary(width)."""
+    held = np.ascontiguousarray(values)
+    return pa.Array.from_buffers(pa.binary(held.shape[1]), len(held), [None, pa.py_buffer(held)])
+
+
+def one(place: Path, workers: int) -> None:
+    before, start = peak(resource.RUSAGE_SELF), time.perf_counter()
+    spent = cpu()
+    dataset = Dataset.open(str(place))
+    done = dedup(dataset, SIGNALS, engine=f"local(workers={workers})")
+    counts, rows = done.history[-1]["counts"], done.history[-1]["counts"]["of"]
+    if done.failures:
+        raise SystemExit(str(done.failures))
+    print(json.dumps({
+        "cpu_s": round(cpu() - spent, 2), "wall_s": round(time.perf_counter() - start, 1),
+        "cpu_us_per_row": round((cpu() - spent) / rows * 1e6, 2),
+        "driver_mb": round(peak(resource.RUSAGE_SELF)), "worker_mb": round(peak(resource.RUSAGE_CHILDREN)),
+        "driver_bytes_per_row": round((peak(resource.RUSAGE_SELF) - before) * 2**20 / rows),
+        "dropped": counts["of"] - counts["kept"], "duplicates": counts["duplicates"],
+    }))  # fmt: skip
+
+
+def cpu() -> float:
+    return sum(sum(resource.getrusage(who)[:2]) for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN))
+
+
+def peak(who: int) -> float:
+    """MB."""
+    return resource.getrusage(who).ru_maxrss / 1024
+
+
+if __name__ == "__main__":
+    main()
