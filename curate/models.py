@@ -167,8 +167,10 @@ def find_config(model: str) -> tuple[str, dict[str, Any]]:
 
 
 def build(config: dict[str, Any]) -> Any:
-    """A model with fresh weights, drawn from torch's random state, that open_clip would build of this config."""
+    """A model with fresh weights, drawn from torch's random state, that open_clip would build of this config; its
+    "preprocess_cfg", where it has one, says how images are prepared."""
     config = copy.deepcopy(config)
+    preprocess = config.pop("preprocess_cfg", None)
     custom = config.pop("custom_text", False) or bool(config["text_cfg"].get("hf_model_name"))
     if config["vision_cfg"].get("timm_model_name"):
         config["vision_cfg"]["timm_model_pretrained"] = False
@@ -180,6 +182,8 @@ def build(config: dict[str, Any]) -> Any:
         if isinstance(model, open_clip.CoCa):  # open_clip leaves the last matrix of the decoder as the memory was
             decoder = model.text_decoder
             torch.nn.init.normal_(decoder.text_projection, std=decoder.text_projection.shape[0] ** -0.5)
+        if preprocess:
+            model.visual.preprocess_cfg = preprocess
         return model
     except (TypeError, ValueError, KeyError, RuntimeError, AssertionError) as error:
         raise CurateError(f"open_clip cannot build this model config: {_one_line(error)}") from error

@@ -32,7 +32,7 @@ def of_pair(config: dict[str, Any]) -> tuple[float, float]:
     with torch.random.fork_rng(devices=[]):
         try:
             with torch.device("meta"):
-                model = models.build(copy.deepcopy(config))
+                model = models.build(copy.deepcopy(config)).eval()
                 side, length = image_size(model), model.context_length
                 image = _counted(lambda: model.encode_image(torch.empty(1, 3, side, side)))
                 text = _counted(lambda: model.encode_text(torch.zeros(1, length, dtype=torch.long)))

@@ -143,9 +143,9 @@ def sources(data: Sequence[str], selection: str | None, weights: Sequence[float]
     return found
 
 
-def build(found: Sequence[Source], cache: Folder) -> Index:
+def build(found: Sequence[Source], cache: Folder, captions: bool = True) -> Index:
     """Index every shard that is not indexed in `cache` yet (a folder on this machine). A damaged shard is left out and
-    named in `failures`; raises CurateError where nothing is left, or no pair has a caption.
+    named in `failures`; raises CurateError where nothing is left, or where `captions` are wanted and no pair has one.
 
     Tars of this machine are walked. Of a store only the parquet files are read, and tars that have none.
     """
@@ -169,7 +169,7 @@ def build(found: Sequence[Source], cache: Folder) -> Index:
         reason = next(iter(failures.values()), "no pair is selected")
         raise CurateError(f"nothing to train on in {', '.join(source.url for source in found)}: {reason}")
     empty = sum(about["empty"] for about in abouts)
-    if empty == sum(about["pairs"] for about in abouts):
+    if captions and empty == sum(about["pairs"] for about in abouts):
         raise CurateError(
             f"no pair of {found[0].url} has a caption, neither in a parquet file nor in .txt or .json members"
         )
