@@ -129,8 +129,9 @@ def train_ours(data: str, samples: int, work: str, parts: int) -> tuple[float, l
 
     loop.Trainer.train = timed  # type: ignore[method-assign]
     Path(work, "bench-tiny.json").write_text(json.dumps(CONFIG))
-    run([data], f"{work}/run", model=f"{work}/bench-tiny.json", batch_size=BATCH, epochs=1, lr=5e-4, warmup=2,
-        workers=1, device="cpu", precision="fp32", crop="random-resized", chunk=BATCH // parts if parts > 1 else None)  # fmt: skip
+    options = {"batch_size": BATCH, "epochs": 1, "lr": 5e-4, "warmup": 2, "workers": 1, "device": "cpu"}
+    chunk = BATCH // parts if parts > 1 else None
+    run([data], f"{work}/run", model=f"{work}/bench-tiny.json", crop="random-resized", chunk=chunk, **options)
     lines = Path(work, "run/log.jsonl").read_text().splitlines()
     return seconds[0], [json.loads(line)["loss"] for line in lines]
 
