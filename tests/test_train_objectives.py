@@ -179,7 +179,7 @@ def test_captions_are_told_token_by_token_up_to_their_end():
 def test_what_an_objective_has_learnt_it_finds_again_without_examples(objective):
     model, pairs = tiny(), captioned(2)  # a red circle, a red square
     pairs.pixels[0], pairs.pixels[1] = 0, 255
-    objective.fit(model, CAPTIONS, TOKENIZER)
+    objective.fit(model, CAPTIONS * 3, TOKENIZER)  # n-grams are those that occur twice: "red square" among them
     towers.lock(model, "text")
     optimizer = adamw(model, 1e-2, 0.0, objective)
     losses = [train_step(model, objective, optimizer, pairs, 1e-2) for _ in range(30)]
