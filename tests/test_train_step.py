@@ -308,6 +308,7 @@ def test_chunks_follow_from_the_measured_bytes():
 
 
 @pytest.mark.slow
+@pytest.mark.gpu  # compiling takes most of a minute of CPU: make gpu-check runs it, GPU or not
 def test_a_compiled_image_tower_gives_the_same_gradient():
     model, pairs = tiny(), batch(8)
     plain, names = gradients(model, clip.Objective(), pairs), list(model.state_dict())
