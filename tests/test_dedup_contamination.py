@@ -159,7 +159,7 @@ def test_the_report_shows_pairs_side_by_side_and_what_overlap_does(overlapping, 
     page = Tags(dataset.folder.read_bytes("reports/report.html").decode())
     assert page.pairs == 4
     assert page.images >= 8
-    assert "held: 4 benchmark images, 4 pairs; the least certain first" in page.words
+    assert "held 4 benchmark images, 4 pairs; the least certain first" in page.words
     assert "99.5 % interval of overlap" in page.words
     assert "100.00 %" in page.words
     assert dataset.folder.read_json("reports/report.json")["contamination"]["held"]["overlap"]["images"] == 4

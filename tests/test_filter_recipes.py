@@ -82,7 +82,11 @@ def measured(url: str, recipe: str, rows: list[dict]) -> Dataset:
         name, part = f"{shard:05d}", slice(shard * len(rows) // 2, (shard + 1) * len(rows) // 2)
         shards.write(folder, name, shards.tar_bytes([]), about[part], {})
         for signal, columns in (SIGNALS | {signal: (signal,) for signal in needs}).items():
-            folder.write_table(f"signals/{signal}/{name}.parquet", table.select(["uid", *columns])[part])
+            made_by = (
+                vars(named.plugin("signals", named.parse(signal))()).get("made_by", {}) if signal in SIGNALS else {}
+            )
+            made_by = {"signal": signal, "options": {}, **made_by}
+            folder.write_table(f"signals/{signal}/{name}.parquet", table.select(["uid", *columns])[part], made_by)
     specs = {name: name for name in SIGNALS} | {name: str(named.parse(spec)) for name, spec in needs.items()}
     return Dataset.open(url).after("measure", {}, "", signals=specs).save()
 
