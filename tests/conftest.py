@@ -21,6 +21,8 @@ from curate.files import Folder
 
 # a job in the background of a shell ignores Ctrl-C, and so would every command that a test interrupts
 signal.signal(signal.SIGINT, signal.default_int_handler)
+# two test processes, and what they start, on two cores: more threads than cores spin for a quarter of the time
+os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 COLOURS = ("red", "green", "blue", "orange", "purple", "black")
 SHAPES = ("circle", "square", "triangle")
