@@ -9,13 +9,16 @@ from conftest import kill_when, pair, write_shard
 
 from curate.files import Folder
 
+# waits in the fourth shard for as long as the file "hold" is there
 SLOW = """
 import time
+from pathlib import Path
 import numpy as np, pyarrow as pa
 class Signal:
-    reads = ("pixels",)
+    reads = ("pixels", "caption")
     def measure(self, rows):
-        time.sleep(0.5)
+        while str(rows["caption"][0]).endswith("number 24") and (Path(__file__).parent / "hold").exists():
+            time.sleep(0.02)
         values = np.array([[image.mean(), 1.0] for image in rows["pixels"]], np.float32)
         return {"slow": pa.array(values[:, 0]), "slow_vector": values}
 """
@@ -33,8 +36,10 @@ def test_measure_killed_in_the_middle_and_run_again_gives_the_same_bytes(tmp_pat
         command = [sys.executable, "-m", "curate.cli", "measure", folder.url, str(tmp_path / "slow.py"), "size",
                    "--engine", f"local(workers={workers})", "-q"]  # fmt: skip
         if name == "killed":
+            (tmp_path / "hold").touch()
             kill_when(command, lambda folder=folder: len(folder.names("signals/slow/*.parquet")) >= 2)
             assert 2 <= len(folder.names("signals/slow/*.parquet")) < 6
+            (tmp_path / "hold").unlink()
         subprocess.run(command, check=True, capture_output=True, timeout=120)
         files = [path for path in Path(folder.url).rglob("*") if path.is_file() and path.name != "manifest.json"]
         tables.append({str(path.relative_to(folder.url)): path.read_bytes() for path in files})
