@@ -1,5 +1,6 @@
 """The command line: options and one call for each command; a stage is imported when its command runs."""
 
+import contextlib
 import functools
 import importlib
 import json
@@ -27,6 +28,8 @@ def common(command: Callable[..., Any]) -> Callable[..., Any]:
     @click.option("--json", "as_json", is_flag=True, help="Print a machine-readable summary on stdout.")
     @functools.wraps(command)
     def wrapped(*args: Any, verbose: bool, quiet: bool, as_json: bool, **kwargs: Any) -> None:
+        with contextlib.suppress(ModuleNotFoundError):  # no pyarrow: doctor says so
+            importlib.import_module("curate.arrow").without_pandas()
         vars(importlib.import_module("curate.work"))["QUIET"] = quiet
         try:
             summary, numbers, failures = command(*args, **kwargs)

@@ -24,6 +24,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from conftest import workers_of
 from downloader_rows import rows, saved
 from harvest_web import COLOURS, Page, Web, serving
 from PIL import Image
@@ -575,12 +576,6 @@ def in_the_middle(web: Web, command: list[str]):
             web.delay = 0.0
             if process.poll() is None:
                 os.killpg(process.pid, signal.SIGKILL)
-
-
-def workers_of(pid: int) -> list[int]:
-    """The worker processes below a process."""
-    children = Path(f"/proc/{pid}/task/{pid}/children").read_text().split()
-    return [int(child) for child in children if b"spawn_main" in Path(f"/proc/{child}/cmdline").read_bytes()]
 
 
 def finished(out: Path) -> dict[str, bytes]:

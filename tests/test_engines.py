@@ -8,6 +8,7 @@ import time
 from dataclasses import dataclass
 from pathlib import Path
 
+import pyarrow as pa
 import pytest
 
 from curate.errors import BadShard, CurateError
@@ -73,6 +74,16 @@ class Unwritable:
         return Report(str(number))
 
 
+@dataclass(frozen=True)
+class Look:
+    """Where a worker is, and whether Arrow has made it import pandas."""
+
+    def __call__(self, number: int) -> Report:
+        pa.array([number])
+        here = {"pandas": "pandas" in sys.modules, "told": int(os.environ.get("TOLD", "0"))}
+        return Report(str(number), counts=here)
+
+
 def engine_for(spec: str) -> str:
     if spec.startswith("ray"):
         pytest.importorskip("ray", reason="the extra 'ray' is not installed")
@@ -134,6 +145,29 @@ def test_an_error_in_a_worker_is_raised_here_and_says_where_it_was(tmp_path):
     assert "in __call__" in "".join(raised.value.__notes__)
     with pytest.raises(CurateError, match="cannot write"):
         run_all(Unwritable(), [1, 2], "local(workers=2)")
+
+
+@pytest.mark.slow
+def test_a_worker_has_the_environment_of_the_moment_and_no_pandas(monkeypatch):
+    for told in ("1", "2", "0"):
+        monkeypatch.setenv("TOLD", told) if told != "0" else monkeypatch.delenv("TOLD")
+        reports = run_all(Look(), range(3), "local(workers=2)").reports
+        assert [report.counts for report in reports] == [{"pandas": False, "told": int(told)}] * 3
+
+
+def test_pandas_works_where_arrow_did_not_look_for_it():
+    script = """
+import sys
+from curate.arrow import without_pandas
+without_pandas()
+import pyarrow as pa
+assert "pandas" not in sys.modules
+assert pa.table({"a": [1, 2]}).to_pandas()["a"].tolist() == [1, 2]
+import pandas
+assert pa.Table.from_pandas(pandas.DataFrame({"a": [1.5, None]}))["a"].to_pylist() == [1.5, None]
+"""
+    pytest.importorskip("pandas")
+    subprocess.run([sys.executable, "-c", script], check=True)
 
 
 DRIVER = """

@@ -13,6 +13,7 @@ from pathlib import Path
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from conftest import workers_of
 from harvest_web import serving
 from test_harvest_topup import DOWNLOADER, WORDS, contents, rows_of
 
@@ -92,15 +93,6 @@ def test_a_killed_worker_costs_a_download_nothing(command, tmp_path):
     assert process.returncode == 0, errors
     assert json.loads(said)["downloaded"] == 60
     assert not left_over(tmp_path / "dataset")
-
-
-def workers_of(driver: int) -> list[int]:
-    """The processes that a driver started, its resource tracker left out."""
-    found = []
-    for child in Path(f"/proc/{driver}/task/{driver}/children").read_text().split():
-        if b"spawn_main" in Path(f"/proc/{child}/cmdline").read_bytes():
-            found.append(int(child))
-    return found
 
 
 @pytest.mark.parametrize("limit", [200, 2_500, 12_000])

@@ -11,9 +11,10 @@ import time
 import traceback
 from collections import Counter
 from collections.abc import Iterator, Sequence
-from multiprocessing import connection, resource_tracker
+from multiprocessing import connection, forkserver, resource_tracker
 from typing import Any, NoReturn
 
+from curate.arrow import without_pandas
 from curate.errors import BadShard, CurateError
 from curate.work import Report, Task
 
@@ -21,8 +22,13 @@ KILLS = 3  # workers that an item may cost before it is given up; so many of eac
 GRACE = 1.5  # seconds that an interrupted worker has to tidy up
 IMPORTED = 78  # exit status of a worker that found itself inside the import of the user's script
 
-# spawn, not fork: torch, faiss and pyarrow own threads that a fork would lose
-CONTEXT = multiprocessing.get_context("spawn")
+# torch, faiss and pyarrow own threads that a fork of the driver would lose. Workers are forked from a server that has
+# imported what they need and runs nothing: one starts in 0.07 s of CPU instead of 0.9. Elsewhere each starts anew.
+CONTEXT: Any = multiprocessing.get_context("forkserver" if sys.platform == "linux" else "spawn")
+IMPORTS = ("curate.dataset", "pyarrow.compute")
+THREADED = ("torch", "faiss")  # start threads as they are imported: the server leaves them to the workers
+# many processes with one thread each beat one process with many: measured 1.4 to 4 times less CPU
+ONE_THREAD = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS")
 
 
 class Engine:
@@ -43,7 +49,8 @@ class Engine:
                 yield index, attempt(task, item)
             return
         if getattr(multiprocessing.current_process(), "_inheriting", False):
-            sys.exit(IMPORTED)
+            os._exit(IMPORTED)
+        _serve_forks(type(task).__module__)
         with contextlib.closing(_Crew(task, min(self.workers, len(items)))) as crew:
             yield from crew.run(items)
 
@@ -54,6 +61,33 @@ def attempt(task: Task, item: Any) -> Report | BadShard:
         return task(item)
     except BadShard as error:
         return error
+
+
+def _serve_forks(module: str) -> None:
+    """Start the server that workers are forked from, where none runs yet: with a task's module, if that is light."""
+    if sys.platform != "linux":
+        return
+    heavy = not module.startswith("curate.") or any(name in sys.modules for name in THREADED)
+    forkserver.set_forkserver_preload([*IMPORTS, *(() if heavy else (module,))])
+    missing = {name: "1" for name in ONE_THREAD if name not in os.environ}
+    os.environ.update(missing)
+    try:
+        with _deaf():
+            forkserver.ensure_running()
+    finally:
+        for name in missing:
+            del os.environ[name]
+
+
+@contextlib.contextmanager
+def _deaf() -> Iterator[None]:
+    """Processes started in the block never hear Ctrl-C, which reaches the whole group: the driver ends them instead."""
+    resource_tracker.ensure_running()  # else a start below does it, and that hears of all signals again
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
 class _Crew:
@@ -117,17 +151,12 @@ class _Worker:
 
     def __init__(self, task: bytes):
         self.pipe, theirs = CONTEXT.Pipe()
-        self.process = CONTEXT.Process(target=_serve, args=(theirs, task))
+        self.process = CONTEXT.Process(target=_serve, args=(theirs, task, dict(os.environ)))
         self.ready = False
         self.said: Any = None
         self.job: tuple[int, Any] | None = None
-        # Ctrl-C reaches the whole process group: a worker never hears it, the driver ends it instead
-        resource_tracker.ensure_running()  # else the start below does it, and that hears of all signals again
-        before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
-        try:
+        with _deaf():
             self.process.start()
-        finally:
-            signal.pthread_sigmask(signal.SIG_SETMASK, before)
         theirs.close()
 
     def give(self, job: tuple[int, Any]) -> None:
@@ -181,13 +210,16 @@ class _Raised:
             self.error = RuntimeError(f"{type(error).__name__}: {error}")
 
 
-def _serve(pipe: connection.Connection, pickled: bytes) -> NoReturn:
+def _serve(pipe: connection.Connection, pickled: bytes, environment: dict[str, str]) -> NoReturn:
     """The life of a worker: it ends when it is told to, and at once with its driver."""
+    for name in os.environ.keys() - environment.keys():
+        del os.environ[name]
+    os.environ.update(environment)  # the driver's as it is now, not as it was when the server started
     signal.signal(signal.SIGTERM, _stop)
     threading.Thread(target=_end_with_driver, daemon=True).start()
-    # many processes with one thread each beat one process with many: measured 1.4 to 4 times less CPU
-    for variable in ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS"):
+    for variable in ONE_THREAD:
         os.environ.setdefault(variable, "1")
+    without_pandas()
     try:
         task = pickle.loads(pickled)
         pipe.send(None)
