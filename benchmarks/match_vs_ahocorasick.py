@@ -204,6 +204,7 @@ SCRIPT = """
 import json, re, sys, time
 import pyarrow as pa
 import pyarrow.parquet as pq
+from curate.memory import keep_freed_memory, without_pandas
 from curate.harvest import queries
 from curate.harvest.match import matcher as match
 from curate.harvest.match.matcher import Matcher
@@ -213,6 +214,8 @@ def megabytes(what):
 
 job, mode, listed, captions, index = sys.argv[1:]
 match.COMPILE_AFTER = -1 if job == "numba" else 1 << 60
+without_pandas()  # these two as in harvest's own processes
+keep_freed_memory()
 imports = megabytes("VmHWM")
 if job == "build":
     texts = queries.read(listed).texts

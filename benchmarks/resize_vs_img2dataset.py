@@ -5,7 +5,7 @@
 
 Images are those of download_vs_img2dataset.py; a folder of other photographs may be given beside them. Times are CPU
 time, in turn in one process, and each contestant in a process of its own: there img2dataset pays for page faults that
-curate avoids (curate/harvest/pixels/memory.py), which in one process serves both. Pixels are compared as decoded from
+curate avoids (curate/memory.py), which in one process serves both. Pixels are compared as decoded from
 the JPEG that is stored. Two changes that nobody minds are measured alike: quality 90 in place of 95, and Pillow's
 bicubic reduction in place of averaging by area.
 """

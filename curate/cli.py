@@ -29,7 +29,7 @@ def common(command: Callable[..., Any]) -> Callable[..., Any]:
     @functools.wraps(command)
     def wrapped(*args: Any, verbose: bool, quiet: bool, as_json: bool, **kwargs: Any) -> None:
         with contextlib.suppress(ModuleNotFoundError):  # no pyarrow: doctor says so
-            importlib.import_module("curate.arrow").without_pandas()
+            importlib.import_module("curate.memory").without_pandas()
         vars(importlib.import_module("curate.work"))["QUIET"] = quiet
         try:
             summary, numbers, failures = command(*args, **kwargs)

@@ -15,7 +15,7 @@ PACKAGE = ROOT / "curate"
 # lowest first; a module may import from its own layer or a lower one
 LAYERS = [
     ["errors"],
-    ["files", "arrow", "tar", "images", "named", "streams", "tokenizer"],
+    ["files", "memory", "tar", "images", "named", "streams", "tokenizer"],
     ["shard", "rows", "networks", "threads"],
     ["dataset"],
     ["work"],

@@ -158,7 +158,7 @@ def test_a_worker_has_the_environment_of_the_moment_and_no_pandas(monkeypatch):
 def test_pandas_works_where_arrow_did_not_look_for_it():
     script = """
 import sys
-from curate.arrow import without_pandas
+from curate.memory import without_pandas
 without_pandas()
 import pyarrow as pa
 assert "pandas" not in sys.modules

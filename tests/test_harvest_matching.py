@@ -2,7 +2,7 @@
 
 import os
 import stat
-import time
+import tracemalloc
 from itertools import pairwise
 
 import pyarrow as pa
@@ -14,6 +14,7 @@ from curate.errors import CurateError
 from curate.harvest import index, run
 from curate.harvest.index import Matching
 from curate.harvest.match.matcher import Matcher
+from curate.harvest.match.trie import Trie
 from curate.harvest.queries import Queries
 
 
@@ -130,15 +131,29 @@ def test_a_query_of_ten_thousand_characters_matches_the_text_that_holds_it(ask, 
     assert found(dataset) == {0: [long], 1: [longer], 3: ["dog"]}
 
 
-def test_a_megabyte_of_text_takes_a_fraction_of_a_second():
+def test_the_work_for_a_text_grows_with_its_length_alone(monkeypatch):
+    """A text twice as long, up to a megabyte, costs twice the look-ups and twice the memory."""
     words = [f"w{number}" for number in range(40_000)]
     matcher = Matcher([*words, *(f"{a} {b}" for a, b in pairwise(words))])
-    text = pa.array([" ".join(words * 5)[:1_000_000]])
-    matcher.match(pa.array(["warm up"]))
-    started = time.process_time()
-    offsets, _ = matcher.match(text)
-    assert time.process_time() - started < 0.6  # 0.06 on a quiet machine
+    look_up, looked_up = Trie.values, []
+
+    def counted(self, keys):
+        looked_up.append(len(keys))
+        return look_up(self, keys)
+
+    monkeypatch.setattr(Trie, "values", counted)
+    tracemalloc.start()
+    costs = []
+    for length in (250_000, 500_000, 1_000_000):
+        looked_up.clear()
+        tracemalloc.reset_peak()
+        offsets, _ = matcher.match(pa.array([" ".join(words * 5)[:length]]))
+        costs.append((sum(looked_up), tracemalloc.get_traced_memory()[1]))
+    tracemalloc.stop()
     assert offsets[1] == 2 * 40_000 - 1
+    for (least, small), (most, large) in pairwise(costs):
+        assert 1.9 * least < most < 2.1 * least
+        assert large < 2.1 * small
 
 
 @pytest.fixture

@@ -5,7 +5,6 @@ import json
 import subprocess
 import sys
 import threading
-import time
 import zlib
 from collections import Counter
 from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
@@ -457,11 +456,10 @@ HOSTILE = {
 }
 
 
+@pytest.mark.timeout(60)  # each takes a second; where the cost grows with the square of the size, minutes to hours
 @pytest.mark.parametrize("html", HOSTILE.values(), ids=HOSTILE)
 def test_a_hostile_page_costs_no_more_than_its_size(html, images_of):
-    start = time.process_time()
     assert len(images_of(html, "alt,figcaption")) == 1
-    assert time.process_time() - start < 2
 
 
 TAGS = [

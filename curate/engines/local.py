@@ -14,8 +14,8 @@ from collections.abc import Iterator, Sequence
 from multiprocessing import connection, forkserver, resource_tracker
 from typing import Any, NoReturn
 
-from curate.arrow import without_pandas
 from curate.errors import BadShard, CurateError
+from curate.memory import without_pandas
 from curate.work import Report, Task
 
 KILLS = 3  # workers that an item may cost before it is given up; so many of each may be lost while nothing gets done

@@ -13,6 +13,7 @@ from curate.errors import BadShard
 from curate.files import Folder
 from curate.harvest.choose import ranges, uids
 from curate.harvest.match.matcher import Matcher
+from curate.memory import keep_freed_memory
 from curate.pools import open_pool
 from curate.work import Number, Report
 
@@ -179,6 +180,7 @@ def _counts(done: dict[str, Any]) -> dict[str, Number]:
 
 @lru_cache(maxsize=2)
 def _matcher(folder: Folder, made_by: str) -> Matcher:
+    keep_freed_memory()
     with folder.local(INDEX) as path:
         return Matcher.load(path)
 

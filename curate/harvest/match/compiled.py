@@ -52,13 +52,14 @@ def _byte_classes() -> np.ndarray:
 
 
 def _no_pages() -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    return np.zeros(1, np.uint16), np.zeros((1, 256), np.uint8), np.zeros((1, 256), np.uint32)
+    return np.zeros(1, np.uint16), np.zeros((1, 256), np.uint8), np.zeros((1, 256), np.int32)
 
 
 @cache
 def _pages(casefold: bool, nfc: bool) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """What the default rule makes of each code point: its class and the code point it counts as, in pages of 256."""
-    codes = np.arange(0x110000, dtype=np.uint32)
+    """What the default rule makes of each code point, in pages of 256: the page of each 256 code points (many share
+    one), the classes in it, and the steps to the code points that they count as."""
+    steps = np.zeros(0x110000, np.int32)
     left = (unicode_classes() >= UNSTABLE) & nfc
     if casefold:
         for code in range(0x20000):  # beyond, nothing has case
@@ -66,16 +67,28 @@ def _pages(casefold: bool, nfc: bool) -> tuple[np.ndarray, np.ndarray, np.ndarra
             if len(lowered) > 1:
                 left[code] = True
             else:
-                codes[code] = ord(lowered)
-        left |= (unicode_classes() >= UNSTABLE)[codes] & nfc
-    targets = codes.copy()
+                steps[code] = ord(lowered) - code
     for sign, plain in FOLDS.items():
-        targets[codes == ord(sign)] = ord(plain)
-    classes = (unicode_classes() & ~np.uint8(UNSTABLE))[targets]
+        steps[np.flatnonzero(_counted_as(steps, 0x20000) == ord(sign))] += ord(plain) - ord(sign)
+    classes = unicode_classes().copy()
+    (moved,) = np.nonzero(steps)
+    classes[moved] = unicode_classes()[moved + steps[moved]]
+    left[moved] |= (classes[moved] >= UNSTABLE) & nfc
+    classes &= ~np.uint8(UNSTABLE)
     classes[left] = LEFT
-    both = np.concatenate((targets.reshape(-1, 256), classes.reshape(-1, 256).astype(np.uint32)), axis=1)
-    pages, page = np.unique(both, axis=0, return_inverse=True)
-    return page.ravel().astype(np.uint16), pages[:, 256:].astype(np.uint8), np.ascontiguousarray(pages[:, :256])
+    return _shared(classes.reshape(-1, 256), steps.reshape(-1, 256))
+
+
+def _counted_as(steps: np.ndarray, end: int) -> np.ndarray:
+    return np.arange(end, dtype=np.int32) + steps[:end]
+
+
+def _shared(*tables: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """The number of each row among the different rows of two tables, and these rows."""
+    numbers: dict[bytes, int] = {}
+    page = [numbers.setdefault(b"".join(row.tobytes() for row in rows), len(numbers)) for rows in zip(*tables)]
+    first = np.unique(page, return_index=True)[1]
+    return np.array(page, np.uint16), tables[0][first], tables[1][first]
 
 
 def _eights(data: np.ndarray) -> np.ndarray:

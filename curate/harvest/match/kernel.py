@@ -30,7 +30,7 @@ compiled: Any = numba.njit(cache=True, nogil=True)
 
 
 @compiled
-def matched(data, offsets, text, text8, kinds, kinds8, classes, pages, page_classes, page_targets, words, windows,
+def matched(data, offsets, text, text8, kinds, kinds8, classes, pages, page_classes, page_steps, words, windows,
            twins, bits, plain, spaced, lower, longest, counts, left):  # fmt: skip
     """Fills counts and left; returns the queries."""
     hashes, before = np.empty(len(text), np.uint64), np.empty(len(text), np.int64)
@@ -45,7 +45,7 @@ def matched(data, offsets, text, text8, kinds, kinds8, classes, pages, page_clas
         while row < len(counts) and (row == first or (offsets[row + 1] <= stop and row - first < TOGETHER)):
             length = _copied(data, offsets[row], offsets[row + 1], text, kinds, classes, lower)
             if length < 0:
-                length = _decoded(data, offsets[row], offsets[row + 1], text, kinds, pages, page_classes, page_targets)
+                length = _decoded(data, offsets[row], offsets[row + 1], text, kinds, pages, page_classes, page_steps)
             left[row] = length < 0
             tokens = _cut(kinds, kinds8, text8, length, spaced, longest, hashes, before, tokens)
             row += 1
@@ -232,7 +232,7 @@ def _copied(data, begin, end, text, kinds, classes, lower):
 
 
 @compiled
-def _decoded(data, i, length, text, kinds, pages, classes, targets):
+def _decoded(data, i, length, text, kinds, pages, classes, steps):
     """_copied, character by character, each as the one that it counts as; -1 where that is left to the numpy path."""
     size = 0
     while i < length:
@@ -256,7 +256,7 @@ def _decoded(data, i, length, text, kinds, pages, classes, targets):
         else:
             return -1
         page, place = pages[code >> 8], code & 0xFF
-        kind, code = classes[page, place], np.int64(targets[page, place])
+        kind, code = classes[page, place], code + np.int64(steps[page, place])
         if kind == LEFT:
             return -1
         if kind != REMOVED:

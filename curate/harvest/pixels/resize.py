@@ -7,10 +7,10 @@ import numpy as np
 
 from curate.errors import CurateError
 from curate.harvest.pixels.decode import decode
-from curate.harvest.pixels.memory import keep_freed_memory
 from curate.harvest.pixels.peek import Header, peek
 from curate.harvest.pixels.results import Resized
 from curate.images import UndecodableImage
+from curate.memory import keep_freed_memory
 
 DECODE = "balanced"  # nobody sees the difference, networks hardly: docs/commands/harvest.md has the table
 MARGIN = {"exact": float("inf"), "balanced": 1.5, "fast": 1.0}  # a JPEG is decoded at this many times the target
