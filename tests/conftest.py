@@ -1,14 +1,20 @@
 """Three small drawn shards and the tools to make more: real tars, real parquet, no network."""
 
+import importlib
 import io
+import itertools
+import json
 import os
 import random
 import signal
+import socket
 import subprocess
+import sys
 import threading
 import time
 from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -124,6 +130,82 @@ def kill_when(command: list[str], happened) -> None:
         time.sleep(0.02)
     os.killpg(process.pid, signal.SIGKILL)
     process.wait()
+
+
+class Command:
+    """A command that runs as a process of its own; see command_server."""
+
+    def __init__(self, server: subprocess.Popen, folder: Path, arguments: list[str], **how: Any):
+        self.server, self.out, self.errors = server, folder / "out", folder / "errors"
+        self.pid = self._ask({"run": arguments, "out": str(self.out), "errors": str(self.errors), **how})
+
+    def send(self, number: int) -> None:
+        os.kill(self.pid, number)
+
+    def ended(self) -> tuple[int, str, str]:
+        """(exit code, stdout, stderr), once it has ended."""
+        return self._ask({"wait": self.pid}), self.out.read_text(), self.errors.read_text()
+
+    def runs(self) -> bool:
+        return Path(f"/proc/{self.pid}/stat").read_text().rsplit(")", 1)[1].split()[0] != "Z"
+
+    def _ask(self, what: dict) -> int:
+        self.server.stdin.write(json.dumps(what) + "\n")
+        self.server.stdin.flush()
+        return int(self.server.stdout.readline())
+
+
+@pytest.fixture(scope="session")
+def command_server():
+    script = str(Path(__file__).parent / "command_server.py")
+    environment = os.environ | {"OMP_NUM_THREADS": "1"}
+    with subprocess.Popen([sys.executable, script], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True,
+                          env=environment) as server:  # fmt: skip
+        yield server
+        server.stdin.close()
+
+
+@pytest.fixture
+def start(command_server, tmp_path):
+    """start("train-clip", ...) -> Command; `largest_file` in bytes, another `module` than curate.cli."""
+    numbers = itertools.count()
+
+    def started(*arguments: str, environment: dict[str, str] | None = None, largest_file: int | None = None,
+                module: str = "curate.cli") -> Command:  # fmt: skip
+        folder = tmp_path / f"command-{next(numbers)}"
+        folder.mkdir()
+        return Command(command_server, folder, list(arguments), environment=environment or {},
+                       largest_file=largest_file, module=module)  # fmt: skip
+
+    return started
+
+
+@pytest.fixture
+def start_together(start):
+    """start_together(2, "train-clip", ...) -> a Command for each rank, as torchrun starts them."""
+
+    def started(size: int, *arguments: str, module: str = "curate.cli") -> list[Command]:
+        with socket.socket() as place:
+            place.bind(("127.0.0.1", 0))
+            port = str(place.getsockname()[1])
+        shared = {"WORLD_SIZE": str(size), "LOCAL_WORLD_SIZE": str(size), "MASTER_ADDR": "127.0.0.1",
+                  "MASTER_PORT": port, "GLOO_SOCKET_IFNAME": "lo"}  # fmt: skip
+        return [start(*arguments, environment=shared | {"RANK": str(rank), "LOCAL_RANK": str(rank)}, module=module)
+                for rank in range(size)]  # fmt: skip
+
+    return started
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory):
+    """A run folder with drawn weights of the smallest model."""
+    torch, models = importlib.import_module("torch"), importlib.import_module("curate.models")
+    folder = tmp_path_factory.mktemp("run")
+    torch.manual_seed(0)
+    config = models.find_config("ViT-Test-32")[1]
+    torch.save(models.build(config).state_dict(), folder / "model.pt")
+    (folder / "config.json").write_text(json.dumps(config))
+    return str(folder)
 
 
 def workers_of(driver: int) -> list[int]:

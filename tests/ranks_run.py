@@ -1,8 +1,4 @@
-"""One, two and four processes, forked of this one, take three steps in fp64; the first of each writes the weights."""
-
-import os
-import sys
-from multiprocessing import get_context
+"""One process of those that take three steps in fp64 together; the first of them writes the weights."""
 
 import torch
 from test_train_step import batch, tiny
@@ -29,22 +25,10 @@ def steps(objective, chunk, mine):
     return {"losses": losses, "weights": model.state_dict()}
 
 
-def one(out, rank, size, port):
-    os.environ |= {"RANK": str(rank), "LOCAL_RANK": str(rank), "WORLD_SIZE": str(size), "MASTER_ADDR": "127.0.0.1",
-                   "MASTER_PORT": str(port), "GLOO_SOCKET_IFNAME": "lo"}  # fmt: skip
+def main(arguments):
+    (out,) = arguments
     with ranks.joined(torch.device("cpu")) as mine:
         for name, chunk in OBJECTIVES.items():
             found = steps(named.load("train.objectives", name), chunk, mine)
             if mine.first:
-                torch.save(found, f"{out}/{name}-{size}.pt")
-
-
-if __name__ == "__main__":
-    for size, port in zip((1, 2, 4), sys.argv[2:], strict=True):
-        started = [get_context("fork").Process(target=one, args=(sys.argv[1], rank, size, port))
-                   for rank in range(size)]  # fmt: skip
-        for process in started:
-            process.start()
-        for process in started:
-            process.join()
-        sys.exit(1) if any(process.exitcode for process in started) else None
+                torch.save(found, f"{out}/{name}-{mine.size}.pt")

@@ -29,17 +29,6 @@ def unit(rng, *shape):
     return drawn / np.linalg.norm(drawn, axis=-1, keepdims=True)
 
 
-@pytest.fixture(scope="module")
-def model(tmp_path_factory):
-    """A run folder with drawn weights."""
-    folder = tmp_path_factory.mktemp("run")
-    torch.manual_seed(0)
-    config = models.find_config(TINY)[1]
-    torch.save(models.build(config).state_dict(), folder / "model.pt")
-    (folder / "config.json").write_text(json.dumps(config))
-    return str(folder)
-
-
 @pytest.fixture
 def benchmark(tmp_path):
     """CLIP_benchmark's layout: 36 images of 18 classes, two texts each."""

@@ -4,8 +4,6 @@ import json
 import os
 import shutil
 import signal
-import subprocess
-import sys
 import time
 from pathlib import Path
 
@@ -13,9 +11,11 @@ import numpy as np
 import open_clip
 import pytest
 import torch
+from click.testing import CliRunner
 from conftest import COLOURS, SHAPES, draw, encoded, pair
 
 from curate import models
+from curate.cli import main
 from curate.errors import CurateError
 from curate.shard import tar_bytes
 from curate.train import run
@@ -143,43 +143,39 @@ def test_options_that_cannot_work_are_one_line(dataset, tmp_path, options, messa
         run([dataset.url], **{"out": str(tmp_path / "run"), **OPTIONS, **options})
 
 
-COMMAND = [sys.executable, "-m", "curate.cli", "train-clip", "-q", "--model", TINY, "--batch-size", "16", "--epochs",
-           "40", "--lr", "1e-3", "--save-every", "10", "--workers", "2"]  # fmt: skip
-
-
-def started(dataset, out):
-    environment = os.environ | {"OMP_NUM_THREADS": "1"}
-    return subprocess.Popen([*COMMAND, dataset.url, "--out", str(out)], env=environment, stderr=subprocess.PIPE)
+COMMAND = ["train-clip", "-q", "--model", TINY, "--batch-size", "16", "--epochs", "6", "--lr", "1e-3", "--save-every",
+           "5", "--workers", "2", "--device", "cpu"]  # fmt: skip
 
 
 def wait_for_step(out, step, process):
     log = Path(out, "log.jsonl")
     while not (log.exists() and len(log.read_text().splitlines()) >= step):
-        assert process.poll() is None, "the run ended before it could be stopped"
+        assert process.runs(), "the run ended before it could be stopped"
         time.sleep(0.005)
 
 
 @pytest.mark.slow
-def test_a_killed_run_goes_on_to_the_same_bytes(dataset, tmp_path):
-    assert started(dataset, tmp_path / "whole").wait() == 0
-    for step in (5, 64):
-        process = started(dataset, tmp_path / "killed")
+def test_a_killed_run_goes_on_to_the_same_bytes(dataset, tmp_path, start):
+    command = [*COMMAND, dataset.url, "--out"]
+    assert start(*command, str(tmp_path / "whole")).ended()[0] == 0
+    for step in (3, 12):
+        process = start(*command, str(tmp_path / "killed"))
         wait_for_step(tmp_path / "killed", step, process)
-        process.kill()
-        process.wait()
-    assert started(dataset, tmp_path / "killed").wait() == 0
+        process.send(signal.SIGKILL)
+        assert process.ended()[0] == -signal.SIGKILL
+    assert start(*command, str(tmp_path / "killed")).ended()[0] == 0
     whole, killed = (files(tmp_path / name, "model.pt", "log.jsonl") for name in ("whole", "killed"))
     assert whole == killed
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
-def test_a_signal_saves_the_step_and_ends(dataset, tmp_path, number):
-    process = started(dataset, tmp_path / "run")
-    wait_for_step(tmp_path / "run", 12, process)
-    process.send_signal(number)
-    message = process.communicate()[1].decode()
-    assert process.returncode == 1
+def test_a_signal_saves_the_step_and_ends(dataset, tmp_path, start, number):
+    process = start(*COMMAND, "--epochs", "200", dataset.url, "--out", str(tmp_path / "run"))
+    wait_for_step(tmp_path / "run", 7, process)
+    process.send(number)
+    code, _, message = process.ended()
+    assert code == 1
     assert f"stopped by {number.name} after step" in message
     saved = max(int(path.stem) for path in (tmp_path / "run/checkpoints").iterdir())
     assert saved == len((tmp_path / "run/log.jsonl").read_text().splitlines())
@@ -187,27 +183,29 @@ def test_a_signal_saves_the_step_and_ends(dataset, tmp_path, number):
 
 @pytest.mark.slow
 def test_a_small_model_learns_colours_and_shapes(make_dataset, tmp_path):
-    pairs = [pair(i) | {"caption": f"a {COLOURS[i % 6]} {SHAPES[i // 6 % 3]}"} for i in range(720)]
-    dataset = make_dataset(pairs, per_shard=240)
-    numbers = run([dataset.url], str(tmp_path / "run"), **OPTIONS | {"batch_size": 48, "epochs": 16, "lr": 3e-3})[1]
+    pairs = [pair(i) | {"caption": f"a {COLOURS[i % 6]} {SHAPES[i // 6 % 3]}"} for i in range(360)]
+    dataset = make_dataset(pairs, per_shard=120)
+    numbers = run(
+        [dataset.url],
+        str(tmp_path / "run"),
+        **OPTIONS | {"batch_size": 36, "epochs": 12, "lr": 1e-2, "save_every": 120},
+    )[1]
     assert numbers["last_loss"] < numbers["first_loss"] - 1
     clip_model = models.load(None, str(tmp_path / "run"), "cpu")
     names = [f"a {colour} {shape}" for colour in COLOURS for shape in SHAPES]
     images = [np.asarray(draw(colour, shape, 10_000 + i)) for colour in COLOURS for shape in SHAPES for i in range(3)]
     guesses = (clip_model.encode_images(images) @ clip_model.encode_texts(names).T).argmax(axis=1)
-    assert (guesses == np.repeat(np.arange(18), 3)).mean() > 0.5  # chance is 0.06
+    assert (guesses == np.repeat(np.arange(18), 3)).mean() > 0.25  # chance is 0.06; twice the steps reach 0.5
 
 
 @pytest.mark.slow
-def test_the_command_trains_on_third_party_tars(tmp_path):
+def test_the_command_trains_on_third_party_tars(tmp_path, monkeypatch):
     members = []
     for i in range(32):
         members += [(f"{i}.png", encoded(draw("red", "circle", i), "PNG")), (f"{i}.txt", f"circle {i}".encode())]
     (tmp_path / "tars").mkdir()
     (tmp_path / "tars/a.tar").write_bytes(tar_bytes(members))
-    done = subprocess.run(
-        [*COMMAND[:-6], "--epochs", "1", "--json", str(tmp_path / "tars/*.tar")],
-        capture_output=True, cwd=tmp_path, check=True,
-    )  # fmt: skip
+    monkeypatch.chdir(tmp_path)
+    done = CliRunner().invoke(main, [*COMMAND, "--epochs", "1", "--json", str(tmp_path / "tars/*.tar")])
     assert json.loads(done.stdout)["samples"] == 32
     assert (tmp_path / "runs/tars/model.pt").exists()

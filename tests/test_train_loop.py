@@ -4,8 +4,6 @@ import json
 import math
 import os
 import re
-import resource
-import subprocess
 import sys
 from pathlib import Path
 
@@ -109,26 +107,20 @@ def test_a_checkpoint_of_another_model_or_other_data_is_refused(saved, tmp_path)
 
 
 @pytest.mark.slow
-def test_a_full_disk_ends_the_run_and_the_last_checkpoint_stays(dataset, tmp_path):
+def test_a_full_disk_ends_the_run_and_the_last_checkpoint_stays(dataset, tmp_path, start):
     out = tmp_path / "run"
-    command = [sys.executable, "-m", "curate.cli", "train-clip", "-q", dataset.url, "--out", str(out), "--model", TINY,
-               "--batch-size", "16", "--lr", "1e-3", "--save-every", "4", "--device", "cpu"]  # fmt: skip
-    subprocess.run([*command, "--epochs", "1"], check=True, capture_output=True)
+    command = ["train-clip", "-q", dataset.url, "--out", str(out), "--model", TINY, "--batch-size", "16", "--lr",
+               "1e-3", "--save-every", "4", "--device", "cpu"]  # fmt: skip
+    assert start(*command, "--epochs", "1").ended()[0] == 0
     for name in ("model.pt", "run.json"):
         os.remove(out / name)
     (size,) = {path.stat().st_size for path in (out / "checkpoints").iterdir()}
-
-    def limited():
-        resource.setrlimit(resource.RLIMIT_FSIZE, (size // 2, size // 2))
-
-    done = subprocess.run([*command, "--epochs", "4"], capture_output=True, text=True, preexec_fn=limited, check=False)
-    assert done.returncode == 1
-    assert done.stderr.splitlines()[-1].startswith(
-        f"curate: cannot write {out}/checkpoints/000000008.pt: File too large"
-    )
-    assert "Traceback" not in done.stderr
+    code, _, message = start(*command, "--epochs", "3", largest_file=size // 2).ended()
+    assert code == 1
+    assert message.splitlines()[-1].startswith(f"curate: cannot write {out}/checkpoints/000000008.pt: File too large")
+    assert "Traceback" not in message
     assert steps_kept(out) == [4]
-    subprocess.run([*command, "--epochs", "4"], check=True, capture_output=True)
+    assert start(*command, "--epochs", "3").ended()[0] == 0
     assert (out / "model.pt").exists()
 
 

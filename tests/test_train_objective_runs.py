@@ -1,14 +1,12 @@
 """Runs of train-clip with every objective and with towers locked, patches dropped, a teacher."""
 
 import json
-import sys
 from pathlib import Path
 
 import open_clip
 import pytest
 import torch
 from test_train import OPTIONS, files
-from test_train_ranks import run_together
 
 from curate import models
 from curate.errors import CurateError
@@ -82,11 +80,11 @@ def test_what_does_not_go_together_is_one_line(dataset, tmp_path, options, messa
 
 
 @pytest.mark.slow
-def test_two_processes_train_as_one_and_the_first_writes(dataset, tmp_path):
+def test_two_processes_train_as_one_and_the_first_writes(dataset, tmp_path, start_together):
     run([dataset.url], str(tmp_path / "one"), **SHORT | {"chunk": 5})
-    command = [sys.executable, "-m", "curate.cli", "train-clip", "--json", dataset.url, "--model", OPTIONS["model"],
-               "--batch-size", "16", "--epochs", "1", "--lr", "1e-2", "--chunk", "5", "--device", "cpu"]  # fmt: skip
-    codes, errors = run_together(2, [*command, "--out", str(tmp_path / "two")])
-    assert codes == [0, 0], errors
+    command = ["train-clip", "--json", dataset.url, "--model", OPTIONS["model"], "--batch-size", "16", "--epochs", "1",
+               "--lr", "1e-2", "--chunk", "5", "--device", "cpu", "--out", str(tmp_path / "two")]  # fmt: skip
+    ended = [process.ended() for process in start_together(2, *command)]
+    assert [code for code, _, _ in ended] == [0, 0], ended
     assert losses(tmp_path / "two") == pytest.approx(losses(tmp_path / "one"), rel=1e-4)
     assert models.load(None, str(tmp_path / "two"), "cpu").name == OPTIONS["model"]

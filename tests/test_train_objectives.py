@@ -68,7 +68,8 @@ def test_chunks_give_the_gradient_of_the_batch(objective, config):
     if config is RESNET:
         towers.lock(model, "image")  # batch norms see their chunk
     whole = gradients(model, objective, pairs)
-    for chunk, keep in ((1, 0), (3, 1), (3, None)):
+    ways = ((3, 1), (3, None)) if config is COCA else ((1, 0), (3, 1), (3, None))  # CoCa is slow, and has no other way
+    for chunk, keep in ways:
         assert_equal(gradients(model, objective, pairs, How(chunk=chunk, keep=keep)), whole)
 
 

@@ -1,0 +1,57 @@
+"""Commands as processes of their own, forked of one that has imported torch: an import costs seconds, a fork none.
+
+A line of JSON on stdin asks: {"run": arguments of the main of a module, ...} is answered by the process id, {"wait":
+process id} by its exit code (minus the signal that killed it).
+"""
+
+import importlib
+import json
+import os
+import resource
+import signal
+import sys
+import traceback
+
+HEAVY = ("curate.cli", "curate.train", "ranks_run")
+
+
+def command(module, arguments, environment, out, errors, largest_file):
+    """What `python -m MODULE` does with these arguments; its exit code."""
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+    os.environ.update(environment)
+    for number, place in ((1, out), (2, errors)):
+        os.dup2(os.open(place, os.O_WRONLY | os.O_CREAT | os.O_APPEND), number)
+    if largest_file:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (largest_file, largest_file))
+    try:
+        importlib.import_module(module).main(arguments)
+    except SystemExit as end:
+        return end.code or 0
+    return 0
+
+
+def ended(process):
+    status = os.waitpid(process, 0)[1]
+    return os.waitstatus_to_exitcode(status)
+
+
+if __name__ == "__main__":
+    for name in HEAVY:
+        importlib.import_module(name)
+    for line in sys.stdin:
+        asked = json.loads(line)
+        if "wait" in asked:
+            answer = ended(asked["wait"])
+        elif not (answer := os.fork()):
+            sys.stdin.close()
+            asked["arguments"], code = asked.pop("run"), 70
+            try:
+                code = command(**asked)
+            finally:  # never back into the loop
+                if sys.exc_info()[0]:
+                    traceback.print_exc()
+                sys.stdout.flush()
+                os._exit(code)
+        sys.stdout.write(f"{answer}\n")
+        sys.stdout.flush()
