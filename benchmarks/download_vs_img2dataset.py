@@ -260,6 +260,7 @@ def contestant(name: str) -> Any:
 
 
 def curate_contestant(name: str, decode: str) -> Any:
+    importlib.import_module("curate.memory").without_pandas()  # as every process of curate's own
     cls = importlib.import_module(f"curate.harvest.downloaders.{name}").Downloader
     driven = cls(decode=decode, threads=THREADS, per_host=THREADS, allow_private=True)
 

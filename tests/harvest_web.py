@@ -27,11 +27,12 @@ class Web:
     """`url` of the server, `hits` of each path; `delay` seconds before each answer.
 
     `pages`: what more it answers to a path with its query; `asked`: (time, path with query, headers) of each request;
-    `most`: how many waited for an answer at the same time.
+    `most`: how many waited for an answer at the same time; `sent`: bytes of answers that never end by themselves.
     """
 
     def __init__(self, url: str):
         self.url, self.hits, self.agents, self.delay = url, Counter(), set(), 0.0
+        self.sent: Counter[str] = Counter()
         self.pages: dict[str, Page] = {}
         self.asked: list[tuple[float, str, dict[str, str]]] = []
         self.now, self.most, self.lock = 0, 0, threading.Lock()
@@ -109,13 +110,15 @@ class Handler(BaseHTTPRequestHandler):
     def drip(self, query):
         self.send_response(200)
         self.end_headers()
-        for _ in range(100):
-            self.wfile.write(b"\xff")
-            time.sleep(0.1)
+        self._drip(b"\xff" * 100)
 
     def drip_header(self, query):
-        for letter in b"HTTP/1.0 200 OK\r\nX-Slow: " + b"a" * 200:
+        self._drip(b"HTTP/1.0 200 OK\r\nX-Slow: " + b"a" * 200)
+
+    def _drip(self, letters: bytes):
+        for letter in letters:
             self.wfile.write(bytes([letter]))
+            self.web.sent[self.path] += 1
             time.sleep(0.1)
 
     def hang(self, query):
@@ -135,6 +138,7 @@ class Handler(BaseHTTPRequestHandler):
         self.end_headers()
         while True:
             self.wfile.write(b"\0" * 65536)
+            self.web.sent[self.path] += 65536
 
     def huge(self, query):
         self.send_response(200)

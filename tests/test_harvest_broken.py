@@ -54,29 +54,29 @@ def wait_for(happened, process: subprocess.Popen) -> None:
     assert process.poll() is None, process.stderr.read()
 
 
-@pytest.mark.parametrize("workers", [1, 2])
-def test_ctrl_c_ends_a_download_within_seconds_and_it_goes_on(command, tmp_path, workers):
+def test_ctrl_c_ends_a_download_within_seconds_and_it_goes_on(command, tmp_path):
     with serving() as web:
-        rows = [web.pair(number) for number in range(40)]
-        rows = [(url, f"ant {text}") for url, text in rows]
-        engine = f"local(workers={workers})"
-        calm = run(command(rows, "calm", "--engine", engine))
+        rows = [(url, f"ant {text}") for url, text in map(web.pair, range(40))]
+        calm = run(command(rows, "calm", "--engine", "local(workers=1)"))
         assert calm.returncode == 0, calm.stderr
-        web.delay = 6.0
-        with subprocess.Popen(command(rows, "stormy", "--engine", engine), start_new_session=True, text=True,
-                              stderr=subprocess.PIPE, stdout=subprocess.DEVNULL) as process:  # fmt: skip
-            before = sum(web.hits.values())
-            wait_for(lambda: sum(web.hits.values()) > before, process)
-            start = time.monotonic()
-            os.killpg(process.pid, signal.SIGINT)
-            said = process.communicate()[1]
-        assert time.monotonic() - start < 3.5
-        assert process.returncode == 130
-        assert said.strip() == "curate: interrupted; what is done is kept, run again to go on"
-        assert not left_over(tmp_path / "stormy")
-        web.delay = 0.0
-        assert run(command(rows, "stormy", "--engine", engine)).returncode == 0
-    assert contents(Dataset.open(str(tmp_path / "stormy"))) == contents(Dataset.open(str(tmp_path / "calm")))
+        for workers in (1, 2):
+            stormy = command(rows, f"stormy-{workers}", "--engine", f"local(workers={workers})")
+            web.delay = 6.0
+            with subprocess.Popen(stormy, start_new_session=True, text=True, stderr=subprocess.PIPE,
+                                  stdout=subprocess.DEVNULL) as process:  # fmt: skip
+                before = sum(web.hits.values())
+                wait_for(lambda before=before: sum(web.hits.values()) > before, process)
+                start = time.monotonic()
+                os.killpg(process.pid, signal.SIGINT)
+                said = process.communicate()[1]
+            assert time.monotonic() - start < 5  # an answer takes six
+            assert process.returncode == 130
+            assert said.strip() == "curate: interrupted; what is done is kept, run again to go on"
+            assert not left_over(tmp_path / f"stormy-{workers}")
+            web.delay = 0.0
+            assert run(stormy).returncode == 0
+            stormy, calm = (Dataset.open(str(tmp_path / name)) for name in (f"stormy-{workers}", "calm"))
+            assert contents(stormy) == contents(calm)
 
 
 def test_a_killed_worker_costs_a_download_nothing(command, tmp_path):
@@ -95,23 +95,23 @@ def test_a_killed_worker_costs_a_download_nothing(command, tmp_path):
     assert not left_over(tmp_path / "dataset")
 
 
-@pytest.mark.parametrize("limit", [200, 2_500, 12_000])
-def test_a_full_disk_is_one_line_that_names_the_place_and_the_rest_follows_later(command, tmp_path, limit):
+def test_a_full_disk_is_one_line_that_names_the_place_and_the_rest_follows_later(command, tmp_path):
+    """The disk is full at once, then in the middle of matching, then of the shards, of one process and of two."""
     rows = rows_of(random.Random(1), 300)
     downloader = ("--downloader", f"{DOWNLOADER}(log={tmp_path}/log, dead=0.2)", "--top-up", "2", "--cap", "40")
+    for limit, workers in ((200, 1), (2_500, 1), (2_500, 2), (12_000, 2), (12_000, 1)):
 
-    def full():
-        resource.setrlimit(resource.RLIMIT_FSIZE, (limit, resource.RLIM_INFINITY))
+        def full(limit=limit):
+            resource.setrlimit(resource.RLIMIT_FSIZE, (limit, resource.RLIM_INFINITY))
 
-    for workers in (1, 2):
         broken = run(command(rows, "full", *downloader, "--engine", f"local(workers={workers})"), preexec_fn=full)
         assert broken.returncode == 1
         assert len(broken.stderr.splitlines()) == 1
         assert broken.stderr.startswith(f"curate: cannot write {tmp_path}/full/")
         assert "File too large; make room, then run again" in broken.stderr
         assert not left_over(tmp_path / "full")
-    for out in ("full", "calm"):
-        done = run(command(rows, out, *downloader))
+    for out, workers in (("full", 2), ("calm", 1)):
+        done = run(command(rows, out, *downloader, "--engine", f"local(workers={workers})"))
         assert done.returncode == 0, done.stderr
     assert contents(Dataset.open(str(tmp_path / "full"))) == contents(Dataset.open(str(tmp_path / "calm")))
 
@@ -142,7 +142,7 @@ def test_kill_9_anywhere_in_a_top_up_changes_no_byte(command, tmp_path):
     def ask(out: str) -> list[str]:
         return command(rows, out, "--downloader", f"{DOWNLOADER}(log={tmp_path}/{out}.log, dead=0.6)", *options)
 
-    assert run(ask("calm")).returncode == 0
+    assert run([*ask("calm"), "--engine", "local(workers=1)"]).returncode == 0
     calm, out = Dataset.open(str(tmp_path / "calm")), tmp_path / "stormy"
     rounds = calm.folder.names("candidates/rounds/*.parquet")
     assert len(rounds) >= 2

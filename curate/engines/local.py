@@ -1,6 +1,7 @@
 """Processes on this machine, watched: a killed one costs nothing but time; one worker means in this very process."""
 
 import contextlib
+import gc
 import multiprocessing
 import os
 import pickle
@@ -220,6 +221,7 @@ def _serve(pipe: connection.Connection, pickled: bytes, environment: dict[str, s
     for variable in ONE_THREAD:
         os.environ.setdefault(variable, "1")
     without_pandas()
+    gc.freeze()  # what is imported stays: not looked through again, and its pages stay shared with the server
     try:
         task = pickle.loads(pickled)
         pipe.send(None)

@@ -22,7 +22,7 @@ from curate.harvest.pixels.results import RESULTS
 from curate.images import UndecodableImage
 
 
-def _modules(*names: str) -> list[Any]:
+def modules(*names: str) -> list[Any]:
     """Modules of img2dataset without its package, which imports ray, wandb, albumentations and torch: 9 CPU seconds and
     0.75 GB that a tar has no use for. Whoever imports img2dataset later gets it whole."""
     found = importlib.util.find_spec("img2dataset")
@@ -45,7 +45,7 @@ def _modules(*names: str) -> list[Any]:
         sys.modules.update(before)
 
 
-downloader, writer = _modules("downloader", "writer")
+downloader, writer = modules("downloader", "writer")
 
 
 class Downloader:
