@@ -152,22 +152,22 @@ def test_the_command_trains_alike_measures_and_goes_on_where_it_stopped(chosen, 
     folder.write_bytes("classnames.txt", "\n".join(COLOURS).encode())
     out = ["--out", str(tmp_path / "out"), "--device", "cpu", "-q"]
     small = ["--budget", "50", "--batch-size", "16", "--model", "ViT-Test-32"]
-    command = ["eval-data", f"{chosen.url}:blue", f"{chosen.url}:all", "--benchmark", folder.url, *small, *out]
+    command = ["eval-data", f"{chosen.url}:blue", "--benchmark", folder.url, *small, *out]
     outcome = CliRunner().invoke(main, command)
     assert outcome.exit_code == 0, outcome.output
     out = Folder(str(tmp_path / "out"))
     result = out.read_json("eval-data.json")
-    assert [arm["name"] for arm in result["arms"]] == ["blue", "random, as many as blue", "all"]
-    assert [arm["pairs"] for arm in result["arms"]] == [20, 20, 60]
+    assert [arm["name"] for arm in result["arms"]] == ["blue", "random, as many as blue"]
+    assert [arm["pairs"] for arm in result["arms"]] == [20, 20]
     ran = {name: out.read_json(name) for name in out.names("runs/*/run.json")}
-    assert len(ran) == 9
+    assert len(ran) == 6
     assert {about["numbers"]["steps"] for about in ran.values()} == {4}, "50 pairs in batches of 16, whatever there is"
     assert set(result["arms"][0]["reached"][0]) == {"shapes: zero-shot top-1", "shapes: retrieval R@1"}
     assert "less random, as many as blue" in outcome.output
     assert "<svg" in out.read_bytes("eval-data.html").decode()
     assert not out.names("runs/*/checkpoints/*")
     before = {name: out.read_bytes(name) for name in out.names("runs/*/model.pt")}
-    out.remove("runs/all-s1")
+    out.remove("runs/blue-s1")
     again = CliRunner().invoke(main, [*command, "--json"])
     assert again.exit_code == 0, again.output
     assert json.loads(again.output.splitlines()[-1])["arms"] == result["arms"], "the same, whether at once or in parts"

@@ -2,6 +2,7 @@
 
 import re
 import shutil
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -59,24 +60,35 @@ def dataset(tmp_path_factory) -> Dataset:
     return curated(tmp_path_factory.mktemp("dataset"))
 
 
+@pytest.fixture(scope="module")
+def written(dataset, tmp_path_factory) -> Path:
+    """The page of the dataset."""
+    path = tmp_path_factory.mktemp("page") / "page.html"
+    report.run(dataset, str(path))
+    return path
+
+
 @pytest.fixture
-def opened(browser, dataset, tmp_path):
-    """opened(scheme, width, blur) -> the page, loaded; it fails the test where anything is asked of the network."""
+def opened(browser, written):
+    """opened(scheme, width) -> the page, loaded; it fails the test where anything is asked of the network."""
     asked: list[str] = []
     errors: list[str] = []
+    contexts = []
 
-    def open_page(scheme: str = "light", width: int = 1300, **options):
-        report.run(dataset, str(tmp_path / "page.html"), **options)
+    def open_page(scheme: str = "light", width: int = 1300):
         context = browser.new_context(color_scheme=scheme, viewport={"width": width, "height": 900})
+        contexts.append(context)
         page = context.new_page()
         page.set_default_timeout(120_000)
         page.on("request", lambda request: asked.append(request.url))
         page.on("pageerror", lambda error: errors.append(str(error)))
         page.on("console", lambda message: errors.append(message.text) if message.type == "error" else None)
-        page.goto((tmp_path / "page.html").as_uri())
+        page.goto(written.as_uri())
         return page
 
     yield open_page
+    for context in contexts:
+        context.close()
     assert [url for url in asked if not url.startswith(("data:", "file:"))] == []
     assert errors == []
 
@@ -176,7 +188,7 @@ def test_the_pictures_next_to_the_threshold_follow_it(opened):
 
 
 @pytest.mark.parametrize(("scheme", "width"), [("light", 1300), ("dark", 400)])
-def test_axe_finds_nothing_and_nothing_overflows(opened, scheme, width, tmp_path):
+def test_axe_finds_nothing_and_nothing_overflows(opened, written, scheme, width, tmp_path):
     page = opened(scheme, width)
     found = axe.Axe().run(page).response["violations"]
     assert [(one["id"], one["nodes"][0]["html"][:100]) for one in found] == []
@@ -187,7 +199,7 @@ def test_axe_finds_nothing_and_nothing_overflows(opened, scheme, width, tmp_path
     picture = tmp_path / "page.png"
     page.screenshot(path=picture, full_page=True)
     assert picture.stat().st_size > 50_000
-    assert (tmp_path / "page.html").stat().st_size < 5_000_000
+    assert written.stat().st_size < 5_000_000
 
 
 def test_every_section_is_reached_by_keyboard_and_the_focus_is_seen(opened):
@@ -237,10 +249,9 @@ def test_the_page_of_two_selections_is_accessible_and_shows_both(browser, datase
     assert page.evaluate("[...document.querySelectorAll('#samples img')].every(i => i.naturalWidth > 0)")
 
 
-def test_without_its_script_the_page_still_tells(browser, dataset, tmp_path):
-    report.run(dataset, str(tmp_path / "page.html"))
+def test_without_its_script_the_page_still_tells(browser, written):
     page = browser.new_context(java_script_enabled=False).new_page()
-    page.goto((tmp_path / "page.html").as_uri())
+    page.goto(written.as_uri())
     assert page.locator("noscript p, #threshold p").first.is_visible()
     assert not page.locator("#explorer").is_visible()
     assert page.locator("#signals svg").count() >= 3

@@ -6,10 +6,12 @@ import sys
 
 import numpy as np
 import pytest
+from click.testing import CliRunner
 from conftest import draw, encoded, pair, write_shard
 from PIL import Image, ImageFilter
 
 from curate import named
+from curate.cli import main
 from curate.dataset import Dataset
 from curate.errors import CurateError
 from curate.files import Folder
@@ -170,13 +172,13 @@ def test_other_weights_under_the_same_name_are_refused(broken, weights):
     import torch
 
     spec = f"clip(model=ViT-Test-32, pretrained={weights}, device=cpu)"
-    command = [sys.executable, "-m", "curate.cli", "measure", broken.url, spec, "-q", "--engine", HERE]
-    subprocess.run(command, check=True, capture_output=True)
+    command = ["measure", broken.url, spec, "-q", "--engine", HERE]
+    assert CliRunner().invoke(main, command).exit_code == 0
     state = torch.load(weights)
     torch.save(state | {"logit_scale": state["logit_scale"] + 1}, weights)
-    again = subprocess.run(command, check=False, capture_output=True, text=True)
-    assert again.returncode == 1
-    assert "was measured with another weights" in again.stderr
+    again = CliRunner().invoke(main, command)
+    assert again.exit_code == 1
+    assert "was measured with another weights" in again.output
     with pytest.raises(CurateError, match=r"signals/clip was measured with another weights than clip\(.*\) has now"):
         select(Dataset.open(broken.url), signals=(spec,), where=("clip > 0",), on_null="drop", engine=HERE)
     assert not broken.folder.names("selections/**")

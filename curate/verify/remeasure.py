@@ -13,6 +13,7 @@ import xxhash
 from curate import named
 from curate.dataset import Dataset
 from curate.errors import BadShard, CurateError
+from curate.measure import embedding_name
 from curate.shard import Shard
 from curate.verify.decisions import Cut
 from curate.work import Report
@@ -72,7 +73,7 @@ class Remeasure:
             if absent:
                 raise BadShard(f"{shard}: its tar lacks the image {absent}")
             images = [encoded[key] for key in table["key"].to_pylist()]
-        found = self._found(table, images)
+        found = self._found(shard, table, images, places.to_numpy())
         again = table
         for (_, name), values in found.items():
             again = again.set_column(again.column_names.index(name), name, values)
@@ -91,11 +92,16 @@ class Remeasure:
                     needed.append(signal)
         return needed
 
-    def _found(self, table: pa.Table, images: list[bytes]) -> dict[tuple[str, str], pa.Array]:
+    def _found(self, shard: Shard, table: pa.Table, images: list[bytes], places: np.ndarray
+               ) -> dict[tuple[str, str], pa.Array]:  # fmt: skip
         """The references' values by signal and stored column, in the type of that."""
         found = {}
         for signal in self.signals:
-            values = reference(self.dataset.signals[signal]).measure(images, table["caption"].to_pylist())
+            plain = reference(self.dataset.signals[signal])
+            if hasattr(plain, "of"):
+                values = plain.measure_embeddings(shard.folder.read_array(embedding_name(plain.of, shard))[places])
+            else:
+                values = plain.measure(images, table["caption"].to_pylist())
             for name, column in values.items():
                 name = column_of(self.dataset, signal, name)
                 found[signal, name] = pa.array(column, table.schema.field(name).type)

@@ -2,7 +2,8 @@
 
 A Reference takes the options of its signal. measure(images, captions): encoded images and texts -> {column: values}, a
 column named as the signal names it, None where there is no value. tolerance: the largest difference of a number that is
-expected, or of bits that differ.
+expected, or of bits that differ. A Reference with `of`, the name of a signal, measures what that stored instead:
+measure_embeddings(float16 [rows, dimensions]).
 """
 
 import io
