@@ -1,12 +1,13 @@
 """head in NumPy's float64 over the stored embeddings, one after the other."""
 
+from collections.abc import Callable
 from math import erf
 
 import numpy as np
 
 from curate.signals.head import Signal
 
-EXACT = {
+EXACT: dict[str, Callable[[np.ndarray], np.ndarray]] = {
     "none": lambda x: x,
     "relu": lambda x: np.maximum(x, 0),
     "tanh": np.tanh,

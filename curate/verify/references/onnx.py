@@ -47,7 +47,7 @@ class Reference:
         first = session.run(None, {given.name: np.ascontiguousarray(values)[None]})[0].astype(np.float64)
         return self._covered(first.reshape(-1, first.shape[-1])) if self.signal.boxes is not None else self._last(first)
 
-    def _last(self, first: np.ndarray) -> list[float]:
+    def _last(self, first: np.ndarray) -> list[float | None]:
         values = first.reshape(-1)
         if self.signal.final == "sigmoid":
             return (1 / (1 + np.exp(-values))).tolist()
