@@ -140,6 +140,16 @@ class Folder:
         with self.writing(name) as temporary:
             pq.write_table(table, temporary, compression="zstd", use_dictionary=dictionary, column_encoding=encoding)
 
+    def write_tables(self, name: str, tables: Iterator[pa.Table], made_by: dict[str, Any] | None = None) -> None:
+        """As `write_table` writes one, of tables of one schema that come one after the other, a row group each; the
+        first only gives the schema."""
+        metadata = {MADE_BY: json.dumps(made_by or {}, sort_keys=True).encode()}
+        first = next(tables)
+        schema = first.schema.with_metadata(metadata)
+        with self.writing(name) as temporary, pq.ParquetWriter(temporary, schema, compression="zstd") as file:
+            for table in tables:
+                file.write_table(table.replace_schema_metadata(metadata))
+
     def write_array(self, name: str, array: np.ndarray) -> None:
         array = np.ascontiguousarray(array)
         with self.writing(name) as temporary, open(temporary, "wb") as file:

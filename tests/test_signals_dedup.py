@@ -212,10 +212,10 @@ def test_embedding_of_a_copy_is_near_and_of_another_picture_is_not():
 
 @pytest.mark.slow
 def test_embeddings_do_not_depend_on_the_workers(make_dataset):
-    pairs = [pair(index) for index in range(12)]
-    one = measure(make_dataset(pairs, per_shard=6), ["embedding"], "local(workers=1)")
+    pairs = [pair(index) for index in range(4)]
+    one = measure(make_dataset(pairs, per_shard=2), ["embedding"], "local(workers=0)")
     first = {name: one.folder.read_bytes(name) for name in one.folder.names("signals/embedding/*")}
     one.folder.remove("signals")
-    two = measure(make_dataset(pairs, per_shard=6), ["embedding"], "local(workers=2)")
+    two = measure(make_dataset(pairs, per_shard=2), ["embedding"], "local(workers=2)")
     assert len(first) == 4
     assert first == {name: two.folder.read_bytes(name) for name in two.folder.names("signals/embedding/*")}

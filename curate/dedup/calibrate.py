@@ -15,10 +15,9 @@ import numpy as np
 from curate.dataset import Dataset, fingerprint
 from curate.dedup.codes import Codes, classes, comparisons
 from curate.dedup.faiss_install import load_search
-from curate.dedup.groups import Alike
 from curate.dedup.hamming import as_words
-from curate.dedup.likeness import Search, likeness
-from curate.dedup.pool import Pool, collect, ranked
+from curate.dedup.likeness import Likeness, Search, likeness
+from curate.dedup.pool import Pool, collect, ranked, ranks
 from curate.dedup.whiten import Whitening
 from curate.dedup.whitened import sampled, whiten_pool
 from curate.errors import CurateError
@@ -121,20 +120,19 @@ def calibrate(
 def rates(pool: Pool, whitenings: Mapping[str, Whitening]) -> list[Rates]:
     """The rates of every perceptual signal of a pool."""
     order = ranked(pool.rows)
-    rank = np.empty(len(order), np.int64)
-    rank[order] = np.arange(len(order))
+    rank = ranks(order)
     search = Search(f"work/dedup/calibrate-{fingerprint(len(pool))}", whitenings=whitenings)
     nobody = np.zeros(len(pool), bool)
-    alike = [likeness(pool, codes, rank, nobody, search)[0] for codes in pool.codes]
+    alike = [likeness(pool, codes, rank, order, nobody, search)[0] for codes in pool.codes]
     found = []
     for codes in pool.codes:
         if codes.comparison.kind != "equal":
-            others = [each for each in alike if each.signal != codes.comparison.signal]
+            others = [each for each in alike if each.alike.signal != codes.comparison.signal]
             found.append(_rates(pool, codes, others, whitenings.get(codes.comparison.signal)))
     return found
 
 
-def _rates(pool: Pool, codes: Codes, others: Sequence[Alike], whitening: Whitening | None) -> Rates:
+def _rates(pool: Pool, codes: Codes, others: Sequence[Likeness], whitening: Whitening | None) -> Rates:
     rows = sampled(pool, classes(codes)[1], SAMPLE)
     known = _confirmed(rows, others)
     hamming = codes.comparison.kind == "hamming"
@@ -151,12 +149,12 @@ def _rates(pool: Pool, codes: Codes, others: Sequence[Alike], whitening: Whiteni
                  np.cumsum(pairs)[used], rate[used], seen[used])  # fmt: skip
 
 
-def _confirmed(rows: np.ndarray, others: Sequence[Alike]) -> np.ndarray:
+def _confirmed(rows: np.ndarray, others: Sequence[Likeness]) -> np.ndarray:
     """int64 [pairs, 2], places in `rows`, a < b: the pairs that another signal takes for duplicates."""
     found: set[tuple[int, int]] = set()
-    for alike in others:
+    for alike in (other.among(rows) for other in others):
         members: dict[int, list[int]] = {}
-        for at, cls in enumerate(alike.classes[rows].tolist()):
+        for at, cls in enumerate(alike.classes.tolist()):
             if cls >= 0:
                 members.setdefault(cls, []).append(at)
         for own in members.values():

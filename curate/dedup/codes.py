@@ -11,10 +11,13 @@ import xxhash
 
 from curate import named
 from curate.dataset import Dataset
+from curate.dedup.spill import Spill, blocks
 from curate.errors import BadShard, CurateError
 from curate.measure import embedding_name
 from curate.rows import FROM_IMAGE
 from curate.shard import Shard
+
+MIX = np.uint64(0x9E3779B97F4A7C15)  # an odd number with its bits well spread: 2 ** 64 over the golden ratio
 
 
 @dataclass(frozen=True)
@@ -40,9 +43,9 @@ class Comparison:
 
 @dataclass(frozen=True)
 class Codes:
-    """One column of one signal. values: an Arrow array ("equal"), uint8 [rows, bytes] ("hamming") or float32 unit
-    vectors [rows, dimensions] ("cosine"). comparable: which rows have a code. flat: rows whose picture is near-blank or
-    tiny (or unreadable): equal codes still say that the files are equal, not that the pictures are the same."""
+    """One column of one signal. values: an Arrow array ("equal"), uint8 [rows, bytes] ("hamming", and once packed) or
+    float32 unit vectors [rows, dimensions] ("cosine"). comparable: which rows have a code. flat: rows whose picture is
+    near-blank or tiny (or unreadable): equal codes still say that the files are equal, not that the pictures are."""
 
     comparison: Comparison
     values: Any
@@ -54,7 +57,7 @@ class Codes:
 
     def filter(self, wanted: np.ndarray) -> "Codes":
         """The codes of the rows where the boolean array `wanted` is true."""
-        values = self.values.filter(pa.array(wanted)) if self.comparison.kind == "equal" else self.values[wanted]
+        values = self.values.filter(pa.array(wanted)) if isinstance(self.values, pa.Array) else self.values[wanted]
         return Codes(self.comparison, values, self.comparable[wanted], self.flat[wanted])
 
     def without(self, rows: np.ndarray) -> "Codes":
@@ -140,32 +143,105 @@ def classes(codes: Codes, apart: np.ndarray | None = None) -> tuple[np.ndarray, 
     return ids, rows[first]
 
 
-def digested(codes: Codes) -> Codes:
-    """Vectors as the xxh3 of their bytes, uint8 [rows, 16]: all that equality needs, where they stay in their files."""
-    digests = b"".join(xxhash.xxh3_128_digest(row) for row in codes.values)
+def packed(codes: Codes) -> Codes:
+    """Codes as bytes of one width, uint8 [rows, bytes], all that equality needs: bits and digests as they are, vectors
+    (which stay in their files) and anything else as xxh3-128. Rows without a code hold zeros."""
+    if codes.comparison.kind == "hamming":
+        return codes
+    if codes.comparison.kind == "cosine":
+        digests = b"".join(xxhash.xxh3_128_digest(row) for row in codes.values)
+        return replace(codes, values=np.frombuffer(digests, np.uint8).reshape(-1, 16))
+    if pa.types.is_fixed_size_binary(codes.values.type):
+        return replace(codes, values=_fixed(codes.values))
+    said = (repr(value).encode() for value in codes.values.to_pylist())
+    digests = b"".join(xxhash.xxh3_128_digest(value) for value in said)
     return replace(codes, values=np.frombuffer(digests, np.uint8).reshape(-1, 16))
 
 
+def repeated(codes: Codes, apart: Sequence[np.ndarray], outside: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """(rows, their class) of packed codes that another row has too, by row; rows `outside` have none.
+
+    apart: uint8 [rows, k] each, in which rows of one class are equal too. Holds 8 bytes a row, and the rows that share
+    a hash; equality is that of the whole codes.
+    """
+    hashes, usable = Spill(), 0
+    for part in blocks(len(codes)):
+        own = usable_rows(codes, outside, part)
+        hashes.append(_hashes(_side_by_side(codes, own, apart)))
+        usable += len(own)
+    if not usable:
+        return np.zeros(0, np.int64), np.zeros(0, np.int64)
+    held = hashes.mapped()
+    ordered = np.array(held)
+    ordered.sort()
+    twice = np.unique(ordered[1:][ordered[1:] == ordered[:-1]])
+    del ordered
+    found, start = [np.zeros(0, np.int64)], 0
+    for part in blocks(len(codes)):
+        own = usable_rows(codes, outside, part)
+        mine = held[start : start + len(own)]
+        start += len(own)
+        if len(twice):
+            at = np.minimum(np.searchsorted(twice, mine), len(twice) - 1)
+            found.append(own[twice[at] == mine])
+    rows = np.concatenate(found)
+    ids = _binary(_side_by_side(codes, rows, apart)).dictionary_encode().indices.to_numpy(zero_copy_only=False)
+    several = np.bincount(ids)[ids] > 1 if len(ids) else np.zeros(0, bool)
+    return rows[several], np.unique(ids[several], return_inverse=True)[1].astype(np.int64)
+
+
+def usable_rows(codes: Codes, outside: np.ndarray, part: slice) -> np.ndarray:
+    """int64: the rows of a stretch that have a code to compare and are not `outside`."""
+    usable = codes.comparable[part] & ~outside[part]
+    if codes.comparison.kind != "equal":
+        usable &= ~codes.flat[part]
+    return np.flatnonzero(usable) + part.start
+
+
+def _side_by_side(codes: Codes, rows: np.ndarray, apart: Sequence[np.ndarray]) -> np.ndarray:
+    more = [column[rows].reshape(len(rows), int(np.prod(column.shape[1:]))).view(np.uint8) for column in apart]
+    parts = [codes.values[rows], *more]
+    return np.ascontiguousarray(np.hstack(parts)) if apart else np.ascontiguousarray(parts[0])
+
+
+def _hashes(held: np.ndarray) -> np.ndarray:
+    """uint64 [n] of uint8 [n, width]."""
+    padded = np.pad(held, ((0, 0), (0, -held.shape[1] % 8))).view(np.uint64)
+    mixed = np.full(len(held), held.shape[1], np.uint64)
+    for word in padded.T:
+        mixed = (mixed ^ word) * MIX
+        mixed ^= mixed >> np.uint64(29)
+    return mixed
+
+
+def _fixed(column: pa.Array) -> np.ndarray:
+    """binary(width) -> uint8 [n, width], zeros where it is null."""
+    width = column.type.byte_width
+    filled = pc.fill_null(column, bytes(width))
+    held = np.frombuffer(filled.buffers()[1], np.uint8, len(filled) * width, filled.offset * width)
+    return held.reshape(len(filled), width)
+
+
+def _binary(held: np.ndarray) -> pa.Array:
+    return pa.Array.from_buffers(pa.binary(held.shape[1]), len(held), [None, pa.py_buffer(held)])
+
+
 def _keys(codes: Codes, rows: np.ndarray, apart: np.ndarray | None) -> pa.Array:
-    if codes.comparison.kind == "equal":
+    if isinstance(codes.values, pa.Array):
         values = codes.values.take(pa.array(rows))
         if apart is None:
             return values
         pairs = zip(values.to_pylist(), apart[rows], strict=True)
         return pa.array([f"{value!r} {more.tobytes().hex()}" for value, more in pairs], pa.string())
     held = codes.values[rows] if apart is None else np.hstack([codes.values[rows], apart[rows]])
-    as_bytes = np.ascontiguousarray(held).view(np.uint8)
-    return pa.Array.from_buffers(pa.binary(as_bytes.shape[1]), len(held), [None, pa.py_buffer(as_bytes)])
+    return _binary(np.ascontiguousarray(held).view(np.uint8))
 
 
 def _bits(shard: Shard, comparison: Comparison, table: pa.Table, flat: np.ndarray) -> Codes:
     column = table[comparison.signal].combine_chunks()
     if not pa.types.is_fixed_size_binary(column.type):
         raise BadShard(f"{shard}: signals/{comparison.signal} holds {column.type}, not bits of one width")
-    width = column.type.byte_width
-    filled = b"".join(value or bytes(width) for value in column.to_pylist())
-    values = np.frombuffer(filled, np.uint8).reshape(-1, width)
-    return Codes(comparison, values, column.is_valid().to_numpy(zero_copy_only=False), flat)
+    return Codes(comparison, _fixed(column), column.is_valid().to_numpy(zero_copy_only=False), flat)
 
 
 def _vectors(shard: Shard, comparison: Comparison, flat: np.ndarray) -> Codes:

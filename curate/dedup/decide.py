@@ -1,20 +1,22 @@
 """Which rows stay: what a benchmark holds goes first, then every row that matches a better one."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 
-from curate.dataset import Dataset
 from curate.dedup.codes import Codes, Comparison
 from curate.dedup.faiss_install import load_search
-from curate.dedup.groups import CHAINED, Alike, Stars, closure, semantic, stars
-from curate.dedup.likeness import Crowd, Search, likeness
-from curate.dedup.pool import Pool, ranked
+from curate.dedup.groups import CHAINED, Stars, closure, semantic, stars
+from curate.dedup.likeness import Crowd, Likeness, Search, likeness
+from curate.dedup.pool import Pool, ranked, ranks
+from curate.dedup.spill import Texts, blocks
 from curate.errors import BadShard
 
 CROWDS = 100  # that the history names
+STRETCH = 16_384  # groups that are put together at a time
 GROUPS = pa.schema(
     [("keeper", pa.string()), ("shard", pa.string()), ("size", pa.int32()), ("texts", pa.list_(pa.string())),
      ("uids", pa.list_(pa.string())), ("shards", pa.list_(pa.string())), ("signals", pa.list_(pa.string())),
@@ -33,150 +35,181 @@ class Rule:
 
 @dataclass(frozen=True)
 class Decision:
-    """For each row of the pool: reason and signal (None where it is kept), its keeper's row (-1 where it is kept or a
-    benchmark holds it) and their distance (NaN where it is kept, or where only a chain connects them)."""
+    """What is dropped of a pool of `of` rows. rows: int64, ascending. For each: reason, signal, its keeper's row
+    (-1 where a benchmark holds it) and their distance (NaN where only a chain connects them)."""
 
+    of: int
+    rows: np.ndarray
     reason: np.ndarray
     signal: np.ndarray
     keeper: np.ndarray
     distance: np.ndarray
     crowds: list[Crowd]
 
-    @property
-    def kept(self) -> np.ndarray:
-        return self.reason == None  # noqa: E711 - elementwise on an object array
+    def outside(self) -> np.ndarray:
+        """bool [of]: what is dropped."""
+        found = np.zeros(self.of, bool)
+        found[self.rows] = True
+        return found
+
+    def between(self, start: int, stop: int) -> slice:
+        """Where the rows from start to stop stand."""
+        return slice(*np.searchsorted(self.rows, [start, stop]).tolist())
 
 
 def decide(pool: Pool, overlaps: Mapping[str, pa.Table], search: Search, rule: Rule = Rule()) -> Decision:
     """overlaps: benchmark -> matches (shard, uid, signal, distance); the first benchmark that holds a row names it."""
     found = _of_benchmarks(pool, overlaps)
     order = ranked(pool.rows)
-    rank = np.empty(len(order), np.int64)
-    rank[order] = np.arange(len(order))
-    outside = ~found.kept
+    rank = ranks(order)
     first = [codes for codes in pool.codes if not rule.semdedup or codes.comparison.kind != "cosine"]
-    alike = _likenesses(pool, first, rank, outside, search, found.crowds)
-    _drop(found, (closure if rule.closure else stars)(order, alike), [each.signal for each in alike])
+    alike = _likenesses(pool, first, rank, order, found, search)
+    rows = np.unique(np.concatenate([found.rows[:0], *(each.rows for each in alike)]))
+    compared = [each.among(rows) for each in alike]
+    star = (closure if rule.closure else stars)(np.argsort(rank[rows]), compared)
+    found = _drop(found, rows, star, [each.signal for each in compared])
     for codes in pool.codes:
         if rule.semdedup and codes.comparison.kind == "cosine":
-            (near,) = _likenesses(pool, [codes], rank, ~found.kept, search, found.crowds)
-            star = semantic(order, near, _hardness(pool, near, codes.comparison, search))
-            _drop(found, star, [near.signal], "semdedup")
+            (near,) = _likenesses(pool, [codes], rank, order, found, search)
+            hardness = _hardness(pool, near, codes.comparison, search)
+            star = semantic(np.argsort(rank[near.rows]), near.alike, hardness)
+            found = _drop(found, near.rows, star, [near.alike.signal], "semdedup")
     return found
 
 
 def _of_benchmarks(pool: Pool, overlaps: Mapping[str, pa.Table]) -> Decision:
-    reason, signal = np.full(len(pool), None, object), np.full(len(pool), None, object)
-    distance = np.full(len(pool), np.nan)
+    held: dict[int, tuple[str, str, float]] = {}
     for benchmark, matches in overlaps.items():
         rows = pool.find(matches["shard"], matches["uid"])
         for row, name, gap in zip(rows.tolist(), matches["signal"].to_pylist(), matches["distance"].to_pylist()):
-            if row >= 0 and reason[row] is None:
-                reason[row], signal[row], distance[row] = f"benchmark:{benchmark}", name, gap
-    return Decision(reason, signal, np.full(len(pool), -1, np.int64), distance, [])
+            if row >= 0:
+                held.setdefault(row, (f"benchmark:{benchmark}", name, gap))
+    rows = np.array(sorted(held), np.int64)
+    reasons, signals, gaps = ([held[row][at] for row in rows.tolist()] for at in range(3))
+    nobody = np.full(len(rows), -1, np.int64)
+    return Decision(len(pool), rows, _objects(reasons), _objects(signals), nobody, np.array(gaps, np.float64), [])
 
 
-def _likenesses(pool: Pool, columns: Sequence[Codes], rank: np.ndarray, outside: np.ndarray, search: Search,
-                crowds: list[Crowd]) -> list[Alike]:  # fmt: skip
-    alike = []
+def _likenesses(pool: Pool, columns: Sequence[Codes], rank: np.ndarray, order: np.ndarray, found: Decision,
+                search: Search) -> list[Likeness]:  # fmt: skip
+    alike, outside = [], found.outside()
     for codes in columns:
-        found, crowded = likeness(pool, codes, rank, outside, search)
-        alike.append(found)
-        crowds += crowded
+        near, crowded = likeness(pool, codes, rank, order, outside, search)
+        alike.append(near)
+        found.crowds.extend(crowded)
     return alike
 
 
-def _drop(found: Decision, star: Stars, signals: Sequence[str], reason: str | None = None) -> None:
-    """Write what the stars drop into a decision."""
+def _drop(
+    found: Decision, rows: np.ndarray, star: Stars, signals: Sequence[str], reason: str | None = None
+) -> Decision:
+    """The decision with what the stars of some rows drop."""
     dropped = star.keeper >= 0
     names = np.array([*signals, "closure"], object)
-    by = np.where(star.matched_by[dropped] == CHAINED, len(signals), star.matched_by[dropped])
-    found.signal[dropped], found.reason[dropped] = names[by], reason or names[by]
-    found.keeper[dropped], found.distance[dropped] = star.keeper[dropped], star.distance[dropped]
+    by = names[np.where(star.matched_by[dropped] == CHAINED, len(signals), star.matched_by[dropped])]
+    keeper = np.concatenate([found.keeper, rows[star.keeper[dropped]]])
+    all_rows = np.concatenate([found.rows, rows[dropped]])
+    order = np.argsort(all_rows)
+    all_rows, keeper = all_rows[order], keeper[order]
+    reasons = by if reason is None else np.full(len(by), reason, object)
     # a keeper that a later rule dropped is no keeper: what hung on it hangs on its own
-    lost = np.flatnonzero((found.keeper >= 0) & dropped[np.maximum(found.keeper, 0)])
-    found.keeper[lost] = found.keeper[found.keeper[lost]]
+    if len(all_rows):
+        at = np.minimum(np.searchsorted(all_rows, keeper), len(all_rows) - 1)
+        keeper = np.where((all_rows[at] == keeper) & (keeper >= 0), keeper[at], keeper)
+    return Decision(
+        found.of, all_rows, np.concatenate([found.reason, reasons])[order], np.concatenate([found.signal, by])[order],
+        keeper, np.concatenate([found.distance, star.distance[dropped]])[order], found.crowds,
+    )  # fmt: skip
 
 
-def _hardness(pool: Pool, alike: Alike, comparison: Comparison, search: Search) -> np.ndarray:
-    """float64 [classes]: similarity of each class to the mean of its k-means cluster."""
-    valid = np.flatnonzero(alike.classes >= 0)
-    rows = np.zeros(int(alike.classes.max(initial=-1)) + 1, np.int64)
-    rows[alike.classes[valid]] = valid
-    return load_search().hardness(pool.vectors(comparison, rows, search.whitenings.get(comparison.signal)))
+def _objects(values: Sequence[str | float]) -> np.ndarray:
+    held = np.empty(len(values), object)
+    held[:] = values
+    return held
+
+
+def _hardness(pool: Pool, near: Likeness, comparison: Comparison, search: Search) -> np.ndarray:
+    """float64 [classes]: similarity of each class to the mean of its k-means cluster, among all."""
+    vectors = pool.vectors(comparison, near.first, search.whitenings.get(comparison.signal))
+    return load_search().hardness(vectors)[near.numbers]
 
 
 def selection_table(pool: Pool, decision: Decision, at: int) -> pa.Table:
     """The rows of one shard as a selection holds them: uid, weight (0 = dropped), reason, keeper, signal, distance."""
-    part = slice(int(pool.bounds[at]), int(pool.bounds[at + 1]))
-    weight = np.where(decision.kept[part], pool.rows["weight"].to_numpy()[part], 0).astype(np.int32)
-    keeper = decision.keeper[part]
-    distance = decision.distance[part]
+    start, stop = pool.bounds[at : at + 2].tolist()
+    own = decision.between(start, stop)
+    places = decision.rows[own] - start
+    weight = pool.rows["weight"].chunk(0).slice(start, stop - start).to_numpy().copy()
+    weight[places] = 0
+    keeper, distance = np.full(len(weight), -1, np.int64), np.full(len(weight), np.nan)
+    keeper[places], distance[places] = decision.keeper[own], decision.distance[own]
+    reason, signal = np.full(len(weight), None, object), np.full(len(weight), None, object)
+    reason[places], signal[places] = decision.reason[own], decision.signal[own]
     columns = {
-        "uid": pool.rows["uid"].slice(part.start, part.stop - part.start),
+        "uid": pool.uids_of(at),
         "weight": pa.array(weight),
-        "reason": pa.array(decision.reason[part], pa.string()),
-        "keeper": pool.rows["uid"].take(pa.array(keeper, mask=keeper < 0)),
-        "signal": pa.array(decision.signal[part], pa.string()),
+        "reason": pa.array(reason, pa.string()),
+        "keeper": pool.uids(keeper, keeper < 0),
+        "signal": pa.array(signal, pa.string()),
         "distance": pa.array(distance, pa.float64(), mask=np.isnan(distance)),
     }
     return pa.table(columns).combine_chunks()
 
 
-def groups_table(dataset: Dataset, pool: Pool, decision: Decision) -> pa.Table:
+def groups_tables(pool: Pool, decision: Decision) -> Iterator[pa.Table]:
     """One row for each keeper that others were dropped for, sorted by keeper: its uid and shard, all distinct texts of
     the group (its own first), and the uid, shard, signal and distance of each dropped row, by uid. Raises BadShard."""
-    dropped = np.flatnonzero(decision.keeper >= 0)
-    uids, shards = _strings(pool.rows, "uid", dropped), _strings(pool.rows, "shard", dropped)
-    members: dict[int, list[tuple[str, str, int]]] = {}
-    for row, uid, shard in zip(dropped.tolist(), uids, shards, strict=True):
-        members.setdefault(int(decision.keeper[row]), []).append((uid, shard, row))
-    keepers = np.array(sorted(members), np.int64)
-    texts = _texts(dataset, pool, np.concatenate([keepers, dropped]).astype(np.int64))
-    names = zip(_strings(pool.rows, "uid", keepers), _strings(pool.rows, "shard", keepers), keepers.tolist())
-    groups = []
-    for uid, shard, keeper in sorted(names):
-        group = sorted(members[keeper])
-        rows = [row for _, _, row in group]
-        others = sorted({texts[row] for row in rows} - {texts[keeper]})
-        groups.append(
-            {
-                "keeper": uid,
-                "shard": shard,
-                "size": len(group) + 1,
-                "texts": [texts[keeper], *others],
-                "uids": [member for member, _, _ in group],
-                "shards": [where for _, where, _ in group],
-                "signals": decision.signal[rows].tolist(),
-                "distances": decision.distance[rows].tolist(),
-            }
-        )
-    return pa.Table.from_pylist(groups, GROUPS)
+    hanging = np.flatnonzero(decision.keeper >= 0)
+    dropped, keeper = decision.rows[hanging], decision.keeper[hanging]
+    keepers = np.unique(keeper)
+    held = np.union1d(keepers, dropped)
+    texts = _texts(pool, held)
+    keepers = keepers[pc.sort_indices(pool.uids(keepers)).to_numpy()]  # stable: equal uids by row, so by shard
+    by_keeper = np.argsort(keeper, kind="stable")
+    keeper = keeper[by_keeper]
+    yield GROUPS.empty_table()
+    for start in range(0, len(keepers), STRETCH):
+        own = keepers[start : start + STRETCH]
+        bounds = zip(np.searchsorted(keeper, own).tolist(), np.searchsorted(keeper, own, "right").tolist(), strict=True)
+        groups = []
+        for row, uid, shard, (first, last) in zip(own.tolist(), pool.uids(own).to_pylist(), pool.shard_names(own),
+                                                  bounds, strict=True):  # fmt: skip
+            at = hanging[by_keeper[first:last]]
+            rows = decision.rows[at]
+            members = sorted(zip(pool.uids(rows).to_pylist(), pool.shard_names(rows), at.tolist(), strict=True))
+            at = np.array([place for _, _, place in members])
+            said = texts.take(pa.array(np.searchsorted(held, [row, *decision.rows[at].tolist()]))).to_pylist()
+            groups.append({
+                "keeper": uid, "shard": shard, "size": len(members) + 1,
+                "texts": [said[0], *sorted({*said} - {said[0]})],
+                "uids": [member for member, _, _ in members], "shards": [where for _, where, _ in members],
+                "signals": decision.signal[at].tolist(), "distances": decision.distance[at].tolist(),
+            })  # fmt: skip
+        yield pa.Table.from_pylist(groups, GROUPS)
 
 
-def _texts(dataset: Dataset, pool: Pool, rows: np.ndarray) -> dict[int, str]:
-    """The captions of some rows; only the shards that hold them are read."""
-    found: dict[int, str] = {}
+def _texts(pool: Pool, rows: np.ndarray) -> pa.Array:
+    """The captions of some rows, ascending, mapped; only the shards that hold them are read."""
+    found = Texts()
     for at, shard in enumerate(pool.shards):
-        own = np.unique(rows[(rows >= pool.bounds[at]) & (rows < pool.bounds[at + 1])])
-        if len(own):
+        start, stop = np.searchsorted(rows, pool.bounds[at : at + 2]).tolist()
+        if start < stop:
             table = shard.rows().select(["uid", "caption"])
             captions = dict(zip(table["uid"].to_pylist(), table["caption"].to_pylist(), strict=True))
-            uids = _strings(pool.rows, "uid", own)
+            uids = pool.uids(rows[start:stop]).to_pylist()
             if any(uid not in captions for uid in uids):
                 raise BadShard(f"{shard}: its rows changed while dedup ran; run it again")
-            found |= {row: captions[uid] for row, uid in zip(own.tolist(), uids, strict=True)}
-    return found
+            found.append([captions[uid] for uid in uids])
+    return found.mapped()
 
 
-def _strings(rows: pa.Table, column: str, at: np.ndarray) -> list[str]:
-    return rows[column].take(pa.array(at, pa.int64())).to_pylist()
-
-
-def _undecodable(pool: Pool) -> np.ndarray:
-    """bool [rows]: what lacks a hash of its picture; such rows stay, unless another file has the same bytes."""
+def _undecodable(pool: Pool) -> int:
+    """How many rows lack a hash of their picture; they stay, unless another file has the same bytes."""
     columns = [codes for codes in pool.codes if codes.comparison.kind != "cosine"]
-    return ~np.logical_and.reduce([np.ones(len(pool), bool), *(codes.comparable for codes in columns)])
+    if not columns:
+        return 0
+    return sum(int((~np.logical_and.reduce([codes.comparable[part] for codes in columns])).sum())
+               for part in blocks(len(pool)))  # fmt: skip
 
 
 def counts(pool: Pool, decision: Decision, signals: Sequence[str]) -> dict[str, object]:
@@ -187,9 +220,9 @@ def counts(pool: Pool, decision: Decision, signals: Sequence[str]) -> dict[str, 
     chained = bool((inside == "closure").any())
     return {
         "of": len(pool),
-        "kept": int(decision.kept.sum()),
+        "kept": len(pool) - len(decision.rows),
         "duplicates": {name: int((inside == name).sum()) for name in [*signals, *(["closure"] * chained)]},
-        "undecodable": int(_undecodable(pool).sum()),
+        "undecodable": _undecodable(pool),
         "groups": len(np.unique(decision.keeper[decision.keeper >= 0])),
         "crowds": [
             {"signal": crowd.signal, "uid": pool.rows["uid"][crowd.row].as_py(), "codes": crowd.codes}

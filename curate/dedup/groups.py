@@ -12,6 +12,8 @@ from scipy.sparse.csgraph import connected_components
 
 CHAINED = -2  # matched_by of a row that only a chain of others connects with its keeper
 
+STRETCH = 65_536  # rows that are turned into Python's numbers at a time
+
 
 @dataclass(frozen=True)
 class Alike:
@@ -48,20 +50,25 @@ def stars(ranked: np.ndarray, likenesses: Sequence[Alike]) -> Stars:
     matched_by = np.full(len(ranked), -1, np.int64)
     distance = np.full(len(ranked), np.nan)
     near = [_neighbours(alike) for alike in likenesses]
-    taken: list[dict[int, tuple[int, float]]] = [{} for _ in likenesses]  # class -> (keeper, distance)
-    class_of = [alike.classes for alike in likenesses]
-    for row in ranked[_matching(likenesses, len(ranked))[ranked]].tolist():
-        own = [int(classes[row]) for classes in class_of]
-        match = next((at for at, cls in enumerate(own) if cls in taken[at]), None)
+    # of each class: the row that was taken for it, and how near; views give plain numbers, and hold 8 bytes each
+    taken = [_view(np.full(len(starts), -1, np.int64)) for starts, _, _ in near]
+    gap_to = [_view(np.zeros(len(starts))) for starts, _, _ in near]
+    class_of = [_view(np.ascontiguousarray(alike.classes)) for alike in likenesses]
+    visited = ranked[_matching(likenesses, len(ranked))[ranked]]
+    for row in (row for start in range(0, len(visited), STRETCH) for row in visited[start : start + STRETCH].tolist()):
+        own = [classes[row] for classes in class_of]
+        match = next((at for at, cls in enumerate(own) if cls >= 0 and taken[at][cls] >= 0), None)
         if match is not None:
             matched_by[row] = match
-            keeper[row], distance[row] = taken[match][own[match]]
+            keeper[row], distance[row] = taken[match][own[match]], gap_to[match][own[match]]
             continue
         for at, cls in enumerate(own):
             if cls >= 0:
-                taken[at][cls] = (row, 0.0)
-                for other, gap in near[at].get(cls, ()):
-                    taken[at].setdefault(other, (row, gap))
+                taken[at][cls] = row
+                starts, others, gaps = near[at]
+                for place in range(starts[cls], starts[cls + 1]):
+                    if taken[at][others[place]] < 0:
+                        taken[at][others[place]], gap_to[at][others[place]] = row, gaps[place]
     return Stars(keeper, matched_by, distance)
 
 
@@ -150,9 +157,15 @@ def _matching(likenesses: Sequence[Alike], rows: int) -> np.ndarray:
     return found
 
 
-def _neighbours(alike: Alike) -> dict[int, list[tuple[int, float]]]:
-    near: dict[int, list[tuple[int, float]]] = {}
-    for a, b, gap in zip(alike.a.tolist(), alike.b.tolist(), alike.distance.tolist(), strict=True):
-        near.setdefault(a, []).append((b, gap))
-        near.setdefault(b, []).append((a, gap))
-    return near
+def _neighbours(alike: Alike) -> tuple[memoryview, memoryview, memoryview]:
+    """(start, class, distance): the neighbours of class c stand from start[c] to start[c + 1]."""
+    classes = int(max((held.max(initial=-1) for held in (alike.classes, alike.a, alike.b)), default=-1)) + 1
+    of, others = np.concatenate([alike.a, alike.b]), np.concatenate([alike.b, alike.a])
+    order = np.argsort(of, kind="stable")
+    starts = np.searchsorted(of[order], np.arange(classes + 1)).astype(np.int64)
+    gaps = np.tile(np.asarray(alike.distance, np.float64), 2)[order]
+    return _view(starts), _view(others[order].astype(np.int64)), _view(gaps)
+
+
+def _view(held: np.ndarray) -> memoryview:
+    return np.ascontiguousarray(held).data

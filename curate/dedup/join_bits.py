@@ -26,9 +26,11 @@ from curate.dedup.hamming import (
 from curate.files import Folder
 from curate.work import Engine, Report, run_all
 
-BUCKET = 4_000_000  # codes in a range, about; fewer are joined by the driver itself
+SMALL = 100_000  # codes that the driver joins itself
+BUCKET = 4_000_000  # codes in a range, about
 RANGES, MOST = 16, 16_000_000  # ranges from which they grow, since each is a pass over all codes; codes in one then
-PART = 4_000_000  # codes in a file
+PART = 500_000  # codes in a file
+STRETCH = 100_000  # codes that are looked at together
 FEW = 10_000  # codes that tables are planned for at least: fewer would simply be compared
 SCHEMA = pa.schema([("i", pa.int64()), ("j", pa.int64()), ("distance", pa.float64())])
 CROWDS = pa.schema([("first", pa.int64()), ("codes", pa.int64())])
@@ -82,23 +84,31 @@ class JoinBits:
 
 
 def code_pairs(folder: Folder, codes: np.ndarray, threshold: int, recall: float, engine: str | Engine,
-               capped: Capped) -> Pairs:  # fmt: skip
-    """hamming_pairs of uint8 [n, bytes] codes by tasks; their files stand below `folder`. Raises CurateError."""
-    bits = codes.shape[1] * 8
-    plan = tables(max(len(codes), FEW), bits, threshold, recall)
+               capped: Capped, rows: np.ndarray | None = None) -> Pairs:  # fmt: skip
+    """hamming_pairs of uint8 [n, bytes] codes by tasks, or of those that `rows` names, in its order; their files stand
+    below `folder`. Raises CurateError."""
+    count, bits = len(codes) if rows is None else len(rows), codes.shape[1] * 8
+    plan = tables(max(count, FEW), bits, threshold, recall)
     if not len(plan):  # so large a threshold that no table helps
-        return hamming_pairs(codes, threshold, recall=recall, capped=capped)
-    digest = xxhash.xxh3_64_hexdigest(np.ascontiguousarray(codes).data)[:12]
-    of = ranges_of(len(codes))
-    own = folder.within(f"{digest}-{threshold}-{len(plan)}-{of}")
-    parts = range(-(-len(codes) // PART))
+        return hamming_pairs(codes if rows is None else codes[rows], threshold, recall=recall, capped=capped)
+    digest = xxhash.xxh3_64()
+    for start in range(0, count, STRETCH):
+        digest.update(_stretch(codes, rows, start, min(start + STRETCH, count)).data)
+    of = ranges_of(count)
+    own = folder.within(f"{digest.hexdigest()[:12]}-{threshold}-{len(plan)}-{of}")
+    parts = range(-(-count // PART))
     for number in parts:
         if not own.exists(words_of(number)):
-            own.write_array(words_of(number), as_words(codes[number * PART : (number + 1) * PART]).T)
+            held = _stretch(codes, rows, number * PART, min((number + 1) * PART, count))
+            own.write_array(words_of(number), as_words(held).T)
     ranges = [Range(table, number, of) for table in range(len(plan)) for number in range(of)]
     task = JoinBits(own, len(parts), bits, threshold, plan)
     run_all(task, ranges, engine, "join codes").whole("run it again")
     return read_pairs(own, [str(part) for part in ranges], capped)
+
+
+def _stretch(codes: np.ndarray, rows: np.ndarray | None, start: int, stop: int) -> np.ndarray:
+    return np.ascontiguousarray(codes[start:stop] if rows is None else codes[rows[start:stop]])
 
 
 def write_pairs(folder: Folder, name: str, pairs: Pairs, capped: Capped) -> None:

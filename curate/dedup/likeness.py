@@ -1,20 +1,21 @@
 """What each signal of a pool takes for alike: classes of equal codes, and the pairs of classes that are near.
 
 The image that ranks best stands for its class, and classes are numbered by it: where a crowd of like codes is too large
-to be compared in full, all of it is compared with its best images.
+to be compared in full, all of it is compared with its best images. Only rows that are like another come back.
 """
 
-from collections.abc import Mapping
-from dataclasses import dataclass, field
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 
 from curate.dedup import join_bits, join_vectors
-from curate.dedup.codes import Codes, Comparison, classes
+from curate.dedup.codes import Codes, Comparison, repeated, usable_rows
 from curate.dedup.faiss_install import load_search
 from curate.dedup.groups import Alike
 from curate.dedup.hamming import RECALL, Capped, Pairs, hamming_pairs
 from curate.dedup.pool import Pool
+from curate.dedup.spill import Spill, blocks
 from curate.dedup.whiten import Whitening
 from curate.work import Engine
 
@@ -42,35 +43,93 @@ class Crowd:
     codes: int
 
 
+@dataclass(frozen=True)
+class Likeness:
+    """What one column says. rows: int64, ascending, those that are like another row; alike.classes holds the class of
+    each of them, numbered by their best rows, which `best` names. first: the best row of every class, best first,
+    mapped; numbers: the place of alike's classes in it."""
+
+    rows: np.ndarray
+    alike: Alike
+    first: np.ndarray
+    numbers: np.ndarray
+
+    def among(self, rows: np.ndarray) -> Alike:
+        """The same for a list of rows, ascending."""
+        classes = np.full(len(rows), -1, np.int64)
+        if len(self.rows):
+            at = np.minimum(np.searchsorted(self.rows, rows), len(self.rows) - 1)
+            own = self.rows[at] == rows
+            classes[own] = self.alike.classes[at[own]]
+        return replace(self.alike, classes=classes)
+
+
 def likeness(
-    pool: Pool, codes: Codes, rank: np.ndarray, outside: np.ndarray, search: Search
-) -> tuple[Alike, list[Crowd]]:
-    """What one column of codes says of the rows that are not `outside`. rank: int64 [rows], 0 is the best."""
+    pool: Pool, codes: Codes, rank: np.ndarray, order: np.ndarray, outside: np.ndarray, search: Search
+) -> tuple[Likeness, list[Crowd]]:
+    """What one column of codes says of the rows that are not `outside`. order: int64 [rows], best first; rank: int64
+    [rows], 0 is the best."""
     comparison = codes.comparison
-    apart = _apart(pool, comparison)
-    ids, first = _by_rank(*classes(codes.without(outside), apart), rank)
-    capped: Capped = []
+    rows, ids = repeated(codes, _apart(pool, comparison), outside)
     if comparison.kind == "equal":
-        pairs = (np.zeros(0, np.int64), np.zeros(0, np.int64), np.zeros(0))
-    elif comparison.kind == "hamming":
-        pairs = _code_pairs(pool, codes, first, search, capped)
-    else:
-        pairs = _vector_pairs(pool, comparison, first, search, capped)
-    i, j, distance = pairs
+        best, ids = _best(rows, ids, rank)
+        none = np.zeros(0, np.int64)
+        alike = Alike(comparison.signal, ids, none, none, np.zeros(0))
+        return Likeness(rows, alike, best, np.arange(len(best))), []
+    first, numbers, ids = _firsts(codes, outside, order, rank, rows, ids)
+    capped: Capped = []
+    find = _code_pairs if comparison.kind == "hamming" else _vector_pairs
+    i, j, distance = find(pool, codes, first, search, capped)
     same = ~told_apart(pool, first[i], first[j])
+    i, j, distance = i[same], j[same], distance[same].astype(np.float64)
     crowds = [Crowd(comparison.signal, int(first[at]), size) for at, size in sorted(set(capped))]
-    return Alike(comparison.signal, ids, i[same], j[same], distance[same].astype(np.float64)), crowds
+    single = np.setdiff1d(np.concatenate([i, j]), numbers)
+    used = np.union1d(numbers, single)
+    rows, classes = np.concatenate([rows, first[single]]), np.concatenate([numbers[ids], single])
+    by_row = np.argsort(rows)
+    classes, i, j = (np.searchsorted(used, held) for held in (classes[by_row], i, j))
+    return Likeness(rows[by_row], Alike(comparison.signal, classes, i, j, distance), first, used), crowds
+
+
+def _best(rows: np.ndarray, ids: np.ndarray, rank: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """The best row of each class, best first, and the classes of the rows numbered by it."""
+    by_rank = np.argsort(rank[rows])
+    old, at = np.unique(ids[by_rank], return_index=True)
+    number = np.empty(len(old), np.int64)
+    number[old[np.argsort(at)]] = np.arange(len(old))
+    return rows[by_rank][np.sort(at)], number[ids]
+
+
+def _firsts(codes: Codes, outside: np.ndarray, order: np.ndarray, rank: np.ndarray, rows: np.ndarray,
+            ids: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:  # fmt: skip
+    """The best row of every class, best first, mapped; where the best of `rows` stand in it; their classes by rank."""
+    best, ids = _best(rows, ids, rank)
+    left_out = np.ones(len(codes), bool)
+    for part in blocks(len(codes)):
+        left_out[usable_rows(codes, outside, part)] = False
+    left_out[rows] = True
+    left_out[best] = False
+    spill, numbers, several = Spill(), [np.zeros(0, np.int64)], np.sort(best)
+    for part in blocks(len(order)):
+        own = order[part]
+        own = own[~left_out[own]]
+        if len(several):
+            at = np.minimum(np.searchsorted(several, own), len(several) - 1)
+            numbers.append(np.flatnonzero(several[at] == own) + spill.rows)
+        spill.append(own)
+    return (spill.mapped() if spill.rows else np.zeros(0, np.int64)), np.concatenate(numbers), ids
 
 
 def _code_pairs(pool: Pool, codes: Codes, first: np.ndarray, search: Search, capped: Capped) -> Pairs:
-    own, threshold = codes.values[first], int(codes.comparison.threshold)
-    if len(own) <= join_bits.BUCKET:
-        return hamming_pairs(own, threshold, recall=search.recall, capped=capped)
+    threshold = int(codes.comparison.threshold)
+    if len(first) <= min(join_bits.SMALL, join_bits.BUCKET):
+        return hamming_pairs(codes.values[first], threshold, recall=search.recall, capped=capped)
     folder = pool.dataset.folder.within(f"{search.folder}/{codes.comparison.signal}")
-    return join_bits.code_pairs(folder, own, threshold, search.recall, search.engine, capped)
+    return join_bits.code_pairs(folder, codes.values, threshold, search.recall, search.engine, capped, first)
 
 
-def _vector_pairs(pool: Pool, comparison: Comparison, first: np.ndarray, search: Search, capped: Capped) -> Pairs:
+def _vector_pairs(pool: Pool, codes: Codes, first: np.ndarray, search: Search, capped: Capped) -> Pairs:
+    comparison = codes.comparison
     whitening = search.whitenings.get(comparison.signal)
     if len(first) <= join_vectors.EXACT:
         return load_search().cosine_pairs(pool.vectors(comparison, first, whitening), comparison.threshold)
@@ -95,21 +154,7 @@ def _chroma(colours: np.ndarray) -> np.ndarray:
     return (colours - grey) / (grey + GREY)
 
 
-def _apart(pool: Pool, comparison: Comparison) -> np.ndarray | None:
-    """uint8 [rows, k], in which rows must be equal to share a class; None where nothing but the code counts."""
-    parts = [pool.moving[:, None].astype(np.uint8)] if pool.moving.any() else []
-    if pool.colours is not None and comparison.kind != "equal":
-        parts.append(pool.colours.reshape(len(pool.colours), -1))
-    return np.hstack(parts) if parts else None
-
-
-def _by_rank(ids: np.ndarray, first: np.ndarray, rank: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """The classes numbered by the rank of their best row, and that row of each."""
-    rows = np.flatnonzero(ids >= 0)
-    rows = rows[np.argsort(rank[rows])]
-    old, at = np.unique(ids[rows], return_index=True)
-    order = np.argsort(at)
-    number = np.empty(len(first), np.int64)
-    number[old[order]] = np.arange(len(old))
-    renamed = np.where(ids >= 0, number[np.maximum(ids, 0)] if len(number) else -1, -1)
-    return renamed, rows[at[order]]
+def _apart(pool: Pool, comparison: Comparison) -> Sequence[np.ndarray]:
+    """Columns in which rows must be equal to share a class."""
+    colours = [pool.colours] if pool.colours is not None and comparison.kind != "equal" else []
+    return [*([pool.moving] if pool.moving.any() else []), *colours]

@@ -1,9 +1,10 @@
 """The rows that a dedup run considers, over all shards, with their codes and their rank as keepers.
 
-Vectors stay in their files: a pool holds their digests, and reads those it compares.
+A row is a number. What is known of it lies in mapped files (`spill`), so that no memory grows with uids and codes.
+Vectors stay where they are: a pool holds their digests, and reads those it compares.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -11,29 +12,27 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from curate.dataset import Dataset
-from curate.dedup.codes import Codes, Comparison, digested, joined, read
+from curate.dedup.codes import Codes, Comparison, packed, read
+from curate.dedup.spill import Spill, Texts, blocks
 from curate.dedup.whiten import Whitening
 from curate.errors import BadShard, CurateError
 from curate.shard import Shard
 
 CLIP_DIGITS = 3  # batching on a GPU moves the last digits of a score; they must not choose keepers
-ROWS = pa.schema(
-    [("uid", pa.string()), ("weight", pa.int32()), ("pixels", pa.int64()), ("original", pa.int64()),
-     ("clip", pa.float64()), ("shard", pa.string())]
-)  # fmt: skip
+KEYS = {"weight": np.int32, "pixels": np.int64, "original": np.int64, "clip": np.float64}
 
 
 @dataclass(frozen=True)
 class Pool:
-    """rows: one for each pair, shard by shard, by uid within each. codes: one for each compared column; of vectors
-    only digests. moving: bool [rows], animated files, where "flags" was measured. colours: uint8 [rows, 8, 8, 3], where
-    they tell pictures apart."""
+    """rows: one for each pair, shard by shard, by uid within each: uid, weight and what ranks keepers. codes: one for
+    each compared column; of vectors only digests. moving: bool [rows], animated files, where "flags" was measured.
+    colours: uint8 [rows, 8, 8, 3], where they tell pictures apart. All of it is mapped."""
 
     dataset: Dataset
     shards: list[Shard]
     bounds: np.ndarray  # int64 [shards + 1]: where the rows of each shard begin
     rows: pa.Table
-    place: np.ndarray  # int64 [rows]: where each row stands among all rows of its shard
+    place: np.ndarray  # int32 [rows]: where each row stands among all rows of its shard
     codes: list[Codes]
     moving: np.ndarray
     colours: np.ndarray | None
@@ -42,6 +41,22 @@ class Pool:
     def __len__(self) -> int:
         return len(self.rows)
 
+    def uids(self, rows: np.ndarray, absent: np.ndarray | None = None) -> pa.Array:
+        """The uids of some rows, null where the boolean array `absent` is true."""
+        return self.rows["uid"].chunk(0).take(pa.array(rows, pa.int64(), mask=absent)).cast(pa.string())
+
+    def uids_of(self, at: int) -> pa.Array:
+        """The uids of a shard's rows."""
+        start, stop = self.bounds[at : at + 2].tolist()
+        return self.rows["uid"].chunk(0).slice(start, stop - start).cast(pa.string())
+
+    def shard_of(self, rows: np.ndarray) -> np.ndarray:
+        """int64: the place in `shards` of the shard that holds each row."""
+        return np.searchsorted(self.bounds, rows, "right") - 1
+
+    def shard_names(self, rows: np.ndarray) -> list[str]:
+        return [self.shards[at].name for at in self.shard_of(rows).tolist()]
+
     def find(self, shards: pa.ChunkedArray, uids: pa.ChunkedArray) -> np.ndarray:
         """int64: the row of each (shard name, uid), -1 where the pool does not hold it."""
         found = np.full(len(uids), -1, np.int64)
@@ -49,9 +64,8 @@ class Pool:
         for at, shard in enumerate(self.shards):
             asked = np.flatnonzero(wanted == shard.name)
             if len(asked):
-                held = self.rows["uid"].slice(self.bounds[at], self.bounds[at + 1] - self.bounds[at])
-                place = pc.index_in(uids.take(pa.array(asked)), value_set=held.combine_chunks())
-                found[asked] = pc.fill_null(pc.add(place, int(self.bounds[at])), -1).to_numpy()
+                place = pc.index_in(uids.take(pa.array(asked)), value_set=self.uids_of(at))
+                found[asked] = pc.fill_null(pc.add(place.cast(pa.int64()), int(self.bounds[at])), -1).to_numpy()
         return found
 
     def vectors(self, comparison: Comparison, rows: np.ndarray, whitening: Whitening | None = None) -> np.ndarray:
@@ -80,28 +94,19 @@ def collect(dataset: Dataset, compared: Sequence[Comparison], parent: str | None
 
     Raises CurateError where the shards' codes have different lengths.
     """
-    shards, found = [], []
+    shards: list[Shard] = []
+    columns = _Columns()
     failures: dict[str, str] = {}
-    lengths: dict[str, set[int]] = {comparison.signal: set() for comparison in compared}
     for shard in dataset.shards:
         if str(shard) in dataset.failures:
             continue
         try:
-            found.append(_read(dataset, shard, compared, parent, colours, lengths))
+            columns.append(_read(dataset, shard, compared, parent, colours))
         except BadShard as error:
             failures[str(shard)] = str(error)
             continue
         shards.append(shard)
-    for comparison in compared:
-        if len(lengths[comparison.signal]) > 1:
-            raise CurateError(lengths_differ(comparison, lengths[comparison.signal]))
-    bounds = np.cumsum([0, *(len(part.rows) for part in found)])
-    rows = pa.concat_tables([ROWS.empty_table(), *(part.rows for part in found)]).combine_chunks()
-    codes = [joined(parts) for parts in zip(*(part.codes for part in found), strict=True)]
-    none = np.zeros(0, np.int64)
-    return Pool(dataset, shards, bounds, rows, np.concatenate([none, *(part.place for part in found)]), codes,
-                np.concatenate([none.astype(bool), *(part.moving for part in found)]),
-                np.concatenate([part.colours for part in found]) if colours and found else None, failures)  # fmt: skip
+    return columns.pool(dataset, shards, failures, colours)
 
 
 def lengths_differ(comparison: Comparison, lengths: set[int]) -> str:
@@ -110,25 +115,74 @@ def lengths_differ(comparison: Comparison, lengths: set[int]) -> str:
 
 
 def ranked(rows: pa.Table) -> np.ndarray:
-    """The rows, best keeper first: most pixels, most pixels before resizing, best CLIP score (rounded), then uid."""
-    keys = [("pixels", "descending"), ("original", "descending"), ("clip", "descending"), ("uid", "ascending"),
-            ("shard", "ascending")]  # fmt: skip
-    return pc.sort_indices(rows, sort_keys=keys).to_numpy().astype(np.int64)
+    """int64, mapped: the rows, best keeper first: most pixels, most pixels before resizing, best CLIP score (rounded),
+    then uid, then shard (the sort is stable)."""
+    keys = [("pixels", "descending"), ("original", "descending"), ("clip", "descending"), ("uid", "ascending")]
+    order = Spill()
+    order.append(pc.sort_indices(rows, sort_keys=keys).to_numpy().view(np.int64))
+    return order.mapped()
+
+
+def ranks(order: np.ndarray) -> np.ndarray:
+    """int64 [rows], mapped: the rank of each row, 0 is the best."""
+    rank = Spill()
+    for part in blocks(len(order)):
+        rank.append(np.zeros(part.stop - part.start, np.int64))
+    held = rank.mapped()
+    for part in blocks(len(order)):
+        held[order[part]] = np.arange(part.start, part.stop)
+    return held
 
 
 @dataclass(frozen=True)
 class _Part:
-    """A shard's share of a pool."""
+    """A shard's share of a pool. keys: what ranks keepers, and the weight."""
 
-    rows: pa.Table
+    uids: pa.Array
+    keys: dict[str, np.ndarray]
     place: np.ndarray
     codes: list[Codes]
     moving: np.ndarray
     colours: np.ndarray
 
 
-def _read(dataset: Dataset, shard: Shard, compared: Sequence[Comparison], parent: str | None, colours: bool,
-          lengths: Mapping[str, set[int]]) -> _Part:  # fmt: skip
+class _Columns:
+    """The columns of a pool, growing shard by shard."""
+
+    def __init__(self) -> None:
+        self.spills: dict[str, Spill] = {}
+        self.comparisons: list[Comparison] = []
+        self.widths: dict[int, set[int]] = {}
+        self.bounds, self.uids = [0], Texts()
+
+    def append(self, part: _Part) -> None:
+        self.uids.append(part.uids.to_pylist())
+        columns = {"place": part.place.astype(np.int32), "moving": part.moving, "colours": part.colours, **part.keys}
+        for at, codes in enumerate(part.codes):
+            self.widths.setdefault(at, set()).add(codes.values.shape[1])
+            columns |= {f"{at} values": codes.values, f"{at} comparable": codes.comparable, f"{at} flat": codes.flat}
+        for name, column in columns.items():
+            self.spills.setdefault(name, Spill()).append(column)
+        self.comparisons = [codes.comparison for codes in part.codes]
+        self.bounds.append(self.bounds[-1] + len(part.place))
+
+    def pool(self, dataset: Dataset, shards: list[Shard], failures: dict[str, str], colours: bool) -> Pool:
+        """Raises CurateError where the shards' codes have different lengths."""
+        for at, comparison in enumerate(self.comparisons):
+            if len(self.widths[at]) > 1:
+                raise CurateError(lengths_differ(comparison, self.widths[at]))
+        held = {name: spill.mapped() for name, spill in self.spills.items()}
+        rows = self.bounds[-1]
+        keys = {name: held[name] if rows else np.zeros(0, kind) for name, kind in KEYS.items()}
+        table = pa.table({"uid": self.uids.mapped()} | {name: pa.array(column) for name, column in keys.items()})
+        codes = [Codes(comparison, *(held[f"{at} {of}"] for of in ("values", "comparable", "flat")))
+                 for at, comparison in enumerate(self.comparisons)]  # fmt: skip
+        return Pool(dataset, shards, np.array(self.bounds), table, held.get("place", np.zeros(0, np.int32)), codes,
+                    held.get("moving", np.zeros(0, bool)), held["colours"] if colours and shards else None,
+                    failures)  # fmt: skip
+
+
+def _read(dataset: Dataset, shard: Shard, compared: Sequence[Comparison], parent: str | None, colours: bool) -> _Part:
     extra = [name for name in ("clip", "flags") if name in dataset.signals] + (["thumbprint"] if colours else [])
     table = dataset.joined(shard, list(dict.fromkeys([*(comparison.signal for comparison in compared), *extra])))
     kept = dataset.kept(shard, parent)
@@ -138,17 +192,16 @@ def _read(dataset: Dataset, shard: Shard, compared: Sequence[Comparison], parent
         place = pc.index_in(table["uid"], value_set=kept["uid"].combine_chunks())
         considered = place.is_valid().to_numpy()
         weight = kept["weight"].cast(pa.int32()).take(place)
-    columns = [table["uid"].cast(pa.string()), weight, _product(table, "width", "height"),
-               _product(table, "original_width", "original_height"), _clip(table),
-               pa.array([shard.name] * len(table), pa.string())]  # fmt: skip
+    ranking = {"weight": weight, "pixels": _product(table, "width", "height"),
+               "original": _product(table, "original_width", "original_height"), "clip": _clip(table)}  # fmt: skip
+    wanted = pa.array(considered)
+    keys = {name: column.filter(wanted).to_numpy().astype(KEYS[name]) for name, column in ranking.items()}
     codes = []
     for comparison in compared:
         for found in read(dataset, shard, comparison):
-            if comparison.kind != "equal":
-                lengths[comparison.signal].add(found.values.shape[1])
-            codes.append((digested(found) if comparison.kind == "cosine" else found).filter(considered))
-    return _Part(pa.table(columns, schema=ROWS).filter(pa.array(considered)), np.flatnonzero(considered), codes,
-                 _moving(table)[considered], _colours(table)[considered])  # fmt: skip
+            codes.append(packed(found).filter(considered))
+    uids = table["uid"].cast(pa.string()).filter(wanted).combine_chunks()
+    return _Part(uids, keys, np.flatnonzero(considered), codes, _moving(table)[considered], _colours(table)[considered])
 
 
 def _moving(table: pa.Table) -> np.ndarray:

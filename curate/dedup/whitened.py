@@ -5,12 +5,12 @@ from collections.abc import Collection
 from dataclasses import replace
 
 import numpy as np
-import pyarrow.compute as pc
 import xxhash
 
 from curate.dataset import fingerprint
 from curate.dedup.codes import Comparison, classes
 from curate.dedup.pool import Pool
+from curate.dedup.spill import blocks
 from curate.dedup.whiten import FIT_ON, LEAST, Whitening, read
 
 THRESHOLD = 0.8  # of cosine similarity after whitening: 2 of 13.9 million pairs of unlike photographs reach it
@@ -38,10 +38,11 @@ def sampled(pool: Pool, rows: np.ndarray, most: int) -> np.ndarray:
     """At most so many of the rows, by a hash of their uids, ascending."""
     if len(rows) <= most:
         return np.sort(rows)
-    uids = pool.rows["uid"].take(rows).to_pylist()
-    hashes = np.array([xxhash.xxh3_64_intdigest(uid.encode(), SEED) for uid in uids], np.uint64)
-    shards = pc.rank(pool.rows["shard"].take(rows), tiebreaker="dense").to_numpy()
-    return np.sort(rows[np.lexsort((shards, hashes))[:most]])
+    hashes = np.empty(len(rows), np.uint64)
+    for part in blocks(len(rows)):
+        uids = pool.uids(rows[part]).to_pylist()
+        hashes[part] = [xxhash.xxh3_64_intdigest(uid.encode(), SEED) for uid in uids]
+    return np.sort(rows[np.lexsort((pool.shard_of(rows), hashes))[:most]])
 
 
 def _fitted(pool: Pool, comparison: Comparison, rows: np.ndarray) -> Whitening:

@@ -1,0 +1,76 @@
+"""Columns of numbers that lie in files of the machine's temporary space, mapped into memory: the driver holds no row.
+
+The files have no names: they go with the process, however it ends.
+"""
+
+import errno
+import tempfile
+from collections.abc import Sequence
+from typing import IO
+
+import numpy as np
+import pyarrow as pa
+
+from curate.errors import CurateError
+
+BLOCK = 1 << 18  # rows read or written at a time
+
+
+class Spill:
+    """A column that grows part by part, each a numpy array of one dtype and one shape behind the first axis."""
+
+    def __init__(self) -> None:
+        self.file: IO[bytes] = tempfile.TemporaryFile()  # noqa: SIM115 - lives as long as what is mapped from it
+        self.rows, self.like = 0, np.zeros(0)
+
+    def append(self, part: np.ndarray) -> None:
+        """Raises CurateError where the temporary space is full."""
+        self.like = part[:0]
+        self.rows += len(part)
+        try:
+            self.file.write(np.ascontiguousarray(part).reshape(-1).view(np.uint8).data)
+        except OSError as error:
+            raise _full(error) from error
+
+    def mapped(self) -> np.ndarray:
+        """What was appended, read from the file as it is used; may be written to."""
+        if not self.rows or 0 in self.like.shape[1:]:
+            return np.zeros((self.rows, *self.like.shape[1:]), self.like.dtype)
+        try:
+            self.file.flush()
+        except OSError as error:
+            raise _full(error) from error
+        shape = (self.rows, *self.like.shape[1:])
+        return np.memmap(self.file, self.like.dtype, "r+", shape=shape).view(np.ndarray)
+
+
+class Texts:
+    """A column of text that grows part by part."""
+
+    def __init__(self) -> None:
+        self.offsets, self.characters = Spill(), Spill()
+        self.offsets.append(np.zeros(1, np.int64))
+        self.bytes = 0
+
+    def append(self, part: Sequence[str]) -> None:
+        encoded = [text.encode() for text in part]
+        self.offsets.append(self.bytes + np.cumsum([len(text) for text in encoded], dtype=np.int64))
+        self.characters.append(np.frombuffer(b"".join(encoded), np.uint8))
+        self.bytes = self.bytes + sum(map(len, encoded))
+
+    def mapped(self) -> pa.Array:
+        """large_string, in one piece."""
+        buffers = [pa.py_buffer(spill.mapped()) for spill in (self.offsets, self.characters)]
+        return pa.LargeStringArray.from_buffers(self.offsets.rows - 1, *buffers)
+
+
+def blocks(rows: int) -> list[slice]:
+    """Stretches that cover so many rows."""
+    return [slice(start, min(start + BLOCK, rows)) for start in range(0, rows, BLOCK)]
+
+
+def _full(error: OSError) -> Exception:
+    if error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
+        return error
+    place = tempfile.gettempdir()
+    return CurateError(f"cannot write {place}: {error.strerror}; set TMPDIR to a larger place")
