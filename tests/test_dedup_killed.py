@@ -31,7 +31,7 @@ def test_a_killed_run_is_finished_by_the_next(make_dataset, tmp_path, moment):
     pairs = [pair(index) for index in range(12)]
     pairs += [{**row, "key": f"9{row['key']}", "caption": f"again {row['caption']}"} for row in pairs[:6]]
     whole = run(make_dataset(pairs, 3, str(tmp_path / "whole")), against=[str(benchmark)], engine=HERE)
-    broken = make_dataset(pairs, 10, str(tmp_path / "broken"))
+    broken = make_dataset(pairs, 3, str(tmp_path / "broken"))
     command = [sys.executable, "-c", "from curate.cli import main; main()", "dedup", broken.url,
                "--against", str(benchmark), "--engine", "local(workers=1)", "--quiet"]  # fmt: skip
     process = subprocess.Popen(command, start_new_session=True)
@@ -49,7 +49,7 @@ TASKS = """
 import sys
 from curate.dedup import join_bits, run
 from curate.dataset import Dataset
-join_bits.BUCKET = 4
+join_bits.BUCKET = 8
 run(Dataset.open(sys.argv[1]), ("exact", "pdq"), engine="local(workers=1)")
 """
 
@@ -57,10 +57,10 @@ run(Dataset.open(sys.argv[1]), ("exact", "pdq"), engine="local(workers=1)")
 @pytest.mark.slow
 @pytest.mark.parametrize("moment", ["work/dedup/pool-*/pdq/*/words/00000.npy", "work/dedup/pool-*/pdq/*/pairs/*"])
 def test_a_run_killed_among_its_buckets_is_finished_by_the_next(make_dataset, tmp_path, monkeypatch, moment):
-    monkeypatch.setattr(join_bits, "BUCKET", 4)
     pairs = [{**pair(index), "image": encoded(scene(index % 10))} for index in range(16)]
     whole = run(make_dataset(pairs, 4, str(tmp_path / "whole")), engine=HERE)
-    broken = make_dataset(pairs, 10, str(tmp_path / "broken"))
+    monkeypatch.setattr(join_bits, "BUCKET", 8)
+    broken = make_dataset(pairs, 4, str(tmp_path / "broken"))
     script = tmp_path / "tasks.py"
     script.write_text(TASKS.replace("run(Dataset", "if __name__ == '__main__':\n    run(Dataset"))
     kill_when([sys.executable, str(script), broken.url], lambda: broken.folder.names(moment))

@@ -14,7 +14,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from curate import encoders, images, models
 from curate.dataset import Dataset
-from curate.dedup.search import CosineIndex
+from curate.dedup.search import CosineIndex, HammingIndex
 from curate.measure import measure
 from curate.train import run as train
 
@@ -60,10 +60,14 @@ def test_scores_on_the_gpu_are_those_of_the_cpu(trained):
     assert np.abs(table["clip"].to_numpy() - table["slow"].to_numpy()).max() < 2e-3
 
 
-def test_faiss_on_the_gpu_finds_what_it_finds_on_the_cpu():
+@pytest.fixture
+def faiss_gpu():
     faiss = pytest.importorskip("faiss")
     if not hasattr(faiss, "StandardGpuResources"):
         pytest.skip("faiss-cpu is installed, not faiss-gpu: pip uninstall faiss-cpu; pip install 'curate[gpu]'")
+
+
+def test_faiss_on_the_gpu_finds_what_it_finds_on_the_cpu(faiss_gpu):
     rng = np.random.default_rng(0)
     benchmark = rng.normal(size=(3000, 128)).astype(np.float32)
     near = benchmark[rng.integers(0, 3000, 5000)] + 0.2 * rng.normal(size=(5000, 128)).astype(np.float32)
@@ -72,6 +76,22 @@ def test_faiss_on_the_gpu_finds_what_it_finds_on_the_cpu():
     on_gpu, on_cpu = (CosineIndex(vectors, device).near(queries, 0.9) for device in ("cuda", "cpu"))
     assert len(on_cpu[0]) > 1000
     for left, right in zip(on_gpu, on_cpu, strict=True):
+        assert np.array_equal(left, right)
+
+
+def test_bits_on_the_gpu_are_near_what_they_are_near_on_the_cpu(faiss_gpu):
+    rng = np.random.default_rng(0)
+    codes = rng.integers(0, 256, (3000, 32), np.uint8)
+    codes[:200] = codes[0]  # more equal neighbours than the GPU is asked for at once
+    queries = codes[rng.integers(0, 3000, 5000)]
+    for flip in range(40):  # up to 40 bits: some within the threshold, some beyond
+        queries[rng.random(5000) < 0.8, flip % 32] ^= np.uint8(1 << (flip // 32))
+    on_gpu = HammingIndex(codes, "cuda")
+    assert on_gpu.gpu is not None
+    found, expected = on_gpu.near(queries, 31), HammingIndex(codes, "cpu").near(queries, 31)
+    assert len(expected[0]) > 1000
+    assert len(np.unique(expected[0])) < 5000
+    for left, right in zip(found, expected, strict=True):
         assert np.array_equal(left, right)
 
 

@@ -142,6 +142,7 @@ class _Part:
     keys: dict[str, np.ndarray]
     place: np.ndarray
     codes: list[Codes]
+    widths: list[int]  # of the codes before they were packed; 0 where only what is packed counts
     moving: np.ndarray
     colours: np.ndarray
 
@@ -159,7 +160,7 @@ class _Columns:
         self.uids.append(part.uids.to_pylist())
         columns = {"place": part.place.astype(np.int32), "moving": part.moving, "colours": part.colours, **part.keys}
         for at, codes in enumerate(part.codes):
-            self.widths.setdefault(at, set()).add(codes.values.shape[1])
+            self.widths.setdefault(at, set()).add(part.widths[at] or codes.values.shape[1])
             columns |= {f"{at} values": codes.values, f"{at} comparable": codes.comparable, f"{at} flat": codes.flat}
         for name, column in columns.items():
             self.spills.setdefault(name, Spill()).append(column)
@@ -196,12 +197,15 @@ def _read(dataset: Dataset, shard: Shard, compared: Sequence[Comparison], parent
                "original": _product(table, "original_width", "original_height"), "clip": _clip(table)}  # fmt: skip
     wanted = pa.array(considered)
     keys = {name: column.filter(wanted).to_numpy().astype(KEYS[name]) for name, column in ranking.items()}
-    codes = []
+    codes, widths = [], []
     for comparison in compared:
         for found in read(dataset, shard, comparison):
+            widths.append(0 if comparison.kind == "equal" else found.values.shape[1])
             codes.append(packed(found).filter(considered))
     uids = table["uid"].cast(pa.string()).filter(wanted).combine_chunks()
-    return _Part(uids, keys, np.flatnonzero(considered), codes, _moving(table)[considered], _colours(table)[considered])
+    return _Part(
+        uids, keys, np.flatnonzero(considered), codes, widths, _moving(table)[considered], _colours(table)[considered]
+    )
 
 
 def _moving(table: pa.Table) -> np.ndarray:
