@@ -5,7 +5,8 @@
 The datasets are made of numbers alone: shards of 10,000 rows with the sidecar and the columns of `exact` and `pdq` that
 measuring would have written, of random codes. One row in ten is a copy of an earlier one: half of these are the same
 file, half differ in up to 31 bits of PDQ. One row in two hundred is the same placeholder. `curate dedup` then runs on
-each with its defaults, in a process of its own: its CPU time (with all its workers), the memory of the driver and of
+each with its defaults, in a process of its own: its CPU time (of the driver: workers are forked from a server, which
+nobody waits for, and are missing from it), the memory of the driver and of
 the largest worker. The driver's columns lie in mapped files, whose pages the kernel may take back: "anonymous" is what
 it cannot, looked at every 5 ms (RssAnon of /proc/self/status); "driver_mb" is the peak with those pages. What was
 planted must be found: the run fails where more than 1 % of it is missing.
@@ -59,7 +60,7 @@ def main() -> None:
         one(options.scratch, options.workers)
         return
     before = json.loads(RESULTS.read_text()) if RESULTS.exists() else {"sizes": {}}
-    sizes = before["sizes"]
+    sizes = {size: told for size, told in before["sizes"].items() if "anonymous_growth_bytes" in told}
     for rows in options.rows:
         planted = written(options.scratch, rows)
         command = [sys.executable, __file__, "--one", "--workers", str(options.workers), "--scratch", options.scratch]
