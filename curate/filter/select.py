@@ -51,18 +51,16 @@ class Select:
         marks = bits(failed, len(taken))
         weights = _weights(shard, taken, [copies for copies, _ in verdicts], marks == 0)
         counts["weight"] = int(weights.sum(dtype=np.int64))
-        chosen = {"weight": arrays.column(weights), "reason": self._reasons(failed, marks == 0),
+        chosen = {"weight": arrays.column(weights), "reason": self._reasons(marks),
                   "failed": arrays.column(marks.astype(np.uint64))}  # fmt: skip
         write(shard.folder, target, taken, chosen, {"fingerprint": self.fingerprint, "counts": counts})
         return Report(str(shard), len(taken), counts)
 
-    def _reasons(self, failed: list[np.ndarray], kept: np.ndarray) -> pa.DictionaryArray:
-        """The name of the first step that a row fails; null where it is kept."""
-        first = np.zeros(len(kept), np.int8)
-        for index in reversed(range(len(failed))):
-            np.putmask(first, failed[index], index)
+    def _reasons(self, marks: np.ndarray) -> pa.DictionaryArray:
+        """The name of the first step that a row fails, the lowest of its bits; null where it is kept."""
+        first = np.bitwise_count(~marks & (marks - 1)).astype(np.int8)
         names = arrays.texts([step.name for step in self.rules.steps])
-        return pa.DictionaryArray.from_arrays(arrays.column(first, ~kept), names)
+        return pa.DictionaryArray.from_arrays(arrays.column(np.where(marks, first, 0), marks > 0), names)
 
 
 def bits(failed: list[np.ndarray], rows: int) -> np.ndarray:
