@@ -143,6 +143,17 @@ def test_ranks_share_each_batch_in_contiguous_slices(dataset, indexed):
     assert (np.concatenate([part.rows for part in parts]) == whole.rows).all()
 
 
+def test_threads_are_shared_by_the_processes_of_one_machine(dataset, indexed, monkeypatch):
+    """Eight processes on two machines of 16 cores."""
+    pairs = indexed(dataset.url)
+    monkeypatch.setattr("os.sched_getaffinity", lambda process: set(range(16)))
+    monkeypatch.delenv("LOCAL_WORLD_SIZE", raising=False)
+    assert loader(pairs, workers=None, ranks=Ranks(0, 8)).workers == 2
+    monkeypatch.setenv("LOCAL_WORLD_SIZE", "4")
+    assert loader(pairs, workers=None, ranks=Ranks(0, 8)).workers == 4
+    assert loader(pairs, workers=None).workers == 16
+
+
 def test_every_pair_comes_once_an_epoch(dataset, indexed):
     pairs = indexed(dataset.url)
     found = batches(loader(pairs, batch_size=7), 0, 18)  # 126 places: two epochs of 60, and 6 more

@@ -124,6 +124,14 @@ def test_a_full_disk_ends_the_run_and_the_last_checkpoint_stays(dataset, tmp_pat
     assert (out / "model.pt").exists()
 
 
+def test_undecodable_images_are_counted_and_the_first_ones_named():
+    state = State()
+    for at in range(100):
+        state.lost([f"{at % 70}", f"{at % 70}", "same"])
+    assert state.replaced == 300
+    assert state.undecodable == ["0", "same", *(str(at) for at in range(1, 19))]
+
+
 def test_a_loss_that_leaps_stops_the_run_and_names_the_pairs():
     state = State()
     assert [guard.spike(state, 2.0, 1.5) for _ in range(200)] == [None] * 200

@@ -2,7 +2,7 @@
 
 import json
 import pickle
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import asdict, dataclass, field
 from typing import IO, Any, cast
@@ -28,6 +28,7 @@ LEFT_BY_A_RUN = (
     "tensorboard",
 )
 WAY_OUT = "choose another --out, or start over with --no-resume"
+NAMED = 20  # uids of undecodable images that a run keeps
 DAMAGED = (pickle.UnpicklingError, EOFError, OSError, RuntimeError, KeyError, ValueError)  # of a checkpoint cut short
 
 
@@ -35,15 +36,23 @@ DAMAGED = (pickle.UnpicklingError, EOFError, OSError, RuntimeError, KeyError, Va
 class State:
     """Everything that a run needs to go on: batches, crops and temperature follow from `step`.
 
+    replaced: how often an image could not be decoded and another took its place. undecodable: uids of the first ones.
     recent: the last losses, which --max-spike compares with. since: sum and number of the losses since the last
     checkpoint of the schedule. best: step and mean loss (or score) of the best one.
     """
 
     step: int = 0
-    undecodable: set[str] = field(default_factory=set)  # uids
+    replaced: int = 0
+    undecodable: list[str] = field(default_factory=list)
     recent: list[float] = field(default_factory=list)
     since: tuple[float, int] = (0.0, 0)
     best: tuple[int, float] | None = None
+
+    def lost(self, uids: Sequence[str]) -> None:
+        """Count images that could not be decoded."""
+        self.replaced += len(uids)
+        new = [uid for uid in dict.fromkeys(uids) if uid not in self.undecodable]
+        self.undecodable += new[: NAMED - len(self.undecodable)]
 
 
 def check_same(run: Folder, options: dict[str, Any], data: dict[str, Any]) -> None:
@@ -92,7 +101,6 @@ class Saver:
         self.wait()
         content = {
             **asdict(state),
-            "undecodable": sorted(state.undecodable),
             "made_by": self.made_by,
             "state_dict": _copied(model.state_dict()),
             "objective": _copied(objective.state_dict()),
@@ -152,8 +160,9 @@ def restore(run: Folder, model: torch.nn.Module, objective: torch.nn.Module, opt
         if cut:
             _cut_logs(run, content["step"])
         best = content["best"]
-        return State(content["step"], set(content["undecodable"]), content["recent"], tuple(content["since"]),
-                     None if best is None else tuple(best)), damaged  # fmt: skip
+        uids = content["undecodable"]  # all of them, and no count, in checkpoints of before 28 November 2026
+        return State(content["step"], content.get("replaced", len(uids)), uids[:NAMED], content["recent"],
+                     tuple(content["since"]), None if best is None else tuple(best)), damaged  # fmt: skip
     if cut:
         _cut_logs(run, 0)
     return State(), damaged

@@ -55,7 +55,7 @@ class Loader:
                  space: float = float("inf")):  # fmt: skip
         self.index, self.batch_size, self.seed, self.ranks, self.pinned = index, batch_size, seed, ranks, pinned
         self.reader = Reader(index, tokenizer, image_size, seed, crop, views, window)
-        cores = len(os.sched_getaffinity(0)) // ranks.size
+        cores = len(os.sched_getaffinity(0)) // ranks.here
         self.workers = max(1, cores if workers is None else workers)
         self.fetcher = Fetcher(index, self.reader.order, space)
         self.shape = (views, 3, image_size, image_size) if views > 1 else (3, image_size, image_size)

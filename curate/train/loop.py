@@ -94,23 +94,23 @@ class Trainer:
             clock = stack.enter_context(Clock(self.run, state.step, steps, self.loader.batch_size, watch.arithmetic))
             self._evaluate(state, saver, log, clock)
             for batch in clock.waited(self.loader.batches(state.step, steps)):
-                line = self._step(state, batch, stopped)
+                line, asked = self._step(state, batch, stopped)
                 if state.step % self.schedule.log_every == 0 or state.step == steps:
                     log.step(line)
                 clock.tick(line)
                 saver.check()
-                self._save(state, saver, asked=bool(stopped))
+                self._save(state, saver, bool(asked))
                 self._evaluate(state, saver, log, clock)
-                if stopped and state.step < steps:
+                if asked and state.step < steps:
                     saver.wait()
                     raise CurateError(
-                        f"stopped by {stopped[0]} after step {state.step:,} of {steps:,}; "
+                        f"stopped by {asked[0]} after step {state.step:,} of {steps:,}; "
                         f"{self.run.url} is saved, the same command goes on from there"
                     )
         return state
 
-    def _step(self, state: State, batch: Batch, stopped: list[str]) -> dict[str, Any]:
-        """One step; what the log says of it. All processes stop where one is asked to."""
+    def _step(self, state: State, batch: Batch, stopped: list[str]) -> tuple[dict[str, Any], list[str]]:
+        """One step: (what the log says of it, the signals that any process was sent before it ended)."""
         schedule, loader = self.schedule, self.loader
         lr = learning_rate(state.step, schedule.steps, schedule.lr, schedule.warmup)
         seed = loader.seed * 1_000_003 + state.step  # patch dropout: from the step alone
@@ -119,13 +119,15 @@ class Trainer:
         except BadLoss as error:
             raise guard.bad_batch(self.run, loader, batch, state.step + 1, str(error), MORE_CARE) from error
         state.step += 1
-        undecodable, stopped[:] = self.ranks.joint(loader.index.uids(batch.undecodable), stopped)
-        state.undecodable.update(undecodable)
+        uids = loader.index.uids(batch.undecodable)
+        undecodable, asked = self.ranks.joint(uids, list(stopped))  # a signal from here on is the next step's
+        state.lost(undecodable)
         if leap := guard.spike(state, loss, self.watch.max_spike):
             raise guard.bad_batch(self.run, loader, batch, state.step, leap, f"{MORE_CARE}, or a higher --max-spike")
         state.since = (state.since[0] + loss, state.since[1] + 1)
         scale = self.model.logit_scale.exp().item()
-        return {"step": state.step, "loss": loss, "lr": lr, "scale": scale, "samples": state.step * loader.batch_size}
+        samples = state.step * loader.batch_size
+        return {"step": state.step, "loss": loss, "lr": lr, "scale": scale, "samples": samples}, asked
 
     def _save(self, state: State, saver: Saver, asked: bool) -> None:
         """A checkpoint where the schedule or a signal wants one."""

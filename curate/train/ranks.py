@@ -33,19 +33,26 @@ class Ranks:
         """Whether this is the process that writes files and prints."""
         return self.rank == 0
 
+    @property
+    def here(self) -> int:
+        """How many of the processes share this machine: torchrun says it."""
+        return min(self.size, int(os.environ.get("LOCAL_WORLD_SIZE", self.size)))
+
     def gather(self, mine: torch.Tensor) -> torch.Tensor:
         """[n, ...] of every process, in the order of the ranks -> [size * n, ...], without a gradient."""
         if self.size == 1:
             return mine
         mine = mine.contiguous()
         every = torch.empty(self.size * len(mine), *mine.shape[1:], dtype=mine.dtype, device=mine.device)
-        dist.all_gather(list(every.chunk(self.size)), mine)
+        with _all_there():
+            dist.all_gather(list(every.chunk(self.size)), mine)
         return every
 
     def sum(self, mine: torch.Tensor) -> torch.Tensor:
         """The sum over the processes, in place."""
         if self.size > 1:
-            dist.all_reduce(mine)
+            with _all_there():
+                dist.all_reduce(mine)
         return mine
 
     def logsumexp(self, mine: torch.Tensor) -> torch.Tensor:
@@ -53,7 +60,8 @@ class Ranks:
         if self.size == 1:
             return mine
         highest = mine.clone()
-        dist.all_reduce(highest, dist.ReduceOp.MAX)
+        with _all_there():
+            dist.all_reduce(highest, dist.ReduceOp.MAX)
         return highest + self.sum((mine - highest).exp_()).log_()
 
     def sum_all(self, tensors: Sequence[torch.Tensor]) -> None:
@@ -76,16 +84,15 @@ class Ranks:
         if not met.any():
             return items, stopped
         every: list[Any] = [None] * self.size
-        dist.all_gather_object(every, (items, stopped))
+        with _all_there():
+            dist.all_gather_object(every, (items, stopped))
         return [item for part in every for item in part[0]], [name for part in every for name in part[1]]
 
     def wait(self) -> None:
         """Until every process is here."""
         if self.size > 1:
-            try:
+            with _all_there():
                 dist.barrier()
-            except RuntimeError as error:
-                raise CurateError("another process of this run has ended; its message says why") from error
 
     def _sum_bucket(self, bucket: list[torch.Tensor]) -> None:
         flat = self.sum(torch.cat([tensor.flatten() for tensor in bucket]))
@@ -94,6 +101,16 @@ class Ranks:
 
 
 ALONE = Ranks()
+
+
+@contextmanager
+def _all_there() -> Iterator[None]:
+    """An exchange with the others. Raises CurateError where one of them has ended."""
+    try:
+        yield
+    except RuntimeError as error:
+        raise CurateError("another process of this run has ended, and says why if it could; the last checkpoint is "
+                          "kept, the same command goes on from there") from error  # fmt: skip
 
 
 @contextmanager

@@ -22,7 +22,8 @@ def numbers(folder: Folder, state: State, batch_size: int) -> dict[str, Any]:
         "seconds": round(seconds, 1),
         "samples_per_s": round(sum(line["steps"] for line in timings) * batch_size / seconds, 1),
         "data_wait": round(sum(line["data_wait"] for line in timings) / seconds, 4),
-        "undecodable": len(state.undecodable),
+        "undecodable": state.replaced,
+        "undecodable_uids": state.undecodable,
         "best_step": state.best and state.best[0],
     }
 
@@ -30,7 +31,7 @@ def numbers(folder: Folder, state: State, batch_size: int) -> dict[str, Any]:
 def line(folder: Folder, record: dict[str, Any], found: dict[str, Any]) -> str:
     options, pairs = record["options"], record["data"]["samples"]
     epochs = options["epochs"] or round(found["samples"] / pairs, 3)
-    replaced = f", {found['undecodable']:,} images could not be decoded" if found["undecodable"] else ""
+    replaced = f", {found['undecodable']:,} times an image could not be decoded" if found["undecodable"] else ""
     return (
         f"train-clip: {options['model']}, {pairs:,} pairs x {epochs:g} epochs, loss {found['first_loss']:.2f} -> "
         f"{found['last_loss']:.2f} in {found['seconds']:,.0f} s ({found['samples_per_s']:,.0f} samples/s)"
