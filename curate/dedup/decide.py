@@ -170,20 +170,23 @@ def groups_tables(pool: Pool, decision: Decision) -> Iterator[pa.Table]:
     yield GROUPS.empty_table()
     for start in range(0, len(keepers), STRETCH):
         own = keepers[start : start + STRETCH]
-        bounds = zip(np.searchsorted(keeper, own).tolist(), np.searchsorted(keeper, own, "right").tolist(), strict=True)
+        firsts, lasts = np.searchsorted(keeper, own), np.searchsorted(keeper, own, "right")
+        sizes = lasts - firsts
+        behind = np.cumsum(sizes)
+        at = hanging[by_keeper[np.repeat(firsts - behind + sizes, sizes) + np.arange(sizes.sum())]]
+        rows = decision.rows[at]
+        uids, shards = pool.uids(rows).to_pylist(), pool.shard_names(rows)
+        said = texts.take(pa.array(np.searchsorted(held, rows))).to_pylist()
+        own_texts = texts.take(pa.array(np.searchsorted(held, own))).to_pylist()
         groups = []
-        for row, uid, shard, (first, last) in zip(own.tolist(), pool.uids(own).to_pylist(), pool.shard_names(own),
-                                                  bounds, strict=True):  # fmt: skip
-            at = hanging[by_keeper[first:last]]
-            rows = decision.rows[at]
-            members = sorted(zip(pool.uids(rows).to_pylist(), pool.shard_names(rows), at.tolist(), strict=True))
-            at = np.array([place for _, _, place in members])
-            said = texts.take(pa.array(np.searchsorted(held, [row, *decision.rows[at].tolist()]))).to_pylist()
+        for uid, shard, text, first, last in zip(pool.uids(own).to_pylist(), pool.shard_names(own), own_texts,
+                                                 (behind - sizes).tolist(), behind.tolist(), strict=True):  # fmt: skip
+            order = sorted(range(first, last), key=lambda place: (uids[place], shards[place], at[place]))
             groups.append({
-                "keeper": uid, "shard": shard, "size": len(members) + 1,
-                "texts": [said[0], *sorted({*said} - {said[0]})],
-                "uids": [member for member, _, _ in members], "shards": [where for _, where, _ in members],
-                "signals": decision.signal[at].tolist(), "distances": decision.distance[at].tolist(),
+                "keeper": uid, "shard": shard, "size": len(order) + 1,
+                "texts": [text, *sorted({*said[first:last]} - {text})],
+                "uids": [uids[place] for place in order], "shards": [shards[place] for place in order],
+                "signals": decision.signal[at[order]].tolist(), "distances": decision.distance[at[order]].tolist(),
             })  # fmt: skip
         yield pa.Table.from_pylist(groups, GROUPS)
 

@@ -26,7 +26,7 @@ from curate.dedup.hamming import (
 from curate.files import Folder
 from curate.work import Engine, Report, run_all
 
-SMALL = 100_000  # codes that the driver joins itself
+SMALL = 1_000_000  # codes that the driver joins itself, in a third of a GB; tasks would take half as long again
 BUCKET = 4_000_000  # codes in a range, about
 RANGES, MOST = 16, 16_000_000  # ranges from which they grow, since each is a pass over all codes; codes in one then
 PART = 500_000  # codes in a file
