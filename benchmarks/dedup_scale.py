@@ -1,15 +1,14 @@
 """What dedup costs once everything is measured, from a hundred thousand to ten million pairs; node-hours for more.
 
-    OMP_NUM_THREADS=1 python benchmarks/dedup_scale.py [--rows 100000 1000000 ...] [--workers 1] [--scratch DIR]
+    OMP_NUM_THREADS=1 python benchmarks/dedup_scale.py [--rows 100000 1000000 ...] [--scratch DIR]
 
 The datasets are made of numbers alone: shards of 10,000 rows with the sidecar and the columns of `exact` and `pdq` that
 measuring would have written, of random codes. One row in ten is a copy of an earlier one: half of these are the same
 file, half differ in up to 31 bits of PDQ. One row in two hundred is the same placeholder. `curate dedup` then runs on
-each with its defaults, in a process of its own: its CPU time (of the driver: workers are forked from a server, which
-nobody waits for, and are missing from it), the memory of the driver and of
-the largest worker. The driver's columns lie in mapped files, whose pages the kernel may take back: "anonymous" is what
-it cannot, looked at every 5 ms (RssAnon of /proc/self/status); "driver_mb" is the peak with those pages. What was
-planted must be found: the run fails where more than 1 % of it is missing.
+each with its defaults, with one worker, which is the driver itself: its CPU time, its memory. The driver's columns lie
+in mapped files, whose pages the kernel may take back: "anonymous" is what it cannot, looked at every 5 ms (RssAnon of
+/proc/self/status); "driver_mb" is the peak with those pages. What was planted must be found: the run fails where more
+than 1 % of it is missing.
 
 Node-hours are for 16 cores: hashing at the rate of results/hashing_vs_peers.json, dedup at the CPU time a row of the
 largest size here, times (rows / largest) to the power of the growth that was measured.
@@ -52,18 +51,17 @@ EMPTY_TAR = bytes(10_240)
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--rows", type=int, nargs="+", default=[100_000, 1_000_000, 10_000_000])
-    parser.add_argument("--workers", type=int, default=1)
     parser.add_argument("--scratch", type=Path, default=Path("scale-scratch"))
     parser.add_argument("--one", action="store_true", help="run dedup on what lies in --scratch and say what it took")
     options = parser.parse_args()
     if options.one:
-        one(options.scratch, options.workers)
+        one(options.scratch)
         return
     before = json.loads(RESULTS.read_text()) if RESULTS.exists() else {"sizes": {}}
     sizes = {size: told for size, told in before["sizes"].items() if "anonymous_growth_bytes" in told}
     for rows in options.rows:
         planted = written(options.scratch, rows)
-        command = [sys.executable, __file__, "--one", "--workers", str(options.workers), "--scratch", options.scratch]
+        command = [sys.executable, __file__, "--one", "--scratch", options.scratch]
         done = subprocess.run(command, check=True, capture_output=True, text=True)
         sizes[str(rows)] = told = json.loads(done.stdout.splitlines()[-1]) | {"planted": planted}
         shutil.rmtree(options.scratch)
@@ -74,7 +72,6 @@ def main() -> None:
         "date": datetime.date.today().isoformat(),
         "machine": f"{platform.machine()}, {os.cpu_count()} cores, Python {platform.python_version()}",
         "load": round(os.getloadavg()[0], 1),
-        "workers": options.workers,
         "sizes": dict(sorted(sizes.items(), key=lambda item: int(item[0]))),
     }
     RESULTS.write_text(json.dumps(result | estimates(result["sizes"]), indent=1) + "\n")
@@ -155,19 +152,19 @@ def fixed(values: np.ndarray) -> pa.Array:
     return pa.Array.from_buffers(pa.binary(held.shape[1]), len(held), [None, pa.py_buffer(held)])
 
 
-def one(place: Path, workers: int) -> None:
+def one(place: Path) -> None:
     start, spent, before = time.perf_counter(), cpu(), anonymous()
     most = [before]
     threading.Thread(target=watched, args=(most,), daemon=True).start()
     dataset = Dataset.open(str(place))
-    done = dedup(dataset, SIGNALS, engine=f"local(workers={workers})")
+    done = dedup(dataset, SIGNALS, engine="local(workers=1)")
     counts, rows = done.history[-1]["counts"], done.history[-1]["counts"]["of"]
     if done.failures:
         raise SystemExit(str(done.failures))
     print(json.dumps({
         "cpu_s": round(cpu() - spent, 2), "wall_s": round(time.perf_counter() - start, 1),
         "cpu_us_per_row": round((cpu() - spent) / rows * 1e6, 2),
-        "driver_mb": round(peak(resource.RUSAGE_SELF)), "worker_mb": round(peak(resource.RUSAGE_CHILDREN)),
+        "driver_mb": round(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024),
         "driver_anonymous_mb": round(most[0] / 2**20), "anonymous_growth_bytes": most[0] - before,
         "dropped": counts["of"] - counts["kept"], "duplicates": counts["duplicates"],
     }))  # fmt: skip
@@ -186,12 +183,7 @@ def anonymous() -> int:
 
 
 def cpu() -> float:
-    return sum(sum(resource.getrusage(who)[:2]) for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN))
-
-
-def peak(who: int) -> float:
-    """MB."""
-    return resource.getrusage(who).ru_maxrss / 1024
+    return sum(resource.getrusage(resource.RUSAGE_SELF)[:2])
 
 
 if __name__ == "__main__":
