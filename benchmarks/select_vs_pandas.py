@@ -155,11 +155,12 @@ def by_curate(place: str, ids: bool = False) -> Any:
     def answer(folder: str) -> dict[str, Any]:
         dataset, wall = Dataset.open(f"{folder}/{place}"), time.perf_counter()
         options: dict[str, Any] = {"sample_ids": f"{folder}/{place}.npy"} if ids else {}
-        selected = filtering.run(dataset, f"{folder}/recipe.yaml", name="bench", engine="local(workers=0)", **options)
+        name = f"bench-{os.getpid()}"  # what another run left behind is not taken for this one's
+        selected = filtering.run(dataset, f"{folder}/recipe.yaml", name=name, engine="local(workers=0)", **options)
         wall = time.perf_counter() - wall
-        command = [sys.executable, "-c", DIGEST, f"{folder}/{place}"]
+        command = [sys.executable, "-c", DIGEST, f"{folder}/{place}/selections/{name}"]
         digest = subprocess.run(command, capture_output=True, check=True, text=True).stdout
-        dataset.folder.remove("selections")
+        dataset.folder.remove(f"selections/{name}")
         dataset.save()
         return {"kept": selected.history[-1]["counts"]["kept"], "wall_s": round(wall, 3), "digest": digest.strip()}
 
@@ -169,7 +170,7 @@ def by_curate(place: str, ids: bool = False) -> Any:
 DIGEST = """
 import glob, hashlib, sys, pyarrow.parquet as pq, pyarrow.compute as pc
 digest = hashlib.sha256()
-for name in sorted(glob.glob(sys.argv[1] + "/selections/bench/*.parquet")):
+for name in sorted(glob.glob(sys.argv[1] + "/*.parquet")):
     table = pq.read_table(name)
     digest.update("".join(table.filter(pc.greater(table["weight"], 0))["uid"].to_pylist()).encode())
 print(digest.hexdigest())

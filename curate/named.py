@@ -97,19 +97,22 @@ def load(kind: str, text: str | Spec) -> Any:
     """Build a plug-in from its spec. Raises CurateError that names what is wrong with it."""
     spec = parse(text) if isinstance(text, str) else text
     cls = plugin(kind, spec)
-    accepted = list(inspect.signature(cls).parameters)
+    accepted = inspect.signature(cls).parameters
     for option, _ in spec.options:
         if option not in accepted:
             known = ", ".join(accepted) or "none"
             raise CurateError(f"'{spec.name}' has no option '{option}'; its options: {known}")
     required = [
         name
-        for name, parameter in inspect.signature(cls).parameters.items()
+        for name, parameter in accepted.items()
         if parameter.default is parameter.empty and name not in dict(spec.options)
     ]
     if required:
         raise CurateError(f"'{spec.name}' needs {', '.join(required)}: {spec.name}({required[0]}=...)")
-    return cls(**dict(spec.options))
+    # where an option must be a word, `none` is that word
+    given = {name: "none" if value is None and accepted[name].annotation is str else value
+             for name, value in spec.options}  # fmt: skip
+    return cls(**given)
 
 
 def words(text: str | tuple[str, ...]) -> tuple[str, ...]:

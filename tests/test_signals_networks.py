@@ -90,6 +90,18 @@ def test_a_head_reads_no_image_and_has_a_column_for_each_output(vectors, tmp_pat
     assert list(named.load("signals", f"head(path={path}, of=x)").columns) == ["head_0", "head_1", "head_2"]
 
 
+def test_an_activation_that_is_called_none_is_none(vectors, tmp_path):
+    path = saved(mlp(6, 4, 2), f"{tmp_path}/two.pt")
+    measured = measure(vectors, [f"head(path={path}, of=vectors, activation=none, final=none)",
+                                 f"head(path={path}, of=vectors, as=plain)"], HERE)  # fmt: skip
+    assert not measured.failures
+    assert measured.signals["head"] == f"head(activation=None, final=None, of=vectors, path={path})"
+    assert named.load("verify.references", measured.signals["head"]).columns == ["head_0", "head_1"]
+    for shard in measured.shards:
+        table = measured.joined(shard)
+        assert table["head_1"].to_pylist() == table["plain_1"].to_pylist()
+
+
 def test_embeddings_and_a_head_over_them_are_measured_in_one_command(dataset, tmp_path):
     (tmp_path / "vectors.py").write_text(VECTORS)
     path = saved(mlp(6, 1), f"{tmp_path}/linear.pt")
@@ -168,7 +180,7 @@ PICTURE[:, :20, 0] = 255  # a red quarter, left of the middle square
 @pytest.mark.parametrize(
     ("shape", "kind", "options", "red"),
     [
-        (("n", 3, "h", "w"), TensorProto.FLOAT, "size=16, mean=0, std=1", 0.25),
+        (("n", 3, "h", "w"), TensorProto.FLOAT, "size=16, mean=0, std=1, final=none", 0.25),
         (("n", 3, "h", "w"), TensorProto.FLOAT, "size=16, mean=0, std=1, squash=false", 0),
         (("n", 3, "h", "w"), TensorProto.FLOAT, "size=16, mean=(0.5, 0, 0), std=0.5", -0.5),
         ((1, 16, 32, 3), TensorProto.UINT8, "", 63.75),
