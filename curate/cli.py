@@ -499,7 +499,7 @@ def export(datasets: tuple[str, ...], out: str, **options: Any) -> Any:
 @click.option(
     "--temperature", default=None, type=float, help="What the learned temperature starts from.  [0.07; siglip: 0.1]"
 )
-@click.option("--crop", default=None, help="square (CLIP's), random-resized (open_clip's) or center.  [square]")
+@click.option("--crop", default=None, help="square (CLIP's), random-resized (open_clip's), center, squash.  [square]")
 @click.option(
     "--precision",
     type=click.Choice(["auto", "fp32", "bf16"]),

@@ -47,6 +47,15 @@ def test_every_recipe_names_its_source_a_model_and_an_objective_that_are_there(n
     assert plan.schedule(found.put("batch_size", 1024, "here").put("precision", "fp32", "here"), 10_000_000).steps > 0
 
 
+def test_the_recipe_of_siglip_has_the_papers_values():
+    found, config = plan.settings("siglip", None, {})
+    assert (found["lr"], found["weight_decay"], found["beta1"], found["beta2"]) == (1e-3, 1e-4, 0.9, 0.95)
+    assert (found["batch_size"], found["samples"], found["epochs"]) == (32768, 9e9, None)
+    assert found["warmup"] == pytest.approx(200e6 / 32768, abs=1)
+    assert (config["init_logit_scale"], config["init_logit_bias"]) == (pytest.approx(math.log(10)), -10)
+    assert config["preprocess_cfg"]["resize_mode"] == "squash"  # evaluated as it was trained
+
+
 def test_options_win_over_the_recipe_and_each_value_says_where_it_came_from():
     found, _ = plan.settings("datacomp-xlarge", None, {"lr": 1e-4, "epochs": 3, "batch_size": None})
     assert (found["lr"], found["epochs"], found["samples"], found["batch_size"]) == (1e-4, 3, None, 90112)
@@ -98,7 +107,7 @@ def test_a_recipe_of_ones_own_is_a_file(tmp_path):
         ("batch_size: 1.5", "is not a whole number"),
         ("beta2: 1", "is not below 1"),
         ("epochs: 1\nsamples: 10", "give one of them"),
-        ("crop: round", "no crop 'round'; choose from: square, random-resized, center"),
+        ("crop: round", "no crop 'round'; choose from: square, random-resized, center, squash"),
     ],
 )
 def test_a_bad_recipe_is_one_line(tmp_path, content, message):

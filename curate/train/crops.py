@@ -68,10 +68,17 @@ def center(image: np.ndarray, size: int, draws: np.ndarray) -> torch.Tensor:
     return resized(image, (height - edge) // 2, (width - edge) // 2, edge, edge, size)
 
 
+def squash(image: np.ndarray, size: int, draws: np.ndarray) -> torch.Tensor:
+    """The whole image, both sides resized, as SigLIP and copy detectors see it; nothing is random."""
+    height, width = image.shape[:2]
+    return resized(image, 0, 0, height, width, size)
+
+
 def resized(image: np.ndarray, top: int, left: int, height: int, width: int, size: int) -> torch.Tensor:
     """A part of RGB uint8 [h, w, 3] -> uint8 [3, size, size] (bicubic, antialiased)."""
     part = torch.from_numpy(image[top : top + height, left : left + width].copy()).permute(2, 0, 1)
     return TF.resize(part, [size, size], TF.InterpolationMode.BICUBIC, antialias=True)
 
 
-CROPS = {"square": Crop(square, 3), "random-resized": Crop(random_resized, 2 + 2 * TRIES), "center": Crop(center, 0)}
+CROPS = {"square": Crop(square, 3), "random-resized": Crop(random_resized, 2 + 2 * TRIES), "center": Crop(center, 0),
+         "squash": Crop(squash, 0)}  # fmt: skip

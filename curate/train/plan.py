@@ -34,6 +34,8 @@ def settings(name: str | None, init: str | None, values: Mapping[str, Any]) -> t
     crops.named(found["crop"])
     model, config = models.config_of(found["model"] or (None if init else DEFAULT_MODEL), init)
     config = {**config, **goal.model_options}
+    if found["crop"] == "squash":  # evaluated as it was trained
+        config["preprocess_cfg"] = {**config.get("preprocess_cfg", {}), "resize_mode": "squash"}
     origin = "--init" if init else "default"
     if found["model"] is None:
         found = found.put("model", model, origin)
