@@ -682,6 +682,7 @@ def eval_data(data: tuple[str, ...], **options: Any) -> Any:
 @click.argument("dataset")
 @click.option("--out", default=None, metavar="FILE", help="The page; DATASET/reports/report.html by default.")
 @click.option("--run", "runs", multiple=True, metavar="RUN", help="Training runs to show (their loss and evaluation).")
+@click.option("--eval-data", multiple=True, metavar="DIR", help="What eval-data wrote, to show: selections, verdict.")
 @click.option("--selection", default=None, metavar="NAME", help="Whose rows are kept; the current one by default.")
 @click.option(
     "--diff", default=None, metavar="OTHER",

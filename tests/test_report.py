@@ -157,6 +157,94 @@ def test_a_run_shows_its_loss(dataset, tmp_path):
     assert any("from 8 to 4" in chart.get("aria-label", "") for chart in page.all("svg"))
 
 
+def share(value: float) -> dict:
+    return {"value": value, "interval95": [value - 0.02, value + 0.03]}
+
+
+def test_every_task_of_an_evaluation_is_shown_and_other_files_are_named(dataset, tmp_path):
+    """Whatever `curate eval` was asked for, alone: a benchmark without labels, and robustness, have no zero-shot."""
+    run = Folder(str(tmp_path / "run-1"))
+    run.write_json("run.json", {"summary": "train-clip"})
+    shot = {"classes": 4, "chance": 0.25, "images": 9, "top1": share(0.5)}
+    recalls = {"recall@1": share(0.125), "recall@10": share(0.6), "chance": {"recall@10": 0.4, "recall@1": 0.01}}
+    tasks = {
+        "zero_shot": shot,
+        "multilabel": {"chance": 0.125, "mean_average_precision": share(0.375)},
+        "retrieval": {"image_to_text": recalls, "text_to_image": recalls},
+        "linear_probe": shot | {"top1": share(0.75)},
+        "few_shot": {"classes": 4, "shots": {"1": {"value": 0.3}, "16": share(0.55)}},
+        "typographic": {"before": share(0.8), "after": share(0.2), "follow_the_word": share(0.7)},
+        "robustness": {"base_set": "imagenet", "base": share(0.9), "shift": share(0.85), "gap": share(0.05),
+                       "effective_robustness": share(-0.015)},
+    }  # fmt: skip
+    for name, found in tasks.items():
+        run.write_json(f"eval/{name}.json", {"weights": "x", name: found})
+    run.write_json("eval/notes.json", ["mine"])
+    _, numbers, _ = report.run(dataset, str(tmp_path / "page.html"), [run.url])
+    assert set(numbers["runs"][0]["evaluations"]) == set(tasks)
+    told = Page((tmp_path / "page.html").read_text()).text
+    for words in ("zero-shot, 4 classes 50.0% 48.0 to 53.0% chance 25.0%", "several labels 37.5%", "linear probe, 4",
+                  "image to text, recall@1 12.5% 10.5 to 15.5% chance 1.0% image to text, recall@10 60.0%",
+                  "1-shot, 4 classes 30.0% chance 25.0%", "16-shot", "taken for that word 70.0%",
+                  "imagenet, shared classes 90.0%", "gap to the base set +5.0 points +3.0 to +8.0",
+                  "effective robustness -1.5 points", "No task of curate eval in eval/notes.json"):  # fmt: skip
+        assert words in told
+
+
+def compared(folder: Folder, *differences: float) -> str:
+    """What eval-data writes of two selections and a control; every interval reaches 5 points to both sides."""
+    pairs = [("clean", "random, as many as clean"), ("clean", "all")]
+    judged = [{"first": a, "second": b, "difference": each, "interval": [each - 0.05, each + 0.05],
+               "better": a if each > 0.05 else None} for (a, b), each in zip(pairs, differences)]  # fmt: skip
+    winner = "clean" if all(each["better"] for each in judged) else None
+    verdict = {"measure": "pets: zero-shot top-1", "comparisons": judged, "winner": winner, "corrected_for": 2}
+    arms = [{"name": name, "url": "pool", "pairs": 40, "seen": 2.5, "control_of": of, "selections": {},
+             "reached": [{"pets: zero-shot top-1": mean + step} for step in (-0.01, 0, 0.01)]}
+            for name, of, mean in (("clean", None, 0.5), (pairs[0][1], "clean", 0.3), ("all", None, 0.4))]  # fmt: skip
+    options = {"model": "ViT-Ti-64", "steps": 20, "batch_size": 16, "seeds": [0, 1, 2]}
+    folder.write_json(
+        "eval-data.json", {"options": options, "benchmarks": ["pets"], "arms": arms, "verdict": [verdict]}
+    )
+    return folder.url
+
+
+def test_a_comparison_of_data_is_shown_with_its_spread_and_its_verdict(dataset, tmp_path):
+    at = [compared(Folder(str(tmp_path / "one")), 0.2, 0.1), compared(Folder(str(tmp_path / "two")), 0.2, 0.01)]
+    _, numbers, _ = report.run(dataset, str(tmp_path / "page.html"), eval_data=at)
+    written = json.loads((tmp_path / "page.json").read_text())["comparisons"]
+    assert written == json.loads(json.dumps(numbers["comparisons"]))
+    reached = written[0]["arms"][0]["measures"]["pets: zero-shot top-1"]
+    assert (reached["mean"], reached["sd"]) == (pytest.approx(0.5), pytest.approx(0.01))
+    assert reached["seeds"] == [0.49, 0.5, 0.51]
+    told = Page((tmp_path / "page.html").read_text()).text
+    for words in ("ViT-Ti-64, 20 steps of 16 pairs for every selection, 3 seeds", "clean 40 2.5 50.0 ± 1.0",
+                  "clean wins: clean is better than random, as many as clean; clean is better than all.",
+                  "clean less all +10.0 points +5.0 to +15.0 clean is better"):  # fmt: skip
+        assert words in told
+
+
+def test_nobody_wins_inside_the_spread(dataset, tmp_path):
+    _, numbers, _ = report.run(dataset, str(tmp_path / "page.html"),
+                               eval_data=[compared(Folder(str(tmp_path / "even")), 0.2, 0.01)])  # fmt: skip
+    told = Page((tmp_path / "page.html").read_text()).text
+    assert numbers["comparisons"][0]["verdict"][0]["sentence"] == (
+        "Nobody wins over all others: clean is better than random, as many as clean; "
+        "between clean and all nobody is better: the difference lies within the spread."
+    )
+    assert "clean less all +1.0 points -4.0 to +6.0 within the spread" in told
+    assert "clean wins" not in told
+
+
+def test_a_folder_without_a_comparison_is_named(dataset, tmp_path):
+    with pytest.raises(CurateError, match=r"holds no eval-data\.json; --eval-data wants"):
+        report.run(dataset, eval_data=[str(tmp_path)])
+    (tmp_path / "eval-data.json").write_text('{"arms": 3}')
+    with pytest.raises(CurateError, match="is not what eval-data writes"):
+        report.run(dataset, eval_data=[str(tmp_path)])
+    with pytest.raises(CurateError, match="--eval-data has no place in a --diff"):
+        report.run(dataset, eval_data=[str(tmp_path)], diff="all")
+
+
 def test_a_folder_that_is_no_run_is_named(dataset, tmp_path):
     with pytest.raises(CurateError, match=r"no run\.json"):
         report.run(dataset, runs=[str(tmp_path)])

@@ -255,3 +255,30 @@ def test_without_its_script_the_page_still_tells(browser, written):
     assert page.locator("noscript p, #threshold p").first.is_visible()
     assert not page.locator("#explorer").is_visible()
     assert page.locator("#signals svg").count() >= 3
+
+
+def test_on_paper_the_page_is_light_whole_and_without_its_slider(opened, tmp_path):
+    page = opened("dark")
+    folded = page.locator("details:not([open])").count()
+    page.emulate_media(media="print", color_scheme="dark")
+    page.set_viewport_size({"width": 690, "height": 1000})  # A4 less its margins
+    styles = page.evaluate("""[...document.querySelectorAll('main section')].map(each => {
+        const style = getComputedStyle(each); return [each.id, style.display, style.breakBefore] })""")
+    assert {name for name, display, _ in styles if display == "none"} == {"threshold"}
+    assert {where for name, _, where in styles[1:]} == {"page"}
+    assert page.evaluate("getComputedStyle(document.body).backgroundColor") == "rgb(255, 255, 255)"
+    ink = page.evaluate("getComputedStyle(document.body).color")
+    assert max(map(int, re.findall(r"\d+", ink)[:3])) < 60
+    assert page.locator("nav").is_hidden()
+    assert page.evaluate("document.documentElement.scrollWidth") <= 690
+    cut_off = """[...document.querySelectorAll('main *')].filter(e => e.checkVisibility() && e.clientHeight
+        && getComputedStyle(e).overflowY !== 'visible' && !e.matches('.bar')
+        > e.clientHeight + 1 || e.scrollWidth > e.clientWidth + 1)).map(e => e.outerHTML.slice(0, 80))"""
+    assert page.evaluate(cut_off) == []
+    page.evaluate("dispatchEvent(new Event('beforeprint'))")
+    assert (page.locator("details:not([open])").count(), folded > 0) == (0, True)
+    page.evaluate("dispatchEvent(new Event('afterprint'))")
+    assert page.locator("details:not([open])").count() == folded
+    page.pdf(path=tmp_path / "page.pdf", format="A4", print_background=True)
+    pages = len(re.findall(rb"/Type\s*/Page\b", (tmp_path / "page.pdf").read_bytes()))
+    assert pages >= len(styles) - 1

@@ -10,31 +10,34 @@ from typing import Any
 from curate.dataset import Dataset
 from curate.errors import CurateError
 from curate.files import Folder
-from curate.report import collect, difference_page, differences, page, samples, training
+from curate.report import collect, comparisons, difference_page, differences, page, samples, training
 
 
 def run(
     dataset: Dataset, out: str | None = None, runs: Sequence[str] = (), selection: str | None = None,
-    blur: str = "nsfw", diff: str | None = None,
+    blur: str = "nsfw", diff: str | None = None, eval_data: Sequence[str] = (),
 ) -> tuple[str, dict[str, Any], dict[str, str]]:  # fmt: skip
     """Write the page (DATASET/reports/report.html by default) and report.json; summary, numbers and failed shards.
 
     `selection`: whose rows are kept (the current one by default). `blur`: which pictures are blurred until asked for:
-    "nsfw" (those that a column "nsfw" or "punsafe" does not call safe), "all" or "none".
+    "nsfw" (those that a column "nsfw" or "punsafe" does not call safe), "all" or "none". `runs`, `eval_data`: folders
+    that train-clip and eval-data wrote.
 
     With `diff`, a selection of the same dataset or another dataset, the page (DATASET/reports/diff.html by default)
     tells instead what one keeps and the other does not.
 
-    Raises CurateError where a run folder is none, there is no such selection, or the page cannot be written.
+    Raises CurateError where a folder is not what it is given for, there is no such selection, or the page cannot be
+    written.
     """
     dataset.check_selection(selection)
     if diff is not None:
-        if runs:
-            raise CurateError("--run has no place in a --diff; make a report of each dataset with its runs")
+        if runs or eval_data:
+            raise CurateError(f"--{'run' if runs else 'eval-data'} has no place in a --diff; make a report of each "
+                              "dataset with its runs")  # fmt: skip
         return _differences(dataset, out, selection or dataset.selection, diff, blur)
-    trained = [training.read(run) for run in runs]
+    trained = {"runs": [training.read(run) for run in runs], "comparisons": [comparisons.read(at) for at in eval_data]}
     gathered = collect.gather(dataset, selection or dataset.selection)
-    numbers = {**gathered.numbers, "runs": trained}
+    numbers = {**gathered.numbers, **trained}
     shown = samples.choose(dataset, gathered, blur)
     html = page.render(numbers, shown)
     where = _write(out or f"{dataset.folder.within('reports').url}/report.html", html, numbers)

@@ -27,3 +27,13 @@ if (veils.length) {
   });
   document.querySelector("header").append(every);
 }
+
+// on paper nothing can be opened: what is folded is open there, and closed again afterwards
+const opened = new Set();
+window.addEventListener("beforeprint", () => {
+  for (const fold of document.querySelectorAll("details:not([open])")) { fold.open = true; opened.add(fold); }
+});
+window.addEventListener("afterprint", () => {
+  for (const fold of opened) fold.open = false;
+  opened.clear();
+});

@@ -6,7 +6,7 @@ from importlib import resources
 from string import Template
 from typing import Any
 
-from curate.report import picture_sections, sections, slider
+from curate.report import comparisons, picture_sections, sections, slider
 from curate.report.elements import shared, text
 from curate.report.samples import Shown
 
@@ -27,6 +27,7 @@ SECTIONS: tuple[tuple[str, str, Section], ...] = (
     ("overlap", "Overlap with benchmarks", picture_sections.overlap),
     ("selections", "Selections", sections.selections),
     ("training", "Training and evaluation", sections.training),
+    ("comparison", "Is it better data?", comparisons.section),
     ("steps", "Every step", sections.steps),
 )
 
@@ -44,7 +45,7 @@ def frame(brand: str, title: str, url: str, about: str, written: Sequence[tuple[
     there = [(name, heading, html) for name, heading, html in written if html]
     here = resources.files("curate.report")
     style, script = ("".join(here.joinpath(name).read_text(encoding="utf-8") for name in names)
-                     for names in (("page.css", "parts.css"), ("page.js", "slider.js")))  # fmt: skip
+                     for names in (("page.css", "parts.css", "print.css"), ("page.js", "slider.js")))  # fmt: skip
     return shared(
         Template(here.joinpath("page.html").read_text(encoding="utf-8")).substitute(
             style=style,

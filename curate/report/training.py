@@ -5,28 +5,32 @@ from typing import Any
 
 from curate.errors import CurateError
 from curate.files import Folder
+from curate.report.evaluations import is_evaluation
 
 POINTS = 300
 
 
 def read(url: str) -> dict[str, Any]:
-    """Facts, loss curve and evaluations of one run. Raises CurateError where the folder is none."""
+    """Facts, loss curve and evaluations of one run; `unread`: the other JSON files in its eval folder. Raises
+    CurateError where the folder is none."""
     folder = Folder(url.rstrip("/"))
     if not folder.exists("run.json"):
         raise CurateError(
-            f"{url} is not a training run: it has no run.json; --run wants the folder given to train-clip"
+            f"{url} is not a training run: it has no run.json; --run wants the folder given to train-clip, "
+            "--eval-data that of eval-data"
         )
     lines = folder.read_bytes("log.jsonl").decode().splitlines() if folder.exists("log.jsonl") else []
     steps = [json.loads(line) for line in lines if line.strip()]
+    found = {
+        name.removeprefix("eval/").removesuffix(".json"): folder.read_json(name) for name in folder.names("eval/*.json")
+    }
     return {
         "name": folder.url.rstrip("/").rsplit("/", 1)[-1],
         "url": folder.url,
         "about": folder.read_json("run.json"),
         "curve": _thinned([[step["step"], step["loss"]] for step in steps if "step" in step and "loss" in step]),
-        "evaluations": {
-            name.removeprefix("eval/").removesuffix(".json"): folder.read_json(name)
-            for name in folder.names("eval/*.json")
-        },
+        "evaluations": {name: numbers for name, numbers in found.items() if is_evaluation(numbers)},
+        "unread": sorted(name for name, numbers in found.items() if not is_evaluation(numbers)),
     }
 
 
