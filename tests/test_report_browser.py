@@ -273,7 +273,8 @@ def test_on_paper_the_page_is_light_whole_and_without_its_slider(opened, tmp_pat
     assert page.evaluate("document.documentElement.scrollWidth") <= 690
     cut_off = """[...document.querySelectorAll('main *')].filter(e => e.checkVisibility() && e.clientHeight
         && getComputedStyle(e).overflowY !== 'visible' && !e.matches('.bar')
-        > e.clientHeight + 1 || e.scrollWidth > e.clientWidth + 1)).map(e => e.outerHTML.slice(0, 80))"""
+        && (e.scrollHeight > e.clientHeight + 1 || e.scrollWidth > e.clientWidth + 1)
+        ).map(e => e.outerHTML.slice(0, 80))"""
     assert page.evaluate(cut_off) == []
     page.evaluate("dispatchEvent(new Event('beforeprint'))")
     assert (page.locator("details:not([open])").count(), folded > 0) == (0, True)
