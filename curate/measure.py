@@ -20,7 +20,8 @@ from curate.work import Engine, Report, run_all
 
 BATCH = 128  # images decoded at a time: 25 MB of pixels at 256 x 256
 MOST_PIXELS = 1 << 25  # of all images of a batch: 100 MB, unless a single one has more
-OF_THE_SHARD = ("tar_bytes", "rows")  # of what made a file: what differs from shard to shard
+TAR_SAMPLE = "tar_sample"  # a file that was measured without it stays valid
+OF_THE_SHARD = ("tar_bytes", TAR_SAMPLE, "rows")  # of what made a file: what differs from shard to shard
 
 
 def measure(dataset: Dataset, specs: Sequence[str], engine: str | Engine = "local") -> Dataset:
@@ -72,7 +73,7 @@ class Measure:
     def __call__(self, shard: Shard) -> Report:
         table = shard.rows()
         size = shard.folder.size(shard.tar) if shard.folder.exists(shard.tar) else 0
-        about = {"tar_bytes": size, "rows": _rows_hash(table)}
+        about = {"tar_bytes": size, TAR_SAMPLE: shard.folder.sample(shard.tar, size), "rows": _rows_hash(table)}
         counts: dict[str, int] = {"undecodable": 0}
         skipped = True
         # what reads the embeddings of another comes after it
@@ -147,7 +148,7 @@ def _made_by(spec: Spec, shard: Shard, about: dict[str, Any]) -> dict[str, Any]:
 
 def _rows_hash(table: pa.Table) -> str:
     """Of what tells one set of rows from another: uid, key, caption and, where a downloader wrote it, the hash of every
-    image. With the size of the tar it stands for the shard, whose images need not be read again to know them."""
+    image. With the size and a sample of the tar it stands for the shard, whose images need not all be read again."""
     state = xxhash.xxh3_64()
     for name in ("uid", "key", "caption", "sha256"):
         if name in table.column_names:
@@ -182,9 +183,11 @@ def check_current(dataset: Dataset, spec: Spec) -> None:
 def _done(shard: Shard, spec: Spec, made_by: dict[str, Any]) -> bool:
     name = f"signals/{spec.slug}/{shard.name}.parquet"
     before = shard.folder.made_by(name)
-    if before is None or before == made_by:
-        return before is not None
-    changed = _changed(before, made_by)
+    if before is None:
+        return False
+    changed = _changed({TAR_SAMPLE: made_by[TAR_SAMPLE], **before}, made_by)
+    if not changed:
+        return True
     if set(changed) <= set(OF_THE_SHARD):
         raise BadShard(f"{shard.folder.url}/{name} was measured on another {shard.name}.tar; "
                        "delete this file and measure again")  # fmt: skip

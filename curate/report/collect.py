@@ -9,6 +9,7 @@ import pyarrow.compute as pc
 
 import curate
 from curate.dataset import Dataset
+from curate.measure import OF_THE_SHARD
 from curate.report import distributions, duplicates, queries, rows, tallies, thresholds
 from curate.report.recipe_text import recipe_text
 from curate.report.rows import Rows
@@ -77,7 +78,9 @@ def _models(dataset: Dataset) -> dict[str, dict[str, Any]]:
             made_by = dataset.folder.made_by(files[0]) if files else None
         except (OSError, ValueError):  # damaged, and named where its rows are read
             made_by = None
-        found[name] = {key: value for key, value in (made_by or {}).items() if key not in ("tar", "counts")}
+        found[name] = {
+            key: value for key, value in (made_by or {}).items() if key not in ("tar", "counts", *OF_THE_SHARD)
+        }
     return found
 
 
