@@ -25,8 +25,9 @@ import torch
 from PIL import Image, ImageDraw
 
 from curate import models, named
+from curate.evaluate.judge import Judge
+from curate.evaluate.zero_shot import classifier
 from curate.train import towers
-from curate.train.chunk import cut
 from curate.train.loader import Batch
 from curate.train.step import adamw, learning_rate, train_step
 
@@ -73,18 +74,17 @@ def drawn(number: int, seed: str) -> tuple[torch.Tensor, list[str], list[int]]:
     return torch.from_numpy(np.stack(pixels)), captions, kinds
 
 
-def accuracy(model: Any, goal: Any, tokenizer: Any, seed: int) -> float:
+def accuracy(model: Any, objective: str, goal: Any, tokenizer: Any, seed: int) -> float:
     """Share of new drawings whose kind is the one named."""
     pixels, _, kinds = drawn(TEST, f"test {seed}")
-    prompts = tokenizer([f"a {colour} {shape}" for colour in COLOURS for shape in SHAPES])
-    model.eval()
-    with torch.no_grad():
-        chunk = cut(Batch(pixels, prompts[kinds], np.arange(TEST), []), None, torch.device("cpu"))[0]
-        if hasattr(goal, "scores"):
-            scores = goal.scores(model, chunk, prompts)
-        else:
-            scores = chunk.image(model) @ model.encode_text(prompts, normalize=True).T
-    return float((scores.argmax(dim=1) == torch.tensor(kinds)).float().mean())
+    names = [f"{colour} {shape}" for colour in COLOURS for shape in SHAPES]
+    pictures = list(pixels.permute(0, 2, 3, 1).numpy())
+    seen = models.ClipModel("objectives", model, tokenizer, {}, torch.device("cpu"))  # as `curate eval` sees it
+    if hasattr(goal, "scores"):
+        scores = Judge(seen, objective, goal).scores(pictures, [[f"a {name}"] for name in names])
+    else:
+        scores = seen.encode_images(pictures) @ classifier(seen, names, ["a {c}"]).T
+    return float((scores.argmax(axis=1) == np.array(kinds)).mean())
 
 
 def curve(objective: str, seed: int, steps: int, size: int, points: list[int]) -> list[float]:
@@ -104,7 +104,7 @@ def curve(objective: str, seed: int, steps: int, size: int, points: list[int]) -
         batch = Batch(pixels[rows], tokenizer([captions[row] for row in rows]), rows, [])
         train_step(model, goal, optimizer, batch, learning_rate(step, steps, RATE, 10), seed=step)
         if step + 1 in points:
-            found.append(round(accuracy(model, goal, tokenizer, seed), 4))
+            found.append(round(accuracy(model, objective, goal, tokenizer, seed), 4))
     return found
 
 

@@ -550,7 +550,8 @@ def train_clip(data: tuple[str, ...], out: str | None, benchmarks: tuple[str, ..
 
 
 def evaluator(benchmarks: tuple[str, ...], device: str) -> Callable[[str, str], dict[str, float]]:
-    """Scores a checkpoint of train-clip: zero-shot top-1, or where texts belong to images the mean recall@1."""
+    """Scores a checkpoint of train-clip: zero-shot top-1 (mAP where images have several classes), or
+    where texts belong to images the mean recall@1."""
     from curate.evaluate import run
 
     def scores(checkpoint: str, out: str) -> dict[str, float]:
@@ -563,6 +564,8 @@ def evaluator(benchmarks: tuple[str, ...], device: str) -> Callable[[str, str], 
     def score(found: dict[str, Any]) -> float:
         if "zero_shot" in found:
             return found["zero_shot"]["top1"]["value"]
+        if "multilabel" in found:
+            return found["multilabel"]["mean_average_precision"]["value"]
         sides = [found["retrieval"][side]["recall@1"]["value"] for side in ("image_to_text", "text_to_image")]
         return sum(sides) / len(sides)
 

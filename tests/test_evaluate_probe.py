@@ -126,10 +126,10 @@ def test_average_precision_is_the_mean_precision_at_the_right_images():
 def test_map_leaves_classes_without_images_out_and_its_interval_holds_the_value():
     features, classes = np.eye(6, dtype=np.float32)[LABELS], np.eye(7, 6, dtype=np.float32)
     shown = np.eye(7, dtype=bool)[LABELS]
-    found = mean_average_precision(features, shown, classes)
+    found = mean_average_precision(features @ classes.T, shown)
     assert found["mean_average_precision"]["value"] == 1
     assert found["classes_without_images"] == 1
-    noisy = mean_average_precision(features + rng.standard_normal(features.shape), shown, classes)
+    noisy = mean_average_precision((features + rng.standard_normal(features.shape)) @ classes.T, shown)
     low, high = noisy["mean_average_precision"]["interval95"]
     assert found["chance"] < low < noisy["mean_average_precision"]["value"] < high < 1
 

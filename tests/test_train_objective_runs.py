@@ -1,18 +1,54 @@
 """Runs of train-clip with every objective and with towers locked, patches dropped, a teacher."""
 
 import json
+import shutil
 from pathlib import Path
 
+import numpy as np
 import open_clip
 import pytest
 import torch
+from conftest import draw
 from test_train import OPTIONS, files
 
-from curate import models
+from curate import images, models, named
+from curate.benchmark import TEMPLATES
+from curate.cli import evaluator
+from curate.encoders import resized
 from curate.errors import CurateError
+from curate.evaluate import run as evaluate
+from curate.files import Folder
 from curate.train import run
+from curate.train.chunk import cut
+from curate.train.loader import Batch
 
 SHORT = OPTIONS | {"epochs": 1, "lr": 1e-2}
+
+
+@pytest.fixture
+def kinds(tmp_path):
+    """An image folder of four classes, three pictures each."""
+    for name in ("red circle", "blue square", "green triangle", "black circle"):
+        folder = tmp_path / "kinds" / name
+        folder.mkdir(parents=True)
+        for i in range(3):
+            draw(*name.split(), 100 + i).save(folder / f"{i}.png")
+    return str(tmp_path / "kinds")
+
+
+def told(out, model, dataset, kinds):
+    """Scores [pictures, classes] of the objective of a run, fitted again and given the trainer's own chunks."""
+    own = torch.load(f"{out}/objective.pt", weights_only=True)
+    goal, tokenizer, network = named.load("train.objectives", own["objective"]), model.tokenizer, model.model
+    goal.fit(network, [text for shard in dataset.shards for text in shard.rows()["caption"].to_pylist()], tokenizer)
+    goal.load_state_dict(own["state_dict"])
+    files, names = sorted(Path(kinds).rglob("*.png")), sorted(path.name for path in Path(kinds).iterdir())
+    pixels = torch.stack([resized(images.decode(path.read_bytes()), 32) for path in files])
+    prompts = tokenizer([template.replace("{c}", name) for name in names for template in TEMPLATES])
+    batch = Batch(pixels, prompts[: len(pixels)], np.arange(len(pixels)), [])
+    with torch.no_grad():
+        scores = goal.eval().scores(network, cut(batch, None, torch.device("cpu"))[0], prompts)
+    return scores.view(len(files), len(names), len(TEMPLATES)).mean(dim=2).numpy()
 
 
 def losses(out):
@@ -20,10 +56,13 @@ def losses(out):
 
 
 @pytest.mark.parametrize("objective", ["captioning", "bag-of-words", "ngrams(longest=2)", "coca"])
-def test_a_run_learns_and_leaves_a_model_that_open_clip_loads(dataset, tmp_path, objective):
+def test_a_run_learns_is_judged_by_its_objective_and_leaves_a_model_that_open_clip_loads(
+    dataset, kinds, tmp_path, objective
+):
     out = str(tmp_path / "run")
     model = "CoCa-Test-32" if objective == "coca" else OPTIONS["model"]
-    run([dataset.url], out, **SHORT | {"objective": objective, "model": model, "chunk": 5})
+    judged = {"evaluator": evaluator((kinds,), "cpu"), "eval_every": 4}
+    run([dataset.url], out, **SHORT | {"objective": objective, "model": model, "chunk": 5, **judged})
     found = losses(out)
     assert found[-1] < found[0]
     network = models.build(json.loads(Path(out, "config.json").read_text()))
@@ -36,6 +75,37 @@ def test_a_run_learns_and_leaves_a_model_that_open_clip_loads(dataset, tmp_path,
         untouched = models.build(models.find_config(model)[1]).state_dict()
         assert torch.equal(network.state_dict()["token_embedding.weight"], untouched["token_embedding.weight"])
         assert not torch.equal(network.state_dict()["visual.conv1.weight"], untouched["visual.conv1.weight"])
+        _, numbers, _ = evaluate(out, [kinds], out=str(tmp_path / "found"), device="cpu", batch_size=5)
+        expected = told(out, models.load(None, out, "cpu"), dataset, kinds)
+        (kept,) = (tmp_path / "found").rglob("scores-*.npy")
+        np.testing.assert_allclose(np.load(kept), expected, atol=1e-4)
+        rows = Folder(str(tmp_path / "found")).read_table("kinds-predictions.parquet")
+        assert rows["prediction"].to_pylist() == expected.argmax(axis=1).tolist()
+        assert numbers["benchmarks"]["kinds"]["objective"]["name"] == objective
+        top1 = numbers["benchmarks"]["kinds"]["zero_shot"]["top1"]["value"]
+        (line,) = Path(out, "evals.jsonl").read_text().splitlines()  # the last checkpoint has the weights of model.pt
+        assert json.loads(line)["scores"] == {"kinds": top1}
+
+
+def test_what_an_objective_cannot_judge_is_one_line(dataset, kinds, tmp_path):
+    words, views = str(tmp_path / "words"), str(tmp_path / "views")
+    run([dataset.url], words, **SHORT | {"objective": "bag-of-words"})
+    for benchmark, tasks in ((kinds, ["retrieval"]), (dataset.url, [])):
+        with pytest.raises(CurateError, match="of --objective bag-of-words has no features of texts to search with"):
+            evaluate(words, [benchmark], device="cpu", tasks_asked=tasks)
+    _, numbers, _ = evaluate(words, [kinds], device="cpu", tasks_asked=["zero-shot", "typographic"])
+    attack = numbers["benchmarks"]["kinds"]["typographic"]
+    assert attack["before"] == numbers["benchmarks"]["kinds"]["zero_shot"]["top1"]
+    Path(words, "objective.pt").unlink()
+    with pytest.raises(CurateError, match=r"the weights of the objective are not there: objective.pt lies beside"):
+        evaluate(words, [kinds], device="cpu")
+    run([dataset.url], views, **SHORT | {"objective": "copy-detection"})
+    with pytest.raises(CurateError, match="of --objective copy-detection learns of no texts: no zero-shot"):
+        evaluate(views, [kinds], device="cpu")
+    learnt = {"train": [shutil.copytree(kinds, tmp_path / "learnt").as_posix()], "shots": [1], "draws": 2}
+    _, numbers, _ = evaluate(views, [kinds], device="cpu", tasks_asked=["few-shot"], **learnt)
+    assert set(numbers["benchmarks"]["kinds"]["few_shot"]["shots"]) == {"1"}
+    assert "zero_shot" not in numbers["benchmarks"]["kinds"]["few_shot"]
 
 
 def test_a_run_with_its_own_weights_goes_on_to_the_same_bytes(dataset, tmp_path):

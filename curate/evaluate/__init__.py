@@ -8,6 +8,7 @@ from curate import models
 from curate.errors import BadShard, CurateError
 from curate.evaluate import plot, shifts, table, tasks
 from curate.evaluate.few_shot import DRAWS
+from curate.evaluate.judge import judge_of
 from curate.evaluate.retrieval import AT
 from curate.evaluate.sets import TestSet
 from curate.evaluate.tasks import TASKS
@@ -36,7 +37,11 @@ def run(model: str, benchmarks: Sequence[str], out: str | None = None, arch: str
     learnt = _train_folders(train, benchmarks)
     others = {_name(place): results(place) for place in beside}
     clip = models.load(arch, model, device, precision)
-    sets = [TestSet(clip, path, learnt.get(_name(path)), folder.within("cache"), batch_size, seed)
+    judge = judge_of(model, clip)
+    for task in tasks_asked:
+        if judge:
+            judge.check(task)
+    sets = [TestSet(clip, path, learnt.get(_name(path)), folder.within("cache"), batch_size, seed, judge)
             for path in benchmarks]  # fmt: skip
     twice = next((test.name for test in sets if [each.name for each in sets].count(test.name) > 1), None)
     if twice:
@@ -52,6 +57,7 @@ def run(model: str, benchmarks: Sequence[str], out: str | None = None, arch: str
         usable = [test for test in sets if test.name not in failures]
         _shift(usable, base, baselines, _run_name(model), folder, numbers)
     made_by = {"model": clip.name, "weights": clip.made_by["weights"], "precision": clip.precision}
+    made_by |= {"objective": judge.made_by} if judge else {}
     for name, found in numbers.items():
         numbers[name] = _kept(folder, name, {**made_by, **found})
     written = _write_table(folder, _run_name(model), numbers, others)
@@ -104,10 +110,10 @@ def _shift(sets: Sequence[TestSet], base: str | None, baselines: Sequence[str], 
 
 def _kept(folder: Folder, name: str, numbers: dict[str, Any]) -> dict[str, Any]:
     """The numbers, with those of other tasks that the same weights reached before on the same files; written."""
-    same = ("model", "weights", "precision", "files")
+    same = ("model", "weights", "precision", "files", "objective")
     if folder.exists(f"{name}.json"):
         before = folder.read_json(f"{name}.json")
-        if isinstance(before, dict) and all(before.get(key) == numbers[key] for key in same):
+        if isinstance(before, dict) and all(before.get(key) == numbers.get(key) for key in same):
             numbers = {**before, **numbers}
     folder.write_json(f"{name}.json", numbers)
     return numbers

@@ -2,7 +2,7 @@
 
 import os
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
 from itertools import islice
@@ -16,6 +16,7 @@ from curate import images, work
 from curate.benchmark import Benchmark, BenchmarkSample
 from curate.dataset import fingerprint
 from curate.encoders import embed_dim
+from curate.evaluate.judge import Judge
 from curate.files import Folder
 from curate.models import ClipModel
 
@@ -72,6 +73,26 @@ def text_features(model: ClipModel, found: Encoded, benchmark: Benchmark, cache:
     if place:
         place.write_array("texts.npy", features)
     return features
+
+
+def class_scores(judge: Judge, benchmark: Benchmark, sentences: Sequence[Sequence[str]], batch_size: int,
+                 cache: Folder | None, split: str, change: Change | None) -> np.ndarray:  # fmt: skip
+    """float32 [images that can be decoded, classes], in the order of `encode`, by the judge of a run; kept beside the
+    features."""
+    place = cache.within(_name(judge.model, benchmark, split, change)) if cache else None
+    name = f"scores-{fingerprint([judge.made_by, [list(some) for some in sentences]])}.npy"
+    if place and place.exists(name):
+        return np.array(place.read_array(name))
+    parts = [np.zeros((0, len(sentences)), np.float32)]
+    with tqdm(desc=f"eval {benchmark.name}: {judge.name}", unit="image", disable=work.QUIET) as bar:
+        for group in groups(benchmark.samples(), batch_size):
+            whole = [(sample, pixels) for sample, pixels in group if pixels is not None]
+            parts.append(judge.scores([change(*each) if change else each[1] for each in whole], sentences))
+            bar.update(len(group))
+    found = np.concatenate(parts)
+    if place:
+        place.write_array(name, found)
+    return found
 
 
 def groups(samples: Iterator[BenchmarkSample], size: int) -> Iterator[list[tuple[BenchmarkSample, np.ndarray | None]]]:

@@ -11,21 +11,22 @@ import numpy as np
 RESAMPLES = 200  # of the images, for the interval
 
 
-def mean_average_precision(images: np.ndarray, shown: np.ndarray, classes: np.ndarray, seed: int = 0) -> dict[str, Any]:
-    """Of image features [n, d], shown bool [n, k] and class features [k, d]: mAP over the classes that some image
+def mean_average_precision(scores: np.ndarray, shown: np.ndarray, seed: int = 0) -> dict[str, Any]:
+    """Of scores [n, k], higher is nearer, and shown bool [n, k]: mAP over the classes that some image
     shows, with a 95% bootstrap interval over the images; chance = the mean share of images that show a class, what
     a random order reaches with many images."""
     used = shown.any(axis=0)
-    scores, shown = (images @ classes.T)[:, used], shown[:, used]
-    weights = np.ones((1, len(images)))
+    images, classes = scores.shape
+    scores, shown = scores[:, used], shown[:, used]
+    weights = np.ones((1, images))
     rng = np.random.default_rng(seed)
-    drawn = rng.multinomial(len(images), np.full(len(images), 1 / len(images)), RESAMPLES).astype(float)
+    drawn = rng.multinomial(images, np.full(images, 1 / images), RESAMPLES).astype(float)
     value = float(average_precision(scores, shown, weights).mean())
     resampled = np.nanmean(average_precision(scores, shown, drawn), axis=0)
     low, high = np.nanquantile(resampled, (0.025, 0.975))
     return {
-        "images": len(images),
-        "classes": len(classes),
+        "images": images,
+        "classes": classes,
         "classes_without_images": int((~used).sum()),
         "mean_average_precision": {
             "value": round(value, 6),

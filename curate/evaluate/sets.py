@@ -10,10 +10,11 @@ from curate.benchmark import has_split, open_benchmark
 from curate.encoders import preprocessing
 from curate.errors import CurateError
 from curate.evaluate import encoded
-from curate.evaluate.encoded import NONE, Encoded
+from curate.evaluate.encoded import NONE, Change, Encoded
+from curate.evaluate.judge import Judge
 from curate.evaluate.linear_probe import drawn_validation
 from curate.evaluate.typographic import Written
-from curate.evaluate.zero_shot import classifier
+from curate.evaluate.zero_shot import classifier, sentences
 from curate.files import Folder
 from curate.models import ClipModel
 
@@ -36,7 +37,8 @@ class TestSet:
     __test__ = False  # for pytest: no test
 
     def __init__(self, model: ClipModel, path: str, train: str | None = None, cache: Folder | None = None,
-                 batch_size: int = 256, seed: int = 0):  # fmt: skip
+                 batch_size: int = 256, seed: int = 0, judge: Judge | None = None):  # fmt: skip
+        self.judge = judge  # where the run has one, it says what an image shows
         self.model, self.path, self.cache, self.batch_size, self.seed = model, path, cache, batch_size, seed
         self.train_path = train or path
         self.benchmark = open_benchmark(path)
@@ -83,7 +85,17 @@ class TestSet:
     @cached_property
     def scores(self) -> np.ndarray:
         """float32 [labelled images, classes]"""
-        return self.features @ self.classes.T
+        return self.scored()[self.labelled]
+
+    def scored(self, change: Change | None = None) -> np.ndarray:
+        """float32 [images, classes] of all images, or of what `change` makes of them."""
+        if self.judge:
+            told = [sentences(name, self.benchmark.templates) for name in self.classnames]
+            return encoded.class_scores(self.judge, self.benchmark, told, self.batch_size, self.cache, "test", change)
+        if change is None:
+            return self.found.features @ self.classes.T
+        found = encoded.encode(self.model, self.benchmark, self.batch_size, self.cache, "test", change)
+        return found.features @ self.classes.T
 
     @cached_property
     def shown(self) -> np.ndarray:

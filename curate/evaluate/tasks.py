@@ -23,7 +23,7 @@ DEFAULT = ("zero-shot", "retrieval")
 def offered(test: TestSet) -> list[str]:
     """Which of the default tasks a benchmark has the labels or texts for. Raises CurateError where it has neither."""
     found = ["zero-shot"] if can_classify(test) else []
-    found += ["retrieval"] if test.found.texts else []
+    found += ["retrieval"] if test.found.texts and not (test.judge and found) else []
     if not found:
         raise CurateError(f"benchmark {test.name} has images but no labels or texts: nothing to compare them with")
     return found
@@ -37,6 +37,8 @@ def can_classify(test: TestSet) -> bool:
 
 def numbers(test: TestSet, task: str, shots: Sequence[int] | None, draws: int) -> dict[str, Any]:
     """task -> its numbers, under the name that they have in the JSON. Raises CurateError where it cannot be done."""
+    if test.judge:
+        test.judge.check(task)
     if task == "zero-shot":
         return zero_shot(test)
     if task == "retrieval":
@@ -51,7 +53,7 @@ def numbers(test: TestSet, task: str, shots: Sequence[int] | None, draws: int) -
 def zero_shot(test: TestSet) -> dict[str, Any]:
     """zero_shot of the images with one class each; multilabel where they have several."""
     if any(test.found.multilabels):
-        return {"multilabel": mean_average_precision(test.found.features, test.shown, test.classes, test.seed)}
+        return {"multilabel": mean_average_precision(test.scored(), test.shown, test.seed)}
     _need_labels(test)
     return {"zero_shot": accuracy(test.scores, test.labels)}
 
@@ -107,7 +109,8 @@ def _few_shot(test: TestSet, shots: Sequence[int] | None, draws: int) -> dict[st
         raise CurateError(f"{few}, fewer than {max(wished) if shots else min(wished)} shots")
     found = few_shot(learnt.features, learnt.labels, learnt.keys, learnt.held_out, test.features, test.labels,
                      len(test.classnames), usable, draws or DRAWS, test.seed)  # fmt: skip
-    found["zero_shot"] = accuracy(test.scores, test.labels)["top1"]
+    if not test.judge or test.judge.names_classes:
+        found["zero_shot"] = accuracy(test.scores, test.labels)["top1"]
     if len(usable) < len(wished):
         found["left_out"] = {"shots": [k for k in wished if k > most], "reason": few}
     return found
@@ -118,8 +121,7 @@ def _typographic(test: TestSet) -> tuple[dict[str, Any], np.ndarray, np.ndarray,
     _need_labels(test)
     attack = test.attack()
     words = np.array([attack.word(key, label) for key, label in zip(test.keys, test.labels.tolist(), strict=True)])
-    after = encoded.encode(test.model, test.benchmark, test.batch_size, test.cache, "test", attack)
-    attacked = (after.features[test.labelled] @ test.classes.T).argmax(axis=1)
+    attacked = test.scored(attack)[test.labelled].argmax(axis=1)
     before = test.scores.argmax(axis=1)
     return typographic.fooled(before, attacked, test.labels, words), before, attacked, words
 

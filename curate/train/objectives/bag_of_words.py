@@ -4,7 +4,7 @@ The softmax over all words with every word of the caption an equal target is tha
 Features from Large Weakly Supervised Data; the objective is one of figure 2 of the CLIP paper. Words are CLIP's tokens.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, ClassVar
 
 import torch
@@ -13,6 +13,8 @@ from curate.encoders import embed_dim
 from curate.train import captions
 from curate.train.chunk import Chunk, Encoded
 from curate.train.loader import Batch
+
+NAMES = 1024  # class names at a time: each is a row as wide as the vocabulary
 
 
 class Objective(torch.nn.Module):
@@ -34,6 +36,11 @@ class Objective(torch.nn.Module):
         with torch.no_grad():
             self.head.bias.copy_((counts / counts.sum()).log())
 
+    def sized(self, state: Mapping[str, torch.Tensor]) -> None:
+        """Weights of the sizes of a stored state."""
+        words, width = state["head.weight"].shape
+        self.head = torch.nn.Linear(width, words)
+
     def encode(self, model: Any, chunk: Chunk) -> Encoded:
         chances = self._chances(model, chunk)
         targets = bags(chunk.tokens.to(chances.device), chances.shape[1]).to(chances.dtype)
@@ -47,7 +54,10 @@ class Objective(torch.nn.Module):
     def scores(self, model: Any, chunk: Chunk, names: torch.Tensor) -> torch.Tensor:
         """[n, k]: mean log-probability of the words of each of k class names, int64 tokens [k, context]."""
         chances = self._chances(model, chunk)
-        chosen = bags(names.to(chances.device), chances.shape[1]).to(chances.dtype)
+        return torch.cat([self._means(chances, some) for some in names.to(chances.device).split(NAMES)], dim=1)
+
+    def _means(self, chances: torch.Tensor, names: torch.Tensor) -> torch.Tensor:
+        chosen = bags(names, chances.shape[1]).to(chances.dtype)
         return chances @ (chosen / chosen.sum(dim=1, keepdim=True).clamp(min=1)).T
 
     def _chances(self, model: Any, chunk: Chunk) -> torch.Tensor:

@@ -4,7 +4,7 @@ Desai and Johnson 2021, VirTex. Simplified: it writes forwards only, where VirTe
 has such a language model as the slowest of its three objectives.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, ClassVar
 
 import torch
@@ -19,6 +19,7 @@ from curate.train.chunk import Chunk, Encoded
 from curate.train.loader import Batch
 
 HEAD_WIDTH = 64
+NAMES = 64  # class names at a time: each token of each is a row as wide as the vocabulary
 
 
 class Objective(torch.nn.Module):
@@ -35,8 +36,14 @@ class Objective(torch.nn.Module):
     def fit(self, model: Any, texts: Sequence[str], tokenizer: Any) -> None:
         """A decoder as wide as the image tower."""
         captions.check(tokenizer, "captioning")
-        width, context = grid_width(model), int(model.context_length)
-        self.words = torch.nn.Embedding(tokenizer.inner.vocab_size, width)
+        self._made(tokenizer.inner.vocab_size, int(model.context_length), grid_width(model))
+
+    def sized(self, state: Mapping[str, torch.Tensor]) -> None:
+        """Weights of the sizes of a stored state."""
+        self._made(len(state["words.weight"]), *state["places"].shape)
+
+    def _made(self, vocabulary: int, context: int, width: int) -> None:
+        self.words = torch.nn.Embedding(vocabulary, width)
         self.places = torch.nn.Parameter(torch.empty(context, width))
         self.decoder = MultimodalTransformer(width, self.layers, max(1, width // HEAD_WIDTH), context, output_dim=1)
         self.decoder.text_projection = None  # the words themselves are the projection, as in VirTex
@@ -53,7 +60,9 @@ class Objective(torch.nn.Module):
     def scores(self, model: Any, chunk: Chunk, names: torch.Tensor) -> torch.Tensor:
         """[n, k]: mean log-probability of the tokens of each of k class prompts, int64 tokens [k, context]."""
         grid, written = self._grid(model, chunk), captions.ends(names).to(chunk.device)
-        rows = [self._told(some.expand(len(names), -1, -1), names.to(chunk.device), chunk) for some in grid.split(1)]
+        parts = names.to(chunk.device).split(NAMES)
+        rows = [torch.cat([self._told(one.expand(len(some), -1, -1), some, chunk) for some in parts])
+                for one in grid.split(1)]  # fmt: skip
         return torch.stack(rows) / written
 
     def _grid(self, model: Any, chunk: Chunk) -> torch.Tensor:

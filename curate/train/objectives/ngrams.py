@@ -6,7 +6,7 @@ single word. Simplified: words are CLIP's tokens; the n-grams are the most frequ
 among them; where the words before are no n-gram of the list the shorter ones decide alone.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, ClassVar
 
 import torch
@@ -41,9 +41,11 @@ class Objective(torch.nn.Module):
         captions.check(tokenizer, "ngrams")
         size = tokenizer.inner.vocab_size
         keys = frequent(captions.words(tokenizer, texts), size, self.longest, self.vocabulary, self.least)
-        self.register_buffer("keys", keys)
-        self.register_buffer("number_of_tokens", torch.tensor(size))
-        self.head = torch.nn.Linear(embed_dim(model), len(keys))
+        self._made(keys, torch.tensor(size), embed_dim(model))
+
+    def sized(self, state: Mapping[str, torch.Tensor]) -> None:
+        """Weights of the sizes of a stored state."""
+        self._made(torch.empty_like(state["keys"]), torch.tensor(0), state["head.weight"].shape[1])
 
     def encode(self, model: Any, chunk: Chunk) -> Encoded:
         told = self._told(self._chances(model, chunk), chunk.tokens.to(self.keys.device))
@@ -57,6 +59,11 @@ class Objective(torch.nn.Module):
         names = names.to(self.keys.device)
         chances, tokens = self._chances(model, chunk), captions.inside(names).sum(dim=1).clamp(min=1)
         return torch.stack([self._told(row.expand(len(names), -1), names) / tokens for row in chances.split(1)])
+
+    def _made(self, keys: torch.Tensor, tokens: torch.Tensor, width: int) -> None:
+        self.register_buffer("keys", keys)
+        self.register_buffer("number_of_tokens", tokens)
+        self.head = torch.nn.Linear(width, len(keys))
 
     def _chances(self, model: Any, chunk: Chunk) -> torch.Tensor:
         """Log-probability [n, m] of the last token of every n-gram after those before it."""
