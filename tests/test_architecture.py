@@ -20,7 +20,7 @@ LAYERS = [
     ["dataset"],
     ["work"],
     ["engines", "crawl", "pools", "encoders", "models", "benchmark"],
-    ["measure"],
+    ["measure", "remembered"],
     ["signals"],
     ["queries", "harvest", "dedup", "filter", "train", "evaluate", "report", "doctor"],
     ["demo", "verify", "compare"],

@@ -1,6 +1,7 @@
 """What the signals that filter lives on measure: caption, tokens, language, size, clip."""
 
 import json
+import shutil
 import subprocess
 import sys
 
@@ -182,6 +183,37 @@ def test_other_weights_under_the_same_name_are_refused(broken, weights):
     with pytest.raises(CurateError, match=r"signals/clip was measured with another weights than clip\(.*\) has now"):
         select(Dataset.open(broken.url), signals=(spec,), where=("clip > 0",), on_null="drop", engine=HERE)
     assert not broken.folder.names("selections/**")
+
+
+AGAIN = """
+import sys
+from curate import filter
+from curate.dataset import Dataset
+from curate.measure import measure
+url, spec, here = sys.argv[1:]
+measured = measure(Dataset.open(url), [spec], here)
+selected = filter.run(measured, where=("clip > -1",), signals=(spec,), on_null="drop", engine=here)
+print(measured.history[-1]["counts"]["skipped"], selected.history[-1]["counts"]["kept"], "torch" in sys.modules,
+      *measured.failures.values())
+"""
+
+
+@pytest.mark.slow
+def test_where_nothing_is_left_to_measure_no_torch_is_loaded_and_other_weights_are_noticed(broken, weights, tmp_path):
+    torch = pytest.importorskip("torch")
+    checkpoint = tmp_path / "tiny.pt"
+    shutil.copy(weights, checkpoint)
+    spec = f"clip(model=ViT-Test-32, pretrained={checkpoint}, device=cpu)"
+    measured = measure(broken, [spec], HERE)
+    assert not measured.failures
+    command = [sys.executable, "-c", AGAIN, broken.url, spec, HERE]
+    kept = sum(value is not None for value in measured.joined(measured.shards[0])["clip"].to_pylist())
+    again = subprocess.run(command, capture_output=True, check=True, text=True)
+    assert again.stdout.split() == ["1", str(kept), "False"]
+    state = torch.load(checkpoint)
+    torch.save(state | {"logit_scale": state["logit_scale"] + 1}, checkpoint)
+    changed = subprocess.run(command, capture_output=True, check=False, text=True)
+    assert "signals/clip was measured with another weights than" in changed.stderr
 
 
 @pytest.mark.slow
