@@ -1,6 +1,7 @@
 """What dedup costs once everything is measured, from a hundred thousand to ten million pairs; node-hours for more.
 
     OMP_NUM_THREADS=1 python benchmarks/dedup_scale.py [--rows 100000 1000000 ...] [--scratch DIR]
+    OMP_NUM_THREADS=1 python benchmarks/dedup_scale.py --memory --rows 1200000 4000000    # adds to the same result
 
 The datasets are made of numbers alone: shards of 10,000 rows with the sidecar and the columns of `exact` and `pdq` that
 measuring would have written, of random codes. One row in ten is a copy of an earlier one: half of these are the same
@@ -8,7 +9,9 @@ file, half differ in up to 31 bits of PDQ. One row in two hundred is the same pl
 each with its defaults, with one worker, which is the driver itself: its CPU time, its memory. The driver's columns lie
 in mapped files, whose pages the kernel may take back: "anonymous" is what it cannot, looked at every 5 ms (RssAnon of
 /proc/self/status); "driver_mb" is the peak with those pages. What was planted must be found: the run fails where more
-than 1 % of it is missing.
+than 1 % of it is missing. With --memory two workers join, in memory that a bucket bounds, and only the driver is looked
+at: what its anonymous memory gains between two sizes beyond 1,000,000 rows, where it joins nothing itself, is what a
+row costs it.
 
 Node-hours are for 16 cores: hashing at the rate of results/hashing_vs_peers.json, dedup at the CPU time a row of the
 largest size here, times (rows / largest) to the power of the growth that was measured.
@@ -52,18 +55,21 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--rows", type=int, nargs="+", default=[100_000, 1_000_000, 10_000_000])
     parser.add_argument("--scratch", type=Path, default=Path("scale-scratch"))
+    parser.add_argument("--memory", action="store_true", help="look at the driver alone, beside two workers")
     parser.add_argument("--one", action="store_true", help="run dedup on what lies in --scratch and say what it took")
     options = parser.parse_args()
     if options.one:
-        one(options.scratch)
+        one(options.scratch, 2 if options.memory else 1)
         return
-    before = json.loads(RESULTS.read_text()) if RESULTS.exists() else {"sizes": {}}
-    sizes = {size: told for size, told in before["sizes"].items() if "anonymous_growth_bytes" in told}
+    before = json.loads(RESULTS.read_text()) if RESULTS.exists() else {}
+    sizes, alone = before.get("sizes", {}), before.get("driver beside two workers", {})
     for rows in options.rows:
         planted = written(options.scratch, rows)
         command = [sys.executable, __file__, "--one", "--scratch", options.scratch]
+        command += ["--memory"] * options.memory
         done = subprocess.run(command, check=True, capture_output=True, text=True)
-        sizes[str(rows)] = told = json.loads(done.stdout.splitlines()[-1]) | {"planted": planted}
+        told = json.loads(done.stdout.splitlines()[-1]) | {"planted": planted}
+        (alone if options.memory else sizes)[str(rows)] = told
         shutil.rmtree(options.scratch)
         if not 0.99 * planted <= told["dropped"] <= 1.01 * planted:
             raise SystemExit(f"{told['dropped']:,} of {planted:,} planted copies were dropped")
@@ -72,12 +78,17 @@ def main() -> None:
         "date": datetime.date.today().isoformat(),
         "machine": f"{platform.machine()}, {os.cpu_count()} cores, Python {platform.python_version()}",
         "load": round(os.getloadavg()[0], 1),
-        "sizes": dict(sorted(sizes.items(), key=lambda item: int(item[0]))),
+        "sizes": in_order(sizes),
+        "driver beside two workers": in_order(alone),
     }
-    RESULTS.write_text(json.dumps(result | estimates(result["sizes"]), indent=1) + "\n")
+    RESULTS.write_text(json.dumps(result | estimates(in_order(sizes), in_order(alone)), indent=1) + "\n")
 
 
-def estimates(sizes: dict[str, dict]) -> dict:
+def in_order(sizes: dict[str, dict]) -> dict[str, dict]:
+    return dict(sorted(sizes.items(), key=lambda item: int(item[0])))
+
+
+def estimates(sizes: dict[str, dict], alone: dict[str, dict]) -> dict:
     """Growth between the sizes, and what follows for pools of POOLS pairs."""
     rows = [int(size) for size in sizes]
     spent = [sizes[str(size)]["cpu_s"] for size in rows]
@@ -85,23 +96,26 @@ def estimates(sizes: dict[str, dict]) -> dict:
               for a, b, x, y in zip(rows, rows[1:], spent, spent[1:])}  # fmt: skip
     exponent = max(1.0, *growth.values()) if growth else 1.0
     hashed = json.loads(HASHING.read_text())["sets"]["256 pixels"]["images_per_cpu_second"]["curate, all"]
-    hours = {}
+    hours, row = {}, per_row(alone)
     for pool in POOLS:
         hashing = pool / hashed / 3600
         joining = spent[-1] * (pool / rows[-1]) ** exponent / 3600
         hours[f"{pool:,}"] = {
             "hashing, core-hours": round(hashing), "dedup, core-hours": round(joining, 1),
             f"node-hours of {NODE_CORES} cores": round((hashing + joining) / NODE_CORES, 1),
-            "driver, GB": round(per_row(sizes, rows) * pool / 1e9, 1),
+            **({"driver, GB": round(row * pool / 1e9, 1)} if row is not None else {}),
         }  # fmt: skip
-    bytes_ = {"driver, anonymous bytes a row": per_row(sizes, rows)}
+    bytes_ = {"driver, anonymous bytes a row": row}
     return {"growth of CPU time": growth, **bytes_, "images hashed in a CPU second": hashed, "extrapolated": hours}
 
 
-def per_row(sizes: dict[str, dict], rows: list[int]) -> float:
-    """Bytes of the driver's peak for each row more, between the smallest and the largest size."""
-    peaks = [sizes[str(rows[at])]["anonymous_growth_bytes"] for at in (0, -1)]
-    return round((peaks[1] - peaks[0]) / max(rows[-1] - rows[0], 1), 1)
+def per_row(alone: dict[str, dict]) -> float | None:
+    """Bytes of the driver's peak for each row more, between the smallest and the largest size; None with one size."""
+    rows = [int(size) for size in alone]
+    if len(rows) < 2:
+        return None
+    peaks = [alone[str(size)]["anonymous_growth_bytes"] for size in (rows[0], rows[-1])]
+    return round((peaks[1] - peaks[0]) / (rows[-1] - rows[0]), 1)
 
 
 def written(place: Path, rows: int) -> int:
@@ -152,12 +166,12 @@ def fixed(values: np.ndarray) -> pa.Array:
     return pa.Array.from_buffers(pa.binary(held.shape[1]), len(held), [None, pa.py_buffer(held)])
 
 
-def one(place: Path) -> None:
+def one(place: Path, workers: int) -> None:
     start, spent, before = time.perf_counter(), cpu(), anonymous()
     most = [before]
     threading.Thread(target=watched, args=(most,), daemon=True).start()
     dataset = Dataset.open(str(place))
-    done = dedup(dataset, SIGNALS, engine="local(workers=1)")
+    done = dedup(dataset, SIGNALS, engine=f"local(workers={workers})")
     counts, rows = done.history[-1]["counts"], done.history[-1]["counts"]["of"]
     if done.failures:
         raise SystemExit(str(done.failures))
