@@ -122,6 +122,14 @@ def web(tmp_path):
     server.shutdown()
 
 
+@pytest.fixture(scope="module")
+def stop_ray():
+    """One cluster serves all tests of a file: to start one costs seconds."""
+    yield
+    if "ray" in sys.modules:
+        sys.modules["ray"].shutdown()
+
+
 def kill_when(command: list[str], happened) -> None:
     """Start a command in a process group of its own and kill the whole group once something has happened."""
     process = subprocess.Popen(command, start_new_session=True, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)

@@ -130,3 +130,25 @@ def test_dedup_by_tasks_is_dedup(make_dataset, tmp_path, monkeypatch):
     assert any(row["distance"] for row in dropped(tasks).values())
     assert not tasks.folder.names("work/dedup/**/*.parquet")
     assert tasks.selection == whole.selection
+
+
+@pytest.mark.parametrize("spec", [
+    pytest.param("local(workers=2)", id="two-processes", marks=pytest.mark.slow),
+    pytest.param("ray(workers=2)", id="ray", marks=[pytest.mark.slow, pytest.mark.ray]),
+])  # fmt: skip
+def test_every_engine_finds_the_same_duplicates(spec, make_dataset, tmp_path, monkeypatch, stop_ray):
+    if "ray" in spec:
+        pytest.importorskip("ray", reason="the extra 'ray' is not installed")
+    rows = [shown(index, scene(index) if index < 6 else worse(scene(index % 6))) for index in range(12)]
+    whole = dedup(make_dataset(rows, 4, str(tmp_path / "a")), engine="local(workers=0)")
+    monkeypatch.setattr(join_bits, "BUCKET", 4)  # tasks for ranges of codes
+    tasks = dedup(make_dataset(rows, 4, str(tmp_path / "b")), engine=spec)
+    patterns = ("selections/*/*", "reports/duplicates-*")
+    found = [
+        {name: each.folder.read_bytes(name) for pattern in patterns for name in each.folder.names(pattern)}
+        for each in (whole, tasks)
+    ]
+    assert found[0] == found[1]
+    assert len(found[0]) == 4
+    assert tasks.history[-1]["counts"] == whole.history[-1]["counts"]
+    assert whole.history[-1]["counts"]["kept"] == 6

@@ -10,10 +10,7 @@ from pathlib import Path
 
 import pyarrow as pa
 import pytest
-from test_dedup_rules import scene, shown, worse
 
-from curate.dedup import join_bits
-from curate.dedup import run as dedup
 from curate.errors import BadShard, CurateError
 from curate.files import Folder
 from curate.measure import measure
@@ -93,14 +90,6 @@ def engine_for(spec: str) -> str:
     return spec
 
 
-@pytest.fixture(scope="module")
-def stop_ray():
-    """One cluster serves all tests here: to start one costs seconds."""
-    yield
-    if "ray" in sys.modules:
-        sys.modules["ray"].shutdown()
-
-
 @pytest.mark.parametrize("spec", ENGINES)
 def test_every_engine_gives_the_same_reports_in_order(spec, stop_ray):
     outcome = run_all(Square(), [3, 13, *range(20)], engine_for(spec))
@@ -117,24 +106,6 @@ def test_every_engine_writes_the_same_tables(spec, dataset, tmp_path, stop_ray):
     measure(dataset, ["size"], spec)
     assert len(expected) == 3
     assert {name: dataset.folder.read_bytes(name) for name in dataset.folder.names("signals/**")} == expected
-
-
-@pytest.mark.parametrize("spec", ENGINES)
-def test_every_engine_finds_the_same_duplicates(spec, make_dataset, tmp_path, monkeypatch, stop_ray):
-    engine_for(spec)
-    rows = [shown(index, scene(index) if index < 6 else worse(scene(index % 6))) for index in range(12)]
-    whole = dedup(make_dataset(rows, 4, str(tmp_path / "a")), engine="local(workers=0)")
-    monkeypatch.setattr(join_bits, "BUCKET", 4)  # tasks for ranges of codes
-    tasks = dedup(make_dataset(rows, 4, str(tmp_path / "b")), engine=spec)
-    patterns = ("selections/*/*", "reports/duplicates-*")
-    found = [
-        {name: each.folder.read_bytes(name) for pattern in patterns for name in each.folder.names(pattern)}
-        for each in (whole, tasks)
-    ]
-    assert found[0] == found[1]
-    assert len(found[0]) == 4
-    assert tasks.history[-1]["counts"] == whole.history[-1]["counts"]
-    assert whole.history[-1]["counts"]["kept"] == 6
 
 
 @pytest.mark.parametrize("spec", MANY)
