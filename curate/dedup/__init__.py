@@ -14,7 +14,7 @@ from curate.dataset import Dataset, fingerprint
 from curate.dedup import overlap, overlap_report
 from curate.dedup.calibrate import calibrate
 from curate.dedup.codes import Comparison, comparisons
-from curate.dedup.decide import Decision, Rule, counts, decide, groups_tables, selection_table
+from curate.dedup.decide import GROUPS, Decision, Rule, counts, decide, groups_tables, selection_table
 from curate.dedup.faiss_install import faiss_conflict, load_search
 from curate.dedup.hamming import RECALL
 from curate.dedup.likeness import Search
@@ -144,7 +144,8 @@ def _write(dataset: Dataset, name: str, pool: Pool, decision: Decision, made_by:
     for at, shard in enumerate(pool.shards):
         table = selection_table(pool, decision, at)
         dataset.folder.write_table(f"selections/{name}/{shard.name}.parquet", table, made_by)
-    dataset.folder.write_tables(f"reports/duplicates-{name}.parquet", groups_tables(pool, decision), made_by)
+    groups = groups_tables(pool, decision)
+    dataset.folder.write_tables(f"reports/duplicates-{name}.parquet", GROUPS, groups, made_by)
 
 
 def _summary(numbers: dict[str, Any], measured: Sequence[Measured]) -> str:

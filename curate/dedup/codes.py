@@ -11,13 +11,13 @@ import xxhash
 
 from curate import named
 from curate.dataset import Dataset
+from curate.dedup.ascending import find
+from curate.dedup.hamming import PRIME
 from curate.dedup.spill import Spill, blocks
 from curate.errors import BadShard, CurateError
 from curate.measure import embedding_name
 from curate.rows import FROM_IMAGE
 from curate.shard import Shard
-
-MIX = np.uint64(0x9E3779B97F4A7C15)  # an odd number with its bits well spread: 2 ** 64 over the golden ratio
 
 
 @dataclass(frozen=True)
@@ -59,6 +59,12 @@ class Codes:
         """The codes of the rows where the boolean array `wanted` is true."""
         values = self.values.filter(pa.array(wanted)) if isinstance(self.values, pa.Array) else self.values[wanted]
         return Codes(self.comparison, values, self.comparable[wanted], self.flat[wanted])
+
+    def usable(self, part: slice = slice(None)) -> np.ndarray:
+        """bool: which rows of a stretch have a code that says something of another row's."""
+        if self.comparison.kind == "equal":
+            return self.comparable[part]
+        return self.comparable[part] & ~self.flat[part]
 
     def without(self, rows: np.ndarray) -> "Codes":
         """The same rows, of which those where the boolean array `rows` is true match nothing."""
@@ -129,15 +135,11 @@ def joined(parts: Sequence[Codes]) -> Codes:
     )
 
 
-def classes(codes: Codes, apart: np.ndarray | None = None) -> tuple[np.ndarray, np.ndarray]:
-    """(class of each row, one row of each class): rows with equal codes share a class, -1 has nothing to compare.
-
-    apart: uint8 [rows, k], in which rows of one class are equal too.
-    """
-    usable = codes.comparable if codes.comparison.kind == "equal" else codes.comparable & ~codes.flat
-    rows = np.flatnonzero(usable)
+def classes(codes: Codes) -> tuple[np.ndarray, np.ndarray]:
+    """(class of each row, one row of each class): rows with equal codes share a class, -1 has nothing to compare."""
+    rows = np.flatnonzero(codes.usable())
     ids = np.full(len(codes), -1, np.int64)
-    ids[rows] = _keys(codes, rows, apart).dictionary_encode().indices.to_numpy(zero_copy_only=False)
+    ids[rows] = _keys(codes, rows).dictionary_encode().indices.to_numpy(zero_copy_only=False)
     found, first = np.unique(ids[rows], return_index=True)
     assert np.array_equal(found, np.arange(len(found)))
     return ids, rows[first]
@@ -181,9 +183,7 @@ def repeated(codes: Codes, apart: Sequence[np.ndarray], outside: np.ndarray) -> 
         own = usable_rows(codes, outside, part)
         mine = held[start : start + len(own)]
         start += len(own)
-        if len(twice):
-            at = np.minimum(np.searchsorted(twice, mine), len(twice) - 1)
-            found.append(own[twice[at] == mine])
+        found.append(own[find(twice, mine)[1]])
     rows = np.concatenate(found)
     ids = _binary(_side_by_side(codes, rows, apart)).dictionary_encode().indices.to_numpy(zero_copy_only=False)
     several = np.bincount(ids)[ids] > 1 if len(ids) else np.zeros(0, bool)
@@ -192,10 +192,7 @@ def repeated(codes: Codes, apart: Sequence[np.ndarray], outside: np.ndarray) -> 
 
 def usable_rows(codes: Codes, outside: np.ndarray, part: slice) -> np.ndarray:
     """int64: the rows of a stretch that have a code to compare and are not `outside`."""
-    usable = codes.comparable[part] & ~outside[part]
-    if codes.comparison.kind != "equal":
-        usable &= ~codes.flat[part]
-    return np.flatnonzero(usable) + part.start
+    return np.flatnonzero(codes.usable(part) & ~outside[part]) + part.start
 
 
 def _side_by_side(codes: Codes, rows: np.ndarray, apart: Sequence[np.ndarray]) -> np.ndarray:
@@ -209,7 +206,7 @@ def _hashes(held: np.ndarray) -> np.ndarray:
     padded = np.pad(held, ((0, 0), (0, -held.shape[1] % 8))).view(np.uint64)
     mixed = np.full(len(held), held.shape[1], np.uint64)
     for word in padded.T:
-        mixed = (mixed ^ word) * MIX
+        mixed = (mixed ^ word) * PRIME
         mixed ^= mixed >> np.uint64(29)
     return mixed
 
@@ -226,15 +223,10 @@ def _binary(held: np.ndarray) -> pa.Array:
     return pa.Array.from_buffers(pa.binary(held.shape[1]), len(held), [None, pa.py_buffer(held)])
 
 
-def _keys(codes: Codes, rows: np.ndarray, apart: np.ndarray | None) -> pa.Array:
+def _keys(codes: Codes, rows: np.ndarray) -> pa.Array:
     if isinstance(codes.values, pa.Array):
-        values = codes.values.take(pa.array(rows))
-        if apart is None:
-            return values
-        pairs = zip(values.to_pylist(), apart[rows], strict=True)
-        return pa.array([f"{value!r} {more.tobytes().hex()}" for value, more in pairs], pa.string())
-    held = codes.values[rows] if apart is None else np.hstack([codes.values[rows], apart[rows]])
-    return _binary(np.ascontiguousarray(held).view(np.uint8))
+        return codes.values.take(pa.array(rows))
+    return _binary(np.ascontiguousarray(codes.values[rows]).view(np.uint8))
 
 
 def _bits(shard: Shard, comparison: Comparison, table: pa.Table, flat: np.ndarray) -> Codes:

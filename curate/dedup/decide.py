@@ -7,6 +7,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from curate.dedup.ascending import find
 from curate.dedup.codes import Codes, Comparison
 from curate.dedup.faiss_install import load_search
 from curate.dedup.groups import CHAINED, Stars, closure, semantic, stars
@@ -113,9 +114,8 @@ def _drop(
     all_rows, keeper = all_rows[order], keeper[order]
     reasons = by if reason is None else np.full(len(by), reason, object)
     # a keeper that a later rule dropped is no keeper: what hung on it hangs on its own
-    if len(all_rows):
-        at = np.minimum(np.searchsorted(all_rows, keeper), len(all_rows) - 1)
-        keeper = np.where((all_rows[at] == keeper) & (keeper >= 0), keeper[at], keeper)
+    at, lost = find(all_rows, keeper)
+    keeper = np.where(lost, keeper[at], keeper)
     return Decision(
         found.of, all_rows, np.concatenate([found.reason, reasons])[order], np.concatenate([found.signal, by])[order],
         keeper, np.concatenate([found.distance, star.distance[dropped]])[order], found.crowds,
@@ -167,7 +167,6 @@ def groups_tables(pool: Pool, decision: Decision) -> Iterator[pa.Table]:
     keepers = keepers[pc.sort_indices(pool.uids(keepers)).to_numpy()]  # stable: equal uids by row, so by shard
     by_keeper = np.argsort(keeper, kind="stable")
     keeper = keeper[by_keeper]
-    yield GROUPS.empty_table()
     for start in range(0, len(keepers), STRETCH):
         own = keepers[start : start + STRETCH]
         firsts, lasts = np.searchsorted(keeper, own), np.searchsorted(keeper, own, "right")

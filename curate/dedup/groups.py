@@ -10,8 +10,9 @@ import numpy as np
 from scipy.sparse import coo_array
 from scipy.sparse.csgraph import connected_components
 
-CHAINED = -2  # matched_by of a row that only a chain of others connects with its keeper
+from curate.dedup.ascending import find
 
+CHAINED = -2  # matched_by of a row that only a chain of others connects with its keeper
 STRETCH = 65_536  # rows that are turned into Python's numbers at a time
 
 
@@ -53,7 +54,7 @@ def stars(ranked: np.ndarray, likenesses: Sequence[Alike]) -> Stars:
     # of each class: the row that was taken for it, and how near; views give plain numbers, and hold 8 bytes each
     taken = [_view(np.full(len(starts), -1, np.int64)) for starts, _, _ in near]
     gap_to = [_view(np.zeros(len(starts))) for starts, _, _ in near]
-    class_of = [_view(np.ascontiguousarray(alike.classes)) for alike in likenesses]
+    class_of = [_view(alike.classes) for alike in likenesses]
     visited = ranked[_matching(likenesses, len(ranked))[ranked]]
     for row in (row for start in range(0, len(visited), STRETCH) for row in visited[start : start + STRETCH].tolist()):
         own = [classes[row] for classes in class_of]
@@ -140,8 +141,8 @@ def _between(alike: Alike, a: np.ndarray, b: np.ndarray) -> np.ndarray:
     keys = np.minimum(alike.a, alike.b) * size + np.maximum(alike.a, alike.b)
     order = np.argsort(keys)
     wanted = np.minimum(a, b) * size + np.maximum(a, b)
-    at = np.minimum(np.searchsorted(keys[order], wanted), len(keys) - 1)
-    near = (keys[order][at] == wanted) & (np.minimum(a, b) >= 0) & np.isnan(found)
+    at, near = find(keys[order], wanted)
+    near &= (np.minimum(a, b) >= 0) & np.isnan(found)
     return np.where(near, alike.distance[order][at], found)
 
 
@@ -159,7 +160,7 @@ def _matching(likenesses: Sequence[Alike], rows: int) -> np.ndarray:
 
 def _neighbours(alike: Alike) -> tuple[memoryview, memoryview, memoryview]:
     """(start, class, distance): the neighbours of class c stand from start[c] to start[c + 1]."""
-    classes = int(max((held.max(initial=-1) for held in (alike.classes, alike.a, alike.b)), default=-1)) + 1
+    classes = int(max(held.max(initial=-1) for held in (alike.classes, alike.a, alike.b))) + 1
     of, others = np.concatenate([alike.a, alike.b]), np.concatenate([alike.b, alike.a])
     order = np.argsort(of, kind="stable")
     starts = np.searchsorted(of[order], np.arange(classes + 1)).astype(np.int64)

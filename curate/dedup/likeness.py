@@ -10,6 +10,7 @@ from dataclasses import dataclass, field, replace
 import numpy as np
 
 from curate.dedup import join_bits, join_vectors
+from curate.dedup.ascending import find
 from curate.dedup.codes import Codes, Comparison, repeated, usable_rows
 from curate.dedup.faiss_install import load_search
 from curate.dedup.groups import Alike
@@ -46,8 +47,8 @@ class Crowd:
 @dataclass(frozen=True)
 class Likeness:
     """What one column says. rows: int64, ascending, those that are like another row; alike.classes holds the class of
-    each of them, numbered by their best rows, which `best` names. first: the best row of every class, best first,
-    mapped; numbers: the place of alike's classes in it."""
+    each of them. first: the best row of every class, best first, mapped; numbers: the place of alike's classes in it,
+    ascending."""
 
     rows: np.ndarray
     alike: Alike
@@ -57,10 +58,8 @@ class Likeness:
     def among(self, rows: np.ndarray) -> Alike:
         """The same for a list of rows, ascending."""
         classes = np.full(len(rows), -1, np.int64)
-        if len(self.rows):
-            at = np.minimum(np.searchsorted(self.rows, rows), len(self.rows) - 1)
-            own = self.rows[at] == rows
-            classes[own] = self.alike.classes[at[own]]
+        at, own = find(self.rows, rows)
+        classes[own] = self.alike.classes[at[own]]
         return replace(self.alike, classes=classes)
 
 
@@ -78,8 +77,8 @@ def likeness(
         return Likeness(rows, alike, best, np.arange(len(best))), []
     first, numbers, ids = _firsts(codes, outside, order, rank, rows, ids)
     capped: Capped = []
-    find = _code_pairs if comparison.kind == "hamming" else _vector_pairs
-    i, j, distance = find(pool, codes, first, search, capped)
+    near = _code_pairs if comparison.kind == "hamming" else _vector_pairs
+    i, j, distance = near(pool, codes, first, search, capped)
     same = ~told_apart(pool, first[i], first[j])
     i, j, distance = i[same], j[same], distance[same].astype(np.float64)
     crowds = [Crowd(comparison.signal, int(first[at]), size) for at, size in sorted(set(capped))]
@@ -113,9 +112,7 @@ def _firsts(codes: Codes, outside: np.ndarray, order: np.ndarray, rank: np.ndarr
     for part in blocks(len(order)):
         own = order[part]
         own = own[~left_out[own]]
-        if len(several):
-            at = np.minimum(np.searchsorted(several, own), len(several) - 1)
-            numbers.append(np.flatnonzero(several[at] == own) + spill.rows)
+        numbers.append(np.flatnonzero(find(several, own)[1]) + spill.rows)
         spill.append(own)
     return (spill.mapped() if spill.rows else np.zeros(0, np.int64)), np.concatenate(numbers), ids
 
