@@ -9,7 +9,7 @@ import os
 import shutil
 import socket
 import tempfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -147,19 +147,17 @@ class Folder:
                     dictionary: list[str] | bool = True, encoding: dict[str, str] | None = None) -> None:  # fmt: skip
         """The same table and `made_by` always give the same bytes; `dictionary`: columns whose values repeat;
         `encoding`: parquet's, of columns that have a better one."""
-        table = table.replace_schema_metadata({MADE_BY: json.dumps(made_by or {}, sort_keys=True).encode()})
+        table = table.replace_schema_metadata(metadata_of(made_by))
         with self.writing(name) as temporary:
             pq.write_table(table, temporary, compression="zstd", use_dictionary=dictionary, column_encoding=encoding)
 
-    def write_tables(self, name: str, tables: Iterator[pa.Table], made_by: dict[str, Any] | None = None) -> None:
-        """As `write_table` writes one, of tables of one schema that come one after the other, a row group each; the
-        first only gives the schema."""
-        metadata = {MADE_BY: json.dumps(made_by or {}, sort_keys=True).encode()}
-        first = next(tables)
-        schema = first.schema.with_metadata(metadata)
+    def write_tables(self, name: str, schema: pa.Schema, tables: Iterable[pa.Table],
+                     made_by: dict[str, Any] | None = None) -> None:  # fmt: skip
+        """As `write_table` writes one, of tables that come one after the other, a row group each."""
+        schema = schema.with_metadata(metadata_of(made_by))
         with self.writing(name) as temporary, pq.ParquetWriter(temporary, schema, compression="zstd") as file:
             for table in tables:
-                file.write_table(table.replace_schema_metadata(metadata))
+                file.write_table(table.replace_schema_metadata(schema.metadata))
 
     def write_array(self, name: str, array: np.ndarray) -> None:
         array = np.ascontiguousarray(array)
@@ -216,6 +214,11 @@ class Folder:
             pid = int(path.name.rsplit("-", 1)[1].removesuffix(".tmp"))
             if not _alive(pid):
                 shutil.rmtree(path) if path.is_dir() else path.unlink(missing_ok=True)
+
+
+def metadata_of(made_by: dict[str, Any] | None) -> dict[bytes, bytes]:
+    """What stands in a file's schema for `made_by`: the same JSON, whatever the order of its keys."""
+    return {MADE_BY: json.dumps(made_by or {}, sort_keys=True).encode()}
 
 
 @contextlib.contextmanager

@@ -1,6 +1,5 @@
 """Which rows a recipe keeps: exact global limits first, then one small table of verdicts for each shard."""
 
-import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -10,7 +9,7 @@ import pyarrow as pa
 
 from curate.dataset import Dataset, fingerprint
 from curate.errors import CurateError
-from curate.files import MADE_BY, Folder
+from curate.files import Folder, metadata_of
 from curate.filter import arrays, keys, limits, subset
 from curate.filter.considered import Considered, Taken, considered, schema_of
 from curate.filter.rules import Limit, Rules, expression_of, per_of
@@ -78,9 +77,8 @@ def write(folder: Folder, target: str, taken: Taken, columns: dict[str, pa.Array
         table = pa.table({"uid": taken.table["uid"], **columns, "reason": columns["reason"].cast(pa.string())})
         folder.write_table(target, table, made_by, list(columns), {"uid": "DELTA_BYTE_ARRAY"})
         return
-    metadata = {MADE_BY: json.dumps(made_by, sort_keys=True).encode()}
     with folder.writing(target) as path, open(path, "wb") as file:
-        file.writelines(beside(taken.stored, pa.table(columns), metadata))
+        file.writelines(beside(taken.stored, pa.table(columns), metadata_of(made_by)))
 
 
 def _weights(shard: Shard, taken: Taken, copies: list[np.ndarray], kept: np.ndarray) -> np.ndarray:

@@ -15,7 +15,7 @@ import numpy as np
 import pyarrow as pa
 
 from curate.errors import BadShard
-from curate.files import MADE_BY, Folder
+from curate.files import MADE_BY, Folder, metadata_of
 
 ROWS = 4_096  # rows in a batch, about: what a range reads too much at each of its ends
 ASKED_AT_ONCE = 16  # files read from a store at the same time
@@ -33,7 +33,7 @@ def write(folder: Folder, name: str, table: pa.Table, column: str, made_by: dict
     """Write a table that is sorted by `column` already. The same table and `made_by` give the same bytes."""
     values = table[column].to_numpy()
     starts = _starts(values)
-    metadata = {MADE_BY: json.dumps(made_by, sort_keys=True).encode(), FIRSTS: values[starts].astype("<u8").tobytes()}
+    metadata = {**metadata_of(made_by), FIRSTS: values[starts].astype("<u8").tobytes()}
     schema = table.schema.with_metadata(metadata)
     table = table.replace_schema_metadata(metadata).combine_chunks()
     with (
