@@ -83,10 +83,14 @@ class Measure:
         heads = {spec for spec in self.specs if _of(spec, known) is not None}
         # what reads the embeddings of another comes after it
         for specs in ([s for s in self.specs if s not in heads], [s for s in self.specs if s in heads]):
-            todo = [spec for spec in specs if not _done(shard, spec, _made_by(spec, shard, about, known))]
+            made_by = {spec: _made_by(spec, shard, about, known) for spec in specs}
+            todo = [spec for spec in specs if not _done(shard, spec, made_by[spec])]
+            for spec in todo:
+                if spec in known:
+                    _check_remembered(spec, shard, about, made_by[spec])
             if todo:
                 skipped = False
-                found = _measured(shard, table, {spec: _asked(spec, shard, about, known) for spec in todo})
+                found = _measured(shard, table, {spec: made_by[spec] for spec in todo})
                 counts |= found | {"undecodable": counts["undecodable"] + found["undecodable"]}
         return Report(str(shard), len(table), dict(counts), skipped=skipped)
 
@@ -150,12 +154,10 @@ def _made_by(spec: Spec, shard: Shard, about: dict[str, Any], known: Known = NOT
     return {"signal": spec.name, "options": options, **about, **made_by}
 
 
-def _asked(spec: Spec, shard: Shard, about: dict[str, Any], known: Known) -> dict[str, Any]:
-    """The same, said by the signal itself. Raises BadShard where what was remembered is not true on this machine."""
-    made_by = _made_by(spec, shard, about)
-    if changed := _changed(_made_by(spec, shard, about, known), made_by):
+def _check_remembered(spec: Spec, shard: Shard, about: dict[str, Any], made_by: dict[str, Any]) -> None:
+    """Raises BadShard where what was remembered is not what the signal itself says on this machine."""
+    if changed := _changed(made_by, _made_by(spec, shard, about)):
         raise BadShard(f"{shard}: {spec} has another {', '.join(changed)} here than where it was measured before")
-    return made_by
 
 
 def _rows_hash(table: pa.Table) -> str:

@@ -8,7 +8,6 @@ import functools
 import platform
 import sys
 from collections.abc import Mapping
-from importlib import metadata
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -86,5 +85,9 @@ def _code() -> list[Any]:
 
 
 @functools.cache
-def _packages() -> list[tuple[str, str]]:
-    return sorted({(each.name, each.version) for each in metadata.distributions()})
+def _packages() -> list[str]:
+    """Name and version of every distribution, as its folder is called: to read their metadata takes 0.3 CPU seconds."""
+    places = [Path(entry) for entry in sys.path if entry]
+    return sorted(
+        {each.name for kind in ("*.dist-info", "*.egg-info") for place in places for each in place.glob(kind)}
+    )
