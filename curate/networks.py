@@ -1,5 +1,6 @@
 """Networks of others in ONNX files: an array in, arrays out, on one thread, with the same numbers in every worker."""
 
+import functools
 import hashlib
 from pathlib import Path
 from typing import Any
@@ -13,6 +14,12 @@ from curate.errors import CurateError
 ERRORS = (state.Fail, state.InvalidArgument, state.InvalidGraph, state.InvalidProtobuf, state.NotImplemented,
           state.RuntimeException)  # fmt: skip  # no common class but Exception
 TYPES = {"tensor(float)": np.float32, "tensor(float16)": np.float16, "tensor(uint8)": np.uint8}
+
+
+@functools.lru_cache(maxsize=4)
+def session(path: str) -> onnxruntime.InferenceSession:
+    """A file as onnxruntime opens it by itself: what a Network is compared with."""
+    return onnxruntime.InferenceSession(path, providers=["CPUExecutionProvider"])
 
 
 class Network:

@@ -4,6 +4,7 @@ Captioning, n-grams and bag of words predict words from the image alone, so ther
 the prediction itself. That is how figure 2 of the CLIP paper compares them with contrastive training.
 """
 
+import functools
 import hashlib
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -46,7 +47,7 @@ class Judge:
     def __init__(self, model: ClipModel, name: str, goal: Any):
         self.model, self.name, self.goal = model, name, goal.to(model.device).eval()
 
-    @property
+    @functools.cached_property
     def made_by(self) -> dict[str, str]:
         """Changes with the objective, its options and its weights."""
         digest = hashlib.sha256()

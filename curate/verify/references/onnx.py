@@ -1,11 +1,9 @@
 """onnx by Pillow, colours in float64 and onnxruntime, one image at a time."""
 
-import functools
-
 import numpy as np
-import onnxruntime
 from PIL import Image
 
+from curate.networks import session
 from curate.signals.onnx import IMAGENET, Colour, Signal
 from curate.verify.references import of_pictures
 
@@ -32,19 +30,19 @@ class Reference:
         return {name: [one and one[at] for one in found] for at, name in enumerate(names)}
 
     def _found(self, image: Image.Image) -> list[float | None]:
-        session, (width, height) = _session(self.signal.path), self.signal.side
+        network, (width, height) = session(self.signal.path), self.signal.side
         if not self.signal.squash:
             ratio = width / height
             wide, high = min(image.width, image.height * ratio), min(image.height, image.width / ratio)
             box = ((image.width - wide) / 2, (image.height - high) / 2, (image.width + wide) / 2,
                    (image.height + high) / 2)  # fmt: skip
             image = image.resize((width, height), Image.Resampling.BICUBIC, box)
-        values, given = np.asarray(image.resize((width, height), Image.Resampling.BICUBIC)), session.get_inputs()[0]
+        values, given = np.asarray(image.resize((width, height), Image.Resampling.BICUBIC)), network.get_inputs()[0]
         if "uint8" not in given.type:
             values = (values / 255.0 - self.signal.mean.astype(float)) / self.signal.std.astype(float)
             values = values.astype(np.float16 if "float16" in given.type else np.float32)
         values = values if self.signal.channels_last else np.moveaxis(values, 2, 0)
-        first = session.run(None, {given.name: np.ascontiguousarray(values)[None]})[0].astype(np.float64)
+        first = network.run(None, {given.name: np.ascontiguousarray(values)[None]})[0].astype(np.float64)
         return self._covered(first.reshape(-1, first.shape[-1])) if self.signal.boxes is not None else self._last(first)
 
     def _last(self, first: np.ndarray) -> list[float | None]:
@@ -59,8 +57,3 @@ class Reference:
         pixels = {(x, y) for left, top, right, bottom in sure for x in range(max(0, left), min(width, right))
                   for y in range(max(0, top), min(height, bottom))}  # fmt: skip
         return [len(sure), len(pixels) / (width * height), max((row[4] for row in rows), default=None)]
-
-
-@functools.lru_cache(maxsize=4)
-def _session(path: str) -> onnxruntime.InferenceSession:
-    return onnxruntime.InferenceSession(path, providers=["CPUExecutionProvider"])

@@ -1,13 +1,11 @@
 """text_area by Pillow, onnxruntime and boxes drawn one at a time: regions found by SciPy, corners turned by hand."""
 
-import functools
-
 import cv2
 import numpy as np
-import onnxruntime
 from PIL import Image
 from scipy import ndimage
 
+from curate.networks import session
 from curate.signals.text_area import BOX, LEAST, PIXEL, STEP, UNCLIP, Signal
 from curate.verify.references import of_pictures
 
@@ -29,8 +27,8 @@ class Reference:
         how = cv2.INTER_AREA if scale < 1 else cv2.INTER_LINEAR
         small = cv2.resize(np.asarray(image), (wide, high), interpolation=how).astype(np.float64)
         values = np.moveaxis((small[:, :, ::-1] / 255 - 0.5) / 0.5, 2, 0)[None].astype(np.float32)
-        session = _session(str(self.signal.file))
-        probability = session.run(None, {session.get_inputs()[0].name: values})[0][0, 0]
+        network = session(str(self.signal.file))
+        probability = network.run(None, {network.get_inputs()[0].name: values})[0][0, 0]
         return float(covered(probability).mean())
 
 
@@ -54,8 +52,3 @@ def _inside(grid: np.ndarray, x: float, y: float, width: float, height: float, a
     along = (grid[0] - x) * cosine + (grid[1] - y) * sine
     across = (grid[1] - y) * cosine - (grid[0] - x) * sine
     return (np.abs(along) <= width / 2 + 0.5) & (np.abs(across) <= height / 2 + 0.5)
-
-
-@functools.lru_cache(maxsize=1)
-def _session(path: str) -> onnxruntime.InferenceSession:
-    return onnxruntime.InferenceSession(path, providers=["CPUExecutionProvider"])
