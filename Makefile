@@ -33,7 +33,7 @@ $(VENV)/.dev: pyproject.toml constraints.txt | $(VENV)/bin/python
 setup: $(VENV)/.demo ## the virtual environment with all that the demo needs
 setup-dev: $(VENV)/.dev ## ... and what the tests need
 
-demo: $(VENV)/.demo ## harvest, dedup, train, filter, train again, evaluate and report on real images (about 6 minutes)
+demo: $(VENV)/.demo ## harvest, dedup, train, filter, train again, evaluate and report on real images (6 to 10 minutes on 2 cores)
 	@$(BIN)/python -m curate.demo run --out demo-out
 
 test: $(VENV)/.dev ## every check and every test (under 10 minutes on 2 cores)
