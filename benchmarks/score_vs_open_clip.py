@@ -38,6 +38,7 @@ from curate import measure, models, named
 from curate import shard as shards
 from curate.dataset import Dataset
 from curate.files import Folder
+from curate.model_config import find_config
 
 RESULTS = Path(__file__).parent / "results"
 SIDE, BATCH = 512, 32
@@ -165,7 +166,7 @@ def main() -> None:
         dataset = draw(Path(folder) / "data", options.pairs)
         torch.manual_seed(0)
         weights = f"{folder}/weights.pt"
-        torch.save(models.build(models.find_config(options.model)[1]).state_dict(), weights)
+        torch.save(models.build(find_config(options.model)[1]).state_dict(), weights)
         peers = Peers(options.model, weights, f"{folder}/data/shards/00000.tar")
         seconds, scores = in_turn({
             "README loop": peers.readme,

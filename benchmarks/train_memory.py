@@ -21,6 +21,7 @@ import torch
 
 from curate import models
 from curate.encoders import embed_dim, image_size
+from curate.model_config import find_config
 from curate.train import memory
 from curate.train.loader import Batch
 from curate.train.objectives import clip
@@ -33,7 +34,7 @@ ENTRIES = {"ClipLoss, fp32": 12, "SigLipLoss, fp32": 15}  # bytes that open_clip
 
 def row(name: str, samples: int, full_texts: bool) -> dict[str, Any]:
     """One model: measured bytes, what fits, the peak that follows."""
-    config = models.find_config(name)[1]
+    config = find_config(name)[1]
     torch.manual_seed(0)
     model, goal = models.build(config), clip.Objective()
     tokens = models.tokenizer_of(config)([WORDS * (9 if full_texts else 1)] * samples)

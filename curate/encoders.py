@@ -14,7 +14,6 @@ from torch.utils.checkpoint import checkpoint
 from torchvision.transforms.v2 import functional as TF
 
 ELONGATED = 8  # images longer than this many times their width are cut to this before they are resized
-PREPROCESSING = 1  # another number with every change of what `resized` and `normalised` make of an image
 ROWS = {"cpu": 1024, "cuda": 1 << 17}  # of activations at a time: on a CPU under 20 MB, which malloc keeps
 LENGTH_STEP = {"cpu": 1, "cuda": 8}  # texts attend together whose lengths round up to the same multiple of this
 

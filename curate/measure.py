@@ -10,16 +10,17 @@ import numpy as np
 import pyarrow as pa
 import xxhash
 
-from curate import images, named, remembered
+from curate import images, named
 from curate.dataset import Dataset
 from curate.errors import BadShard, CurateError
 from curate.named import Spec
-from curate.remembered import NOTHING, OF_THE_SHARD, TAR_SAMPLE, Known, Origin
 from curate.rows import DECODED, FROM_IMAGE, Rows
 from curate.shard import Shard
 from curate.work import Engine, Report, run_all
 
 BATCH = 128  # images decoded at a time: 25 MB of pixels at 256 x 256
+TAR_SAMPLE = "tar_sample"  # a file that was measured without it stays valid
+OF_THE_SHARD = ("tar_bytes", TAR_SAMPLE, "rows")  # of what made a file: what differs from shard to shard
 MOST_PIXELS = 1 << 25  # of all images of a batch: 100 MB, unless a single one has more
 
 
@@ -32,15 +33,10 @@ def measure(dataset: Dataset, specs: Sequence[str], engine: str | Engine = "loca
     if not parsed:
         raise CurateError(f"no signal named; choose from: {', '.join(named.available('signals'))}")
     _build.cache_clear()  # files of weights may have changed since the last call
-    known = {spec: origin for spec in parsed if (origin := remembered.recall(dataset.folder, spec))}
-    states = {spec: remembered.state_of(spec) for spec in parsed if spec not in known}
     for spec in parsed:
-        _check(dataset, spec, parsed, known)
+        _check(dataset, spec, parsed)
     dataset.folder.sweep()
-    task = Measure(parsed, tuple(known.items()))
-    outcome = run_all(task, dataset.shards, engine, f"measure {', '.join(spec.slug for spec in parsed)}")
-    for spec, state in states.items() if not outcome.failures and dataset.shards else ():
-        remembered.keep(dataset.folder, spec, state, _of(spec), f"signals/{spec.slug}/{dataset.shards[0].name}.parquet")
+    outcome = run_all(Measure(parsed), dataset.shards, engine, f"measure {', '.join(spec.slug for spec in parsed)}")
     signals = {**dataset.signals, **{spec.slug: str(spec) for spec in parsed}}
     undecodable = int(outcome.total("undecodable"))
     trouble = f", {undecodable:,} images could not be decoded" if undecodable else ""
@@ -53,9 +49,9 @@ def measure(dataset: Dataset, specs: Sequence[str], engine: str | Engine = "loca
     return dataset.after("measure", options, summary, counts, outcome.failures, signals=signals).save()
 
 
-def _check(dataset: Dataset, spec: Spec, parsed: Sequence[Spec], known: Known) -> None:
+def _check(dataset: Dataset, spec: Spec, parsed: Sequence[Spec]) -> None:
     """Raises CurateError where a signal cannot be measured under its name."""
-    of = _of(spec, known)
+    of = _of(spec)
     before = dataset.signals.get(spec.slug)
     if before is not None and before != str(spec):
         raise CurateError(
@@ -72,22 +68,18 @@ class Measure:
     """Write what each signal measures of one shard, unless the file is there already."""
 
     specs: tuple[Spec, ...]
-    known: tuple[tuple[Spec, Origin], ...] = ()  # what need not be asked to tell whether it is measured
 
     def __call__(self, shard: Shard) -> Report:
         table = shard.rows()
         size = shard.folder.size(shard.tar) if shard.folder.exists(shard.tar) else 0
         about = {"tar_bytes": size, TAR_SAMPLE: shard.folder.sample(shard.tar, size), "rows": _rows_hash(table)}
         counts: dict[str, int] = {"undecodable": 0}
-        skipped, known = True, dict(self.known)
-        heads = {spec for spec in self.specs if _of(spec, known) is not None}
+        skipped = True
+        heads = {spec for spec in self.specs if _of(spec) is not None}
         # what reads the embeddings of another comes after it
         for specs in ([s for s in self.specs if s not in heads], [s for s in self.specs if s in heads]):
-            made_by = {spec: _made_by(spec, shard, about, known) for spec in specs}
+            made_by = {spec: _made_by(spec, shard, about) for spec in specs}
             todo = [spec for spec in specs if not _done(shard, spec, made_by[spec])]
-            for spec in todo:
-                if spec in known:
-                    _check_remembered(spec, shard, about, made_by[spec])
             if todo:
                 skipped = False
                 found = _measured(shard, table, {spec: made_by[spec] for spec in todo})
@@ -136,28 +128,22 @@ def _build(spec: Spec) -> Any:
     return named.load("signals", spec)
 
 
-def _of(spec: Spec, known: Known = NOTHING) -> str | None:
+def _of(spec: Spec) -> str | None:
     """The signal whose stored embeddings this one reads, or None."""
-    return known[spec].of if spec in known else getattr(_build(spec), "of", None)
+    return getattr(_build(spec), "of", None)
 
 
-def _made_by(spec: Spec, shard: Shard, about: dict[str, Any], known: Known = NOTHING) -> dict[str, Any]:
+def _made_by(spec: Spec, shard: Shard, about: dict[str, Any]) -> dict[str, Any]:
     """All that decides the values of a signal on a shard: another of it, and they are not to be mixed."""
-    made_by = known[spec].made_by if spec in known else getattr(_build(spec), "made_by", {})
+    made_by = getattr(_build(spec), "made_by", {})
     options = {name: list(value) if isinstance(value, tuple) else value for name, value in spec.options}  # as in JSON
-    if (of := _of(spec, known)) is not None:
+    if (of := _of(spec)) is not None:
         under = shard.folder.made_by(f"signals/{of}/{shard.name}.parquet")
         if under is None:
             raise BadShard(f"{shard}: signals/{of}, whose embeddings {spec.slug} reads, is not measured; "
                            f"run: curate measure {shard.folder.url} '{of}(...)'")  # fmt: skip
         made_by = {**made_by, "of": {name: value for name, value in under.items() if name not in OF_THE_SHARD}}
     return {"signal": spec.name, "options": options, **about, **made_by}
-
-
-def _check_remembered(spec: Spec, shard: Shard, about: dict[str, Any], made_by: dict[str, Any]) -> None:
-    """Raises BadShard where what was remembered is not what the signal itself says on this machine."""
-    if changed := _changed(made_by, _made_by(spec, shard, about)):
-        raise BadShard(f"{shard}: {spec} has another {', '.join(changed)} here than where it was measured before")
 
 
 def _rows_hash(table: pa.Table) -> str:
@@ -186,10 +172,9 @@ def check_current(dataset: Dataset, spec: Spec) -> None:
     """Raises CurateError where a signal that is measured would be measured otherwise today: the weights behind its path
     are others, a library has another version."""
     _build.cache_clear()
-    origin = remembered.recall(dataset.folder, spec)
     for shard in dataset.shards[:1]:  # they agree, or whoever ranks them says so
         before = shard.folder.made_by(f"signals/{spec.slug}/{shard.name}.parquet")
-        made_by = _made_by(spec, shard, {}, {spec: origin} if origin else NOTHING)
+        made_by = _made_by(spec, shard, {})
         if before is not None and (changed := set(_changed(before, made_by)) - set(OF_THE_SHARD)):
             raise CurateError(f"{dataset.url}/signals/{spec.slug} was measured with another "
                               f"{', '.join(sorted(changed))} than {spec} has now; {_way_out(spec)}")  # fmt: skip

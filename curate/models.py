@@ -1,17 +1,13 @@
 """CLIP models: open_clip's, by name and pretrained tag, from a checkpoint file or from a run of `curate train-clip`."""
 
 import copy
-import difflib
 import functools
-import hashlib
-import json
 import logging
 import os
 import pickle
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import nullcontext
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -22,13 +18,11 @@ import torch.nn.functional as F
 from curate import encoders
 from curate.encoders import embed_dim, encode_image, encode_text, image_size, normalised, preprocessing, resized
 from curate.errors import CurateError
-from curate.files import Folder
+from curate.model_config import PRECISIONS, config_of, made_by, weights_file
 from curate.tokenizer import Tokenizer
 
-CONFIGS = Path(__file__).parent / "model_configs"  # small models of our own, in open_clip's format
 TEXT_BATCH = 1024  # texts encoded at a time
 IMAGES_CPU, IMAGES_GPU = 16, 64  # images encoded at a time; many on a CPU would not stay in its cache
-PRECISIONS = ("auto", "fp32", "bf16")
 
 
 class ClipModel:
@@ -105,65 +99,6 @@ def load(model: str | None, pretrained: str | None, device: str = "auto", precis
     return ClipModel(
         name, network, tokenizer_of(config), made_by(model, pretrained), where, scoring_precision(precision, where)
     )
-
-
-def made_by(model: str | None, pretrained: str) -> dict[str, Any]:
-    """What decides the features of a model, without loading it: its name and the sha256 of its weights (for a tag
-    that open_clip downloads, the tag)."""
-    weights = weights_file(pretrained)
-    if weights is None:
-        return {"model": model, "weights": pretrained}
-    folder, name = weights
-    return {
-        "model": config_of(model, pretrained)[0],
-        "weights": _sha256(folder, name, folder.fs.ukey(folder.path(name))),
-    }
-
-
-def config_of(model: str | None, pretrained: str | None) -> tuple[str, dict[str, Any]]:
-    """(name, open_clip config) of a model with certain weights; `model` may be None where they say which it is."""
-    weights = weights_file(pretrained) if pretrained else None
-    if model and (weights or not pretrained):
-        return find_config(model)
-    if weights:
-        return _config_beside(weights[0], str(pretrained))
-    if not model:
-        raise CurateError(f"no such run or checkpoint: {pretrained}; a pretrained tag also needs a model name")
-    name, config = find_config(model)
-    tags = open_clip.list_pretrained_tags_by_model(name)
-    if pretrained not in tags:
-        known = f"its tags: {', '.join(tags)}" if tags else f"{name} has no pretrained tag"
-        raise CurateError(f"no file, run or tag '{pretrained}' for {name}; {known}")
-    if open_clip.get_pretrained_cfg(name, pretrained).get("quick_gelu"):
-        config = {**config, "quick_gelu": True}  # open_clip only warns, and its features would be wrong
-    return name, config
-
-
-def weights_file(pretrained: str) -> tuple[Folder, str] | None:
-    """(folder, file name) of a checkpoint file or of a run's model.pt, or None where it is neither."""
-    folder = Folder(pretrained.rstrip("/"))
-    if folder.exists("model.pt"):
-        return folder, "model.pt"
-    if folder.fs.isfile(folder.path()):
-        parent, _, name = str(pretrained).rpartition("/")
-        return Folder(parent or "."), name
-    if folder.fs.isdir(folder.path()):
-        raise CurateError(f"{pretrained} is not a run: it has no model.pt (unfinished? run train-clip again)")
-    return None
-
-
-def find_config(model: str) -> tuple[str, dict[str, Any]]:
-    """(name, open_clip config) of an open_clip name, one of our own or a JSON file. Raises CurateError."""
-    if model.endswith(".json"):
-        return Path(model).stem, _read_config(Path(model))
-    if (CONFIGS / f"{model}.json").is_file():
-        return model, _read_config(CONFIGS / f"{model}.json")
-    config = open_clip.get_model_config(model)
-    if config is None:
-        known = [*sorted(path.stem for path in CONFIGS.glob("*.json")), *open_clip.list_models()]
-        near = difflib.get_close_matches(model, known, 3, 0.3) or known[:3]
-        raise CurateError(f"no model called '{model}'; near it: {', '.join(near)}; or give a JSON config file")
-    return model, config
 
 
 def build(config: dict[str, Any]) -> Any:
@@ -268,33 +203,6 @@ def _downloaded(name: str, tag: str) -> str:
         ) from error
     finally:
         logging.disable(logging.NOTSET)
-
-
-def _config_beside(folder: Folder, shown: str) -> tuple[str, dict[str, Any]]:
-    if not folder.exists("config.json"):
-        raise CurateError(f"{shown} does not say which model it is; name it, for example ViT-B-32")
-    name = folder.read_json("run.json")["options"]["model"] if folder.exists("run.json") else "config.json"
-    return name, folder.read_json("config.json")
-
-
-def _read_config(path: Path) -> dict[str, Any]:
-    try:
-        config = json.loads(path.read_bytes())
-    except FileNotFoundError:
-        raise CurateError(f"no such model config: {path}") from None
-    except ValueError as error:
-        raise CurateError(f"{path} is not valid JSON: {error}") from error
-    config = config.get("model_cfg", config)
-    missing = [key for key in ("embed_dim", "vision_cfg", "text_cfg") if key not in config]
-    if missing:
-        raise CurateError(f"{path} is not an open_clip model config: it lacks {', '.join(missing)}")
-    return config
-
-
-@functools.lru_cache(maxsize=32)
-def _sha256(folder: Folder, name: str, version: str) -> str:
-    with folder.fs.open(folder.path(name), "rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def _one_line(error: Exception) -> str:

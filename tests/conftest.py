@@ -25,6 +25,7 @@ from PIL import Image, ImageDraw
 from curate import shard as shards
 from curate.dataset import Dataset
 from curate.files import Folder
+from curate.model_config import find_config
 
 # a job in the background of a shell ignores Ctrl-C, and so would every command that a test interrupts
 signal.signal(signal.SIGINT, signal.default_int_handler)
@@ -210,7 +211,7 @@ def model(tmp_path_factory):
     torch, models = importlib.import_module("torch"), importlib.import_module("curate.models")
     folder = tmp_path_factory.mktemp("run")
     torch.manual_seed(0)
-    config = models.find_config("ViT-Test-32")[1]
+    config = find_config("ViT-Test-32")[1]
     torch.save(models.build(config).state_dict(), folder / "model.pt")
     (folder / "config.json").write_text(json.dumps(config))
     return str(folder)

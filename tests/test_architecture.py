@@ -15,12 +15,12 @@ PACKAGE = ROOT / "curate"
 # lowest first; a module may import from its own layer or a lower one
 LAYERS = [
     ["errors"],
-    ["files", "memory", "tar", "images", "named", "streams", "tokenizer"],
+    ["files", "memory", "model_config", "tar", "images", "named", "streams", "tokenizer"],
     ["shard", "rows", "networks", "threads"],
     ["dataset"],
     ["work"],
     ["engines", "crawl", "pools", "encoders", "models", "benchmark"],
-    ["measure", "remembered"],
+    ["measure"],
     ["signals"],
     ["queries", "harvest", "dedup", "filter", "train", "evaluate", "report", "doctor"],
     ["demo", "verify", "compare"],

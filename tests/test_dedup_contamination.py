@@ -20,6 +20,7 @@ from curate.dedup import run as dedup
 from curate.dedup.predictions import read
 from curate.dedup.significance import contamination, corrected
 from curate.errors import CurateError
+from curate.model_config import find_config
 
 HERE = "local(workers=1)"
 
@@ -171,7 +172,7 @@ def test_a_checkpoint_answers_for_the_benchmarks_that_have_classes(make_dataset,
         for name in (f"classes/{'odd' if index % 2 else 'even'}", "plain"):
             (tmp_path / name).mkdir(parents=True, exist_ok=True)
             scene(index).save(tmp_path / name / f"{index}.png")
-    name, config = models.find_config("ViT-Test-32")
+    name, config = find_config("ViT-Test-32")
     torch.manual_seed(0)
     (tmp_path / "run").mkdir()
     torch.save(models.build(config).state_dict(), tmp_path / "run" / "model.pt")

@@ -16,6 +16,7 @@ from curate import encoders, images, models
 from curate.dataset import Dataset
 from curate.dedup.search import CosineIndex, HammingIndex
 from curate.measure import measure
+from curate.model_config import find_config
 from curate.train import run as train
 
 pytestmark = [
@@ -136,7 +137,7 @@ def loader_rate(data, size: int) -> float:
 
 def test_scoring_keeps_up_with_its_slower_side(make_dataset, tmp_path, capsys):
     torch.manual_seed(0)
-    torch.save(models.build(models.find_config("ViT-B-32")[1]).state_dict(), tmp_path / "weights.pt")
+    torch.save(models.build(find_config("ViT-B-32")[1]).state_dict(), tmp_path / "weights.pt")
     drawn = [encoded(draw("red", "circle", seed, 512)) for seed in range(32)]
     data = make_dataset([pair(index) | {"image": drawn[index % 32]} for index in range(4096)], per_shard=4096)
     spec = f"clip(model=ViT-B-32, pretrained={tmp_path}/weights.pt, device=cuda, precision=auto, as=%s)"

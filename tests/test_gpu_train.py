@@ -12,6 +12,7 @@ from conftest import draw, encoded, pair
 
 from curate import models
 from curate.files import Folder
+from curate.model_config import find_config
 from curate.train import checkpoint, flops, index, run
 from curate.train.loader import Loader
 
@@ -49,7 +50,7 @@ def trained(data, out: Path, device: str, model: str, batch: int, steps: int) ->
 
 def loader_rate(data, cache: Path, model: str, batch: int, batches: int, pinned: bool) -> float:
     """Samples a second of the loader alone, all cores of this machine."""
-    config = models.find_config(model)[1]
+    config = find_config(model)[1]
     pairs = index.build(index.sources([data.url], None), Folder(str(cache)))
     loader = Loader(pairs, models.tokenizer_of(config), config["vision_cfg"]["image_size"], batch, pinned=pinned)
     found = iter(loader.batches(0, batches + 2))

@@ -13,6 +13,7 @@ from PIL import Image
 
 from curate import encoders, models
 from curate.errors import CurateError
+from curate.model_config import PRECISIONS, config_of, find_config, made_by
 from curate.rows import Rows
 from curate.signals.clip import Signal
 from curate.tokenizer import Tokenizer
@@ -36,14 +37,14 @@ def tokenizers():
 
 
 def fresh(seed=0, **changes):
-    config = {**models.find_config(TINY)[1], **changes}
+    config = {**find_config(TINY)[1], **changes}
     torch.manual_seed(seed)
     return models.build(config).eval()
 
 
 def siglip_like():
     """A text tower without a causal mask, pooled at the last token."""
-    text = models.find_config(TINY)[1]["text_cfg"]
+    text = find_config(TINY)[1]["text_cfg"]
     return fresh(custom_text=True, text_cfg={**text, "no_causal_mask": True, "pool_type": "last"})
 
 
@@ -79,7 +80,7 @@ def test_features_without_needless_work_have_the_same_gradients(again):
 @pytest.mark.parametrize("changes", [{}, {"pool_type": "avg"}, {"final_ln_after_pool": True}, {"no_ln_pre": True}],
                          ids=["class token", "mean", "norm last", "no first norm"])  # fmt: skip
 def test_image_features_are_open_clips(changes):
-    vision = models.find_config(TINY)[1]["vision_cfg"]
+    vision = find_config(TINY)[1]["vision_cfg"]
     model = fresh(vision_cfg={**vision, **changes}).double()
     pixels = torch.randn(40, 3, 32, 32, dtype=torch.double)
     with torch.no_grad():
@@ -115,7 +116,7 @@ def test_features_are_the_same_bits_for_any_number_of_threads():
 
 def test_the_precision_that_is_used_stands_in_made_by(tmp_path):
     torch.save(fresh().state_dict(), tmp_path / "weights.pt")
-    signals = {name: Signal(str(tmp_path / "weights.pt"), TINY, "cpu", name) for name in models.PRECISIONS}
+    signals = {name: Signal(str(tmp_path / "weights.pt"), TINY, "cpu", name) for name in PRECISIONS}
     used = {name: signal.made_by["precision"] for name, signal in signals.items()}
     native = torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported()
     assert used == {"fp32": "fp32", "bf16": "bf16", "auto": "bf16" if native else "fp32"}
@@ -191,7 +192,7 @@ def test_every_form_of_checkpoint_loads(tmp_path):
     wrapped = {"epoch": 3, "state_dict": {f"module.{k}": v for k, v in model.state_dict().items()}, "optimizer": {}}
     torch.save(model.state_dict(), tmp_path / "model.pt")
     torch.save(wrapped, tmp_path / "epoch_3.pt")
-    (tmp_path / "config.json").write_text(json.dumps(models.find_config(TINY)[1]))
+    (tmp_path / "config.json").write_text(json.dumps(find_config(TINY)[1]))
     expected = models.load(TINY, str(tmp_path / "model.pt"), "cpu").encode_texts(TEXTS)
     for given, name in ((str(tmp_path), None), (str(tmp_path / "epoch_3.pt"), None),
                         (str(tmp_path / "epoch_3.pt"), str(tmp_path / "config.json"))):  # fmt: skip
@@ -202,14 +203,14 @@ def test_made_by_tells_other_weights_without_loading_them(tmp_path):
     made = []
     for seed in (0, 0, 1):
         torch.save(fresh(seed).state_dict(), tmp_path / "weights.pt")
-        made.append(models.made_by(TINY, str(tmp_path / "weights.pt")))
+        made.append(made_by(TINY, str(tmp_path / "weights.pt")))
     assert made[0] == made[1] == {"model": TINY, "weights": made[0]["weights"]}
     assert made[2]["weights"] != made[0]["weights"]
 
 
 def test_a_pretrained_tag_brings_its_own_activation():
-    assert models.config_of("ViT-B-32", "openai")[1]["quick_gelu"] is True
-    assert "quick_gelu" not in models.config_of("ViT-B-32", "laion2b_s34b_b79k")[1]
+    assert config_of("ViT-B-32", "openai")[1]["quick_gelu"] is True
+    assert "quick_gelu" not in config_of("ViT-B-32", "laion2b_s34b_b79k")[1]
 
 
 @pytest.mark.slow

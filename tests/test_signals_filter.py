@@ -18,6 +18,7 @@ from curate.errors import CurateError
 from curate.files import Folder
 from curate.filter import run as select
 from curate.measure import embedding_name, measure
+from curate.model_config import find_config
 from curate.rows import Rows
 
 HERE = "local(workers=0)"
@@ -120,7 +121,7 @@ def weights(tmp_path_factory) -> str:
 
     torch.manual_seed(0)
     path = tmp_path_factory.mktemp("weights") / "tiny.pt"
-    torch.save(models.build(models.find_config("ViT-Test-32")[1]).state_dict(), path)
+    torch.save(models.build(find_config("ViT-Test-32")[1]).state_dict(), path)
     return str(path)
 
 
@@ -221,11 +222,10 @@ def test_where_nothing_is_left_to_measure_no_torch_is_loaded_and_other_weights_a
 def test_whatever_decides_a_score_is_noticed_when_it_changes(broken, weights, tmp_path, monkeypatch, changed):
     import torch
 
-    from curate import encoders, models
-    from curate.signals import clip
+    from curate import model_config, models
 
     config, checkpoint = tmp_path / "tiny.json", tmp_path / "tiny.pt"
-    config.write_text(json.dumps(models.find_config("ViT-Test-32")[1]))
+    config.write_text(json.dumps(find_config("ViT-Test-32")[1]))
     state = torch.load(weights)
     torch.save(state, checkpoint)
     spec = f"clip(model={config}, pretrained={checkpoint}, device=cpu, precision=auto)"
@@ -234,12 +234,12 @@ def test_whatever_decides_a_score_is_noticed_when_it_changes(broken, weights, tm
     if changed == "weights":
         torch.save(state | {"logit_scale": state["logit_scale"] + 1}, checkpoint)
     elif changed == "precision":  # what "auto" means on another machine
-        used = clip.models.scoring_precision("auto", torch.device("cpu"))
+        used = models.scoring_precision("auto", torch.device("cpu"))
         monkeypatch.setattr(models, "scoring_precision", lambda *_: "fp32" if used == "bf16" else "bf16")
     elif changed == "preprocessing":
-        monkeypatch.setattr(encoders, "PREPROCESSING", encoders.PREPROCESSING + 1)
+        monkeypatch.setattr(model_config, "PREPROCESSING", model_config.PREPROCESSING + 1)
     else:
-        config.write_text(json.dumps({**models.find_config("ViT-Test-32")[1], "quick_gelu": True}))
+        config.write_text(json.dumps({**find_config("ViT-Test-32")[1], "quick_gelu": True}))
     (failure,) = measure(broken, [spec], HERE).failures.values()
     assert f"was measured with another {changed}; delete signals/clip or measure under another name" in failure
 

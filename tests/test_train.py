@@ -18,6 +18,7 @@ from curate import models
 from curate.cli import main
 from curate.errors import CurateError
 from curate.evaluate import run as evaluate
+from curate.model_config import find_config
 from curate.shard import tar_bytes, uid_of
 from curate.train import memory, run, towers
 from curate.train.loader import Batch
@@ -235,7 +236,7 @@ def test_checkpointed_activations_train_the_same_weights_and_keep_fewer_bytes(da
     torch.testing.assert_close(again, kept, rtol=0, atol=1e-6)
     pixels, tokens = torch.zeros(48, 3, 32, 32, dtype=torch.uint8), torch.ones(48, 16, dtype=torch.long)
     batch = Batch(pixels, tokens, np.arange(48), [])
-    config = models.find_config(TINY)[1]
+    config = find_config(TINY)[1]
     model = models.build({**config, **{part: config[part] | {"layers": 6} for part in ("vision_cfg", "text_cfg")}})
     before = memory.saved_bytes(model, clip.Objective(), batch, "fp32")
     towers.checkpoint_activations(model)

@@ -13,6 +13,7 @@ from curate import models
 from curate.cli import main
 from curate.dataset import Dataset
 from curate.dedup import run as dedup
+from curate.model_config import find_config
 from curate.train import index, tiled
 from curate.train.copies import CHANGES, COPY
 from curate.train.loader import Batch, Loader
@@ -110,7 +111,7 @@ def test_parts_of_the_entropy_gradient_add_up_to_that_of_one_process():
 
 def test_chunks_give_the_gradient_of_the_whole_batch():
     torch.manual_seed(0)
-    config = {**models.find_config("ViT-Test-32")[1], **Objective.model_options}
+    config = {**find_config("ViT-Test-32")[1], **Objective.model_options}
     model = models.build(config).double()
     pixels = torch.randint(0, 256, (6, 2, 3, 32, 32), generator=torch.Generator().manual_seed(1), dtype=torch.uint8)
     batch = Batch(pixels, torch.zeros(6, 16, dtype=torch.long), np.arange(6), [])

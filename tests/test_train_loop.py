@@ -16,6 +16,7 @@ from curate import models
 from curate.cli import main
 from curate.errors import CurateError
 from curate.files import Folder
+from curate.model_config import find_config
 from curate.train import flops, guard, reader, run
 from curate.train.checkpoint import Saver, State, restore
 from curate.train.objectives import clip
@@ -38,7 +39,7 @@ def lines(path):
 def saved():
     """(model, objective, optimizer) of a tiny network."""
     torch.manual_seed(0)
-    model = models.build(models.find_config(TINY)[1])
+    model = models.build(find_config(TINY)[1])
     return model, clip.Objective(), adamw(model, 1e-3, 0.2)
 
 
@@ -101,7 +102,7 @@ def test_a_checkpoint_of_another_model_or_other_data_is_refused(saved, tmp_path)
             CurateError, match=f"000000003.pt is of another run: its {what} is .*, not {value}; remove it"
         ):
             restore(Folder(str(tmp_path)), *saved, {**MADE_BY, what: value})
-    other = models.build(models.find_config("ViT-Ti-64")[1])
+    other = models.build(find_config("ViT-Ti-64")[1])
     with pytest.raises(CurateError, match="does not fit this model"):
         restore(Folder(str(tmp_path)), other, saved[1], adamw(other, 1e-3, 0.2), MADE_BY)
 
@@ -228,7 +229,7 @@ def test_in_a_file_the_progress_is_a_line_now_and_then(dataset, tmp_path, capsys
 @pytest.mark.parametrize(("name", "image", "text"), [("ViT-B-32", 8.8e9, 5.96e9), ("RN50", 12.2e9, 5.96e9)])
 def test_the_arithmetic_of_a_pair_is_that_of_open_clips_table(name, image, text):
     """docs/model_profile.csv of open_clip: GFLOPs of the two towers (a product and a sum are two operations)."""
-    of_image, of_token = flops.of_pair(models.find_config(name)[1])
+    of_image, of_token = flops.of_pair(find_config(name)[1])
     assert of_image == pytest.approx(image, rel=0.01)
     assert of_token * 77 == pytest.approx(text, rel=0.01)
 

@@ -18,6 +18,7 @@ from curate.encoders import resized
 from curate.errors import CurateError
 from curate.evaluate import run as evaluate
 from curate.files import Folder
+from curate.model_config import find_config
 from curate.train import run
 from curate.train.chunk import cut
 from curate.train.loader import Batch
@@ -72,7 +73,7 @@ def test_a_run_learns_is_judged_by_its_objective_and_leaves_a_model_that_open_cl
         own = torch.load(f"{out}/objective.pt", weights_only=True)
         assert own["objective"] == objective
         torch.manual_seed(0)
-        untouched = models.build(models.find_config(model)[1]).state_dict()
+        untouched = models.build(find_config(model)[1]).state_dict()
         assert torch.equal(network.state_dict()["token_embedding.weight"], untouched["token_embedding.weight"])
         assert not torch.equal(network.state_dict()["visual.conv1.weight"], untouched["visual.conv1.weight"])
         _, numbers, _ = evaluate(out, [kinds], out=str(tmp_path / "found"), device="cpu", batch_size=5)

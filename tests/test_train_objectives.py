@@ -11,14 +11,15 @@ from test_train_step import RESNET, assert_equal, batch, gradients, tiny
 from curate import models
 from curate.encoders import normalised
 from curate.errors import CurateError
+from curate.model_config import find_config
 from curate.train import captions, towers
 from curate.train.chunk import cut
 from curate.train.loader import Batch
 from curate.train.objectives import bag_of_words, captioning, coca, ngrams
 from curate.train.step import How, adamw, train_step
 
-COCA = models.find_config("CoCa-Test-32")[1]
-TOKENIZER = models.tokenizer_of(models.find_config("ViT-Test-32")[1])
+COCA = find_config("CoCa-Test-32")[1]
+TOKENIZER = models.tokenizer_of(find_config("ViT-Test-32")[1])
 CAPTIONS = ["a red circle", "a red square", "red red circle", "two blue circles", "blue", "a red circle!", ""]
 
 

@@ -10,6 +10,7 @@ from open_clip.model import CLIP
 
 from curate import models
 from curate.errors import CurateError
+from curate.model_config import find_config
 from curate.train import plan, recipe, run
 from curate.train.step import adamw
 
@@ -124,7 +125,7 @@ def test_an_unknown_recipe_names_the_nearest_and_all():
 
 
 def test_betas_and_epsilon_reach_the_optimizer():
-    network = models.build(models.find_config("ViT-Test-32")[1])
+    network = models.build(find_config("ViT-Test-32")[1])
     group = adamw(network, 1e-3, 0.2, betas=(0.8, 0.95), eps=1e-4).param_groups[1]
     assert (group["betas"], group["eps"]) == ((0.8, 0.95), 1e-4)
 
@@ -134,7 +135,7 @@ def test_weights_go_to_open_clip_and_come_back(tmp_path, kind):
     if kind == "RN":
         (tmp_path / "rn-test.json").write_text(json.dumps(RN_TEST))
         kind = str(tmp_path / "rn-test.json")
-    name, config = models.find_config(kind)
+    name, config = find_config(kind)
     torch.manual_seed(0)
     ours = models.build(config).eval()
     theirs = CLIP(**config).eval()
@@ -153,6 +154,6 @@ def test_weights_go_to_open_clip_and_come_back(tmp_path, kind):
 @pytest.mark.parametrize("name", ["RN50", "RN101", "RN50x4", "RN50x16", "RN50x64", "ViT-B-32", "ViT-B-16", "ViT-L-14"])
 def test_the_models_of_the_paper_have_open_clips_weights(name):
     with torch.device("meta"):
-        ours = models.build(models.find_config(name)[1]).state_dict()
+        ours = models.build(find_config(name)[1]).state_dict()
         theirs = CLIP(**open_clip.get_model_config(name)).state_dict()
     assert {key: value.shape for key, value in ours.items()} == {key: value.shape for key, value in theirs.items()}

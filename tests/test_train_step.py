@@ -13,6 +13,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from curate import models
 from curate.encoders import normalised
 from curate.errors import CurateError
+from curate.model_config import find_config
 from curate.train import memory, tiled, towers
 from curate.train.loader import Batch
 from curate.train.objectives import clip, siglip
@@ -29,14 +30,14 @@ RESNET = {
 
 def tiny(seed=0, config=None, **options):
     torch.manual_seed(seed)
-    return models.build({**(config or models.find_config(TINY)[1]), **options})
+    return models.build({**(config or find_config(TINY)[1]), **options})
 
 
 def batch(n=8, seed=0, size=32):
     generator = torch.Generator().manual_seed(seed)
     pixels = torch.randint(0, 256, (n, 3, size, size), generator=generator, dtype=torch.uint8)
     words = ("red", "a small green", "two blue and one black", "!")
-    tokens = models.tokenizer_of(models.find_config(TINY)[1])([f"{words[i % 4]} number {i * 37}" for i in range(n)])
+    tokens = models.tokenizer_of(find_config(TINY)[1])([f"{words[i % 4]} number {i * 37}" for i in range(n)])
     return Batch(pixels, tokens, np.arange(n), [])
 
 
@@ -198,7 +199,7 @@ def test_a_locked_tower_is_encoded_once_and_chunks_stay_exact():
 
 
 def test_patches_left_out_are_as_many_as_open_clips_and_none_in_evaluation():
-    model = tiny(config={**models.find_config("ViT-Ti-64")[1]})
+    model = tiny(config={**find_config("ViT-Ti-64")[1]})
     towers.drop_patches(model, 0.7)
     dropout, x = model.visual.patch_dropout, torch.arange(2 * 17 * 3.0).view(2, 17, 3)
     dropout.chance = torch.rand(2, 16)
@@ -229,7 +230,7 @@ def test_the_learning_rate_is_open_clips_warmup_and_cosine(steps, warmup):
 
 def test_gains_biases_and_temperature_do_not_decay():
     with torch.device("meta"):
-        model = models.build(models.find_config("ViT-B-32")[1])
+        model = models.build(find_config("ViT-B-32")[1])
     decayed, kept = adamw(model, 1e-3, 0.2).param_groups
     names = {id(parameter): name for name, parameter in model.named_parameters()}
     assert (decayed["weight_decay"], kept["weight_decay"]) == (0.2, 0)

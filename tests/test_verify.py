@@ -18,6 +18,7 @@ from curate.cli import main
 from curate.dataset import Dataset
 from curate.errors import CurateError
 from curate.filter import run as select
+from curate.model_config import find_config
 from curate.verify.references import picture
 from curate.verify.remeasure import difference
 
@@ -218,7 +219,7 @@ def test_scores_in_fp32_and_bf16_are_open_clips(make_dataset, tmp_path):
     from curate import models
 
     torch.manual_seed(0)
-    torch.save(models.build(models.find_config("ViT-Test-32")[1]).state_dict(), tmp_path / "w.pt")
+    torch.save(models.build(find_config("ViT-Test-32")[1]).state_dict(), tmp_path / "w.pt")
     pairs = [pair(index) for index in range(24)]
     pairs[5]["image"], pairs[6]["image"] = encoded(draw("red", "circle").resize((900, 40))), b"no image"
     spec = f"clip(model=ViT-Test-32, pretrained={tmp_path}/w.pt, device=cpu, precision=%s, as=%s)"

@@ -10,13 +10,14 @@ import math
 from collections.abc import Sequence
 from typing import Any
 
-from curate import evaluate, models, train
+from curate import evaluate, train
 from curate.benchmark import open_benchmark
 from curate.compare import verdict
 from curate.compare.arms import Arm, arms_of
 from curate.compare.result import measures, report
 from curate.errors import CurateError
 from curate.files import Folder
+from curate.model_config import made_by
 from curate.train import index
 
 SEEDS = 3
@@ -76,7 +77,7 @@ def _run(folder: Folder, arm: Arm, seed: int, steps: int, options: dict[str, Any
     epochs = (steps * options["batch_size"] - 0.5) / pairs
     _, _, failures = train.run([arm.url], place.url, selection=selection, epochs=epochs, seed=seed, **options)
     place.remove("checkpoints")  # a finished run needs none
-    weights = models.made_by(None, place.url)["weights"]
+    weights = made_by(None, place.url)["weights"]
     todo = [path for path in benchmarks if not _evaluated(place, path, weights)]
     if todo:
         _, _, lost = evaluate.run(place.url, todo, device=options["device"], precision="fp32")

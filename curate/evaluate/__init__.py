@@ -13,6 +13,7 @@ from curate.evaluate.retrieval import AT
 from curate.evaluate.sets import TestSet
 from curate.evaluate.tasks import TASKS
 from curate.files import Folder
+from curate.model_config import weights_file
 
 ROBUSTNESS = "robustness"
 TABLE, PAGE, DRAWING = "eval.csv", "eval.html", "robustness.svg"
@@ -149,7 +150,7 @@ def _train_folders(given: Sequence[str], benchmarks: Sequence[str]) -> dict[str,
 
 def _beside(model: str, arch: str | None) -> str:
     """Where the numbers of a model go when nobody says: a run keeps its own."""
-    weights = models.weights_file(model)
+    weights = weights_file(model)
     return weights[0].within("eval").url if weights else f"eval/{arch}-{model}"
 
 

@@ -14,10 +14,11 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 
-from curate import models, named
+from curate import named
 from curate.encoders import encode_image, normalised, preprocessing, resized
 from curate.errors import CurateError
 from curate.files import Folder
+from curate.model_config import weights_file
 from curate.models import ClipModel
 
 TEXTS = ("zero-shot", "retrieval", "typographic", "robustness")  # tasks that need a word for a class or an image
@@ -83,7 +84,7 @@ class Judge:
 def judge_of(pretrained: str, model: ClipModel) -> Judge | None:
     """The judge of a run, or of a checkpoint in it; None where images and texts are compared by their features. Raises
     CurateError where weights of the objective are missing, or are those of another one."""
-    weights = models.weights_file(pretrained)
+    weights = weights_file(pretrained)
     if weights is None:
         return None
     folder, name = weights

@@ -14,7 +14,7 @@ from curate.errors import BadShard, CurateError
 from curate.files import MADE_BY
 from curate.filter import arrays, keys
 from curate.filter.uids import Uids, stored
-from curate.remembered import OF_THE_SHARD
+from curate.measure import OF_THE_SHARD
 from curate.shard import Shard
 
 SCHEMA_SHARDS = 8  # a column without a single value in so many shards is taken for an untyped one

@@ -2,13 +2,14 @@
 Radford et al. 2021, arXiv:2103.00020; Hessel et al. 2021, arXiv:2104.08718). The image embedding is kept for dedup."""
 
 import functools
+import importlib
 import os
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
 
-from curate import encoders, models
+from curate import model_config
 from curate.dataset import fingerprint
 from curate.errors import CurateError
 
@@ -25,8 +26,8 @@ class Signal:
 
     def __init__(self, pretrained: str, model: str | None = None, device: str = "auto", precision: str = "fp32"):
         self._options = (model, pretrained, device, precision)
-        if precision not in models.PRECISIONS:
-            raise CurateError(f"no precision '{precision}'; choose from: {', '.join(models.PRECISIONS)}")
+        if precision not in model_config.PRECISIONS:
+            raise CurateError(f"no precision '{precision}'; choose from: {', '.join(model_config.PRECISIONS)}")
 
     @property
     def made_by(self) -> dict[str, Any]:
@@ -34,15 +35,15 @@ class Signal:
         may mean another one on another machine."""
         model, pretrained, device, precision = self._options
         if precision == "auto":
-            precision = models.scoring_precision(precision, models.torch_device(device))
-        config = fingerprint(models.config_of(model, pretrained)[1])
-        return {**models.made_by(model, pretrained), "config": config, "precision": precision,
-                "preprocessing": encoders.PREPROCESSING}  # fmt: skip
+            precision = _models().scoring_precision(precision, _models().torch_device(device))
+        config = fingerprint(model_config.config_of(model, pretrained)[1])
+        return {**model_config.made_by(model, pretrained), "config": config, "precision": precision,
+                "preprocessing": model_config.PREPROCESSING}  # fmt: skip
 
     @property
     def decode_threads(self) -> int:
         """Threads that decode the next batch while this one is measured: none on a CPU, which has other work."""
-        return os.cpu_count() or 1 if models.torch_device(self._options[2]).type == "cuda" else 0
+        return os.cpu_count() or 1 if _models().torch_device(self._options[2]).type == "cuda" else 0
 
     def measure(self, rows) -> dict[str, pa.Array | np.ndarray]:
         """clip: float32 cosine and float32 [n, d] unit image embedding; null and zeros where the image is broken."""
@@ -63,6 +64,11 @@ class Signal:
 
 
 @functools.lru_cache(maxsize=2)
-def _load(weights: str, *options) -> models.ClipModel:
-    """The model, loaded anew where a file of the same name has other weights than before."""
-    return models.load(*options)
+def _load(weights: str, *options) -> Any:
+    """The ClipModel, loaded anew where a file of the same name has other weights than before."""
+    return _models().load(*options)
+
+
+def _models() -> Any:
+    """curate.models, and torch with it, once something is to be measured."""
+    return importlib.import_module("curate.models")

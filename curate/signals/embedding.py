@@ -20,7 +20,7 @@ from efficientnet_lite_pytorch import EfficientNet
 from PIL import Image
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 
-from curate import models
+from curate import model_config, models
 from curate.errors import BadShard, CurateError
 from curate.threads import one_thread
 
@@ -93,7 +93,7 @@ class Signal:
             pictures = {"size": self.wanted.size, "squash": self.wanted.squash,
                         "mean": list(self.wanted.mean), "std": list(self.wanted.std)}  # fmt: skip
             return {"model": Path(self.name).name, "weights": _sha256(self.name), **pictures}
-        return models.made_by(self.model, str(self.pretrained))
+        return model_config.made_by(self.model, str(self.pretrained))
 
     @functools.cached_property
     def encoder(self) -> Encoder:

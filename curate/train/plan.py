@@ -11,6 +11,7 @@ import torch
 import curate
 from curate import models, named
 from curate.errors import CurateError
+from curate.model_config import config_of, made_by
 from curate.train import crops, flops, log, recipe
 from curate.train.index import Index, Source
 from curate.train.loop import Schedule, Watch
@@ -32,7 +33,7 @@ def settings(name: str | None, init: str | None, values: Mapping[str, Any]) -> t
     found = recipe.settings(name, values)
     goal = named.load("train.objectives", found["objective"])
     crops.named(found["crop"])
-    model, config = models.config_of(found["model"] or (None if init else DEFAULT_MODEL), init)
+    model, config = config_of(found["model"] or (None if init else DEFAULT_MODEL), init)
     config = {**config, **goal.model_options}
     if found["crop"] == "squash":  # evaluated as it was trained
         config["preprocess_cfg"] = {**config.get("preprocess_cfg", {}), "resize_mode": "squash"}
@@ -83,7 +84,7 @@ def schedule(found: Settings, pairs: int) -> Schedule:
 def record(found: Settings, config: dict[str, Any], init: str | None, seed: int, sources: Sequence[Source],
            pairs: Index) -> dict[str, Any]:  # fmt: skip
     """What run.json says before the first step: options that a run must go on with, its data, versions."""
-    weights = init and models.made_by(found["model"], init)["weights"]
+    weights = init and made_by(found["model"], init)["weights"]
     return {
         "options": {**found.values, "init": weights, "seed": seed, "config": config},
         "origins": dict(found.origins),

@@ -8,6 +8,7 @@ import torch
 from curate import models
 from curate.encoders import embed_dim, image_size
 from curate.errors import CurateError
+from curate.model_config import config_of
 from curate.train import memory, towers
 from curate.train.index import Index
 from curate.train.loader import Batch
@@ -53,7 +54,7 @@ def teach(goal: Any, objective: str, checkpoint: str, config: dict[str, Any], de
     images of another size."""
     if not hasattr(goal, "teacher"):
         raise CurateError(f"--distill works with --objective clip, not with {objective}")
-    name, theirs = models.config_of(None, checkpoint)
+    name, theirs = config_of(None, checkpoint)
     network = models.build(theirs)
     models.load_weights(network, name, checkpoint)
     mine, other = models.tokenizer_of(config), models.tokenizer_of(theirs)

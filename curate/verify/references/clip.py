@@ -9,6 +9,7 @@ from open_clip.transform import PreprocessCfg, image_transform_v2
 from PIL import Image
 
 from curate import encoders, models
+from curate.model_config import config_of, weights_file
 from curate.tokenizer import Tokenizer
 from curate.verify.references import picture
 
@@ -41,10 +42,10 @@ class Reference:
 def _load(model: str | None, pretrained: str, device: str):
     """(open_clip's module, transform and tokenizer, the device). Raises CurateError."""
     where = models.torch_device(device)
-    name, config = models.config_of(model, pretrained)
+    name, config = config_of(model, pretrained)
     network = models.build(config)
     models.load_weights(network, name, pretrained)
-    told = {} if models.weights_file(pretrained) else open_clip.get_pretrained_cfg(name, pretrained)
+    told = {} if weights_file(pretrained) else open_clip.get_pretrained_cfg(name, pretrained)
     wanted = {key: told[key] for key in ("mean", "std", "resize_mode", "interpolation") if key in told}
     transform = image_transform_v2(PreprocessCfg(size=encoders.image_size(network), **wanted), is_train=False)
     tokenizer = models.tokenizer_of(config)
