@@ -3,12 +3,14 @@
 import random
 import socket
 import time
+from types import SimpleNamespace
 
 import pytest
 from harvest_web import Page, picture, serving
 
 from curate.harvest.fetch import loop as fetch_loop
 from curate.harvest.fetch.fetcher import Fetcher, FetchError, is_public
+from curate.harvest.fetch.transfer import READ, Room
 
 QUICK = {"timeout": 0.5, "deadline": 0.8, "allow_private": True}
 
@@ -71,3 +73,20 @@ def test_a_slow_caller_stops_the_transfers_and_gets_every_body(web, monkeypatch)
             found.append(result)
             time.sleep(0.005)
     assert found == [body] * 40
+
+
+def test_a_transfer_that_stopped_is_not_asked_again_before_there_is_room_for_what_it_has():
+    asked = []
+    large, small = (SimpleNamespace(handle=SimpleNamespace(pause=asked.append)) for _ in range(2))
+    room = Room(2 * READ)
+    assert room.take(large, 2 * READ - 500)
+    room.end(large, 2 * READ - 500, kept=True)
+    assert not room.take(small, 1000)
+    room.go_on()  # libcurl would bring the same piece at once, and for ever
+    assert asked == []
+    assert room.stops
+    room.taken(READ)
+    room.go_on()
+    assert len(asked) == 1
+    assert not room.stops
+    assert room.take(small, 1000)

@@ -174,8 +174,10 @@ class Fetches:
         """Begin as many transfers as may be."""
         self._full = self._room.stops
         while len(self._active) < self._how.threads:
-            # what is under way is reckoned as half an image of the usual size
-            if self._active and self._room.finished + len(self._active) * self._typical / 2 > WAITING:
+            # what is under way is reckoned as half an image of the usual size; what waits to be taken twice, so that
+            # no more is begun long before there is no room and all under way would have to stop
+            busy = self._active or self._room.finished
+            if busy and 2 * self._room.finished + len(self._active) * self._typical / 2 > WAITING:
                 self._full = True
                 return
             server = self._servers.ready()

@@ -20,6 +20,7 @@ from curate.harvest.fetch import robots
 from curate.harvest.fetch.urls import FetchError, Url
 
 SLOW = 1000  # bytes a second; a transfer under it for `timeout` seconds is left (libcurl's own check may take twice)
+READ = 1 << 16  # bytes that are asked of a socket at once; what a transfer that waits for room may hold beside
 SKIPPED = 1 << 14  # bytes of an unwanted body that are read so that its connection can be used again
 ENCODINGS = {"", "identity", "gzip", "x-gzip", "deflate", "br"}
 CURVES = "X25519:P-256:P-384:P-521"  # the post-quantum default costs 0.2 ms and a larger greeting
@@ -82,9 +83,10 @@ class Room:
         return bool(self._stopped)
 
     def go_on(self) -> None:
-        """Let stopped transfers go on where there is room; each tries once: what it has may still be too much."""
+        """Let stopped transfers go on where there is room for what each has; else it would stop again at once, and
+        libcurl have us ask without a pause."""
         for _ in range(len(self._stopped)):
-            if self._stopped and (self.held < self.limit or not (self._chosen or self.finished)):
+            if self._stopped and (self.held + READ <= self.limit or not (self._chosen or self.finished)):
                 self._stopped.popleft().handle.pause(pycurl.PAUSE_CONT)
 
 
@@ -116,6 +118,7 @@ class Transfer:
             pycurl.SSL_EC_CURVES: CURVES,
             pycurl.CONNECTTIMEOUT_MS: math.ceil(timeout * 1000),
             pycurl.USERAGENT: user_agent,
+            pycurl.BUFFERSIZE: READ,
             pycurl.HTTPHEADER: ["Accept: image/*,*/*"],
             pycurl.ACCEPT_ENCODING: "identity",  # asked for; what comes in another is inflated
             pycurl.OPENSOCKETFUNCTION: self._opened,
@@ -130,6 +133,7 @@ class Transfer:
         self.size = 0  # of the body so far
         self.lines = []
         self.head: Head | None = None
+        self.wanted = False  # its body is
         self.skipped = 0
         self.since = (time.monotonic(), 0)  # when its speed was last found good, and the bytes that had come
         self.blocked = False
@@ -222,11 +226,13 @@ class Transfer:
 
     def _write(self, block: bytes) -> int:
         """Keep a block of the body; another count than its own ends the transfer."""
-        head = self._head()
-        if head and self._refusal(head):
-            self.skipped += len(block)
-            self.cut = self.skipped > SKIPPED or head.status == 200
-            return 0 if self.cut else len(block)
+        if not self.wanted:  # asked of the first block alone: libcurl brings a body in pieces of 16 kB
+            head = self._head()
+            if head and self._refusal(head):
+                self.skipped += len(block)
+                self.cut = self.skipped > SKIPPED or head.status == 200
+                return 0 if self.cut else len(block)
+            self.wanted = True
         if self.size + len(block) > self.max_bytes:
             self.cut = True
             if self.whole:
