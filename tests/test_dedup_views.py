@@ -69,6 +69,12 @@ def test_a_picture_has_35_views_and_one_more_where_there_is_a_border():
     assert sum(len(view.turns) for view in views.of_bits(plain)) == 8 + 8 + 2 * 33
 
 
+def test_a_small_square_picture_is_not_looked_for_twice_as_its_own_middle():
+    plain = np.asarray(detailed(0, side=200))
+    assert "square" not in {view.name for cut in (views.of_bits, views.of_vectors) for view in cut(plain)}
+    assert "square" in {view.name for view in views.of_vectors(plain[:, :180])}
+
+
 @pytest.mark.parametrize("turn", range(8))
 def test_turned_pictures_have_the_hash_that_their_turn_says(turn):
     signal, pixels = named.load("signals", "pdq"), np.asarray(detailed(1, 128))

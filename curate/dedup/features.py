@@ -12,6 +12,7 @@ import cv2
 import numpy as np
 
 from curate import images
+from curate.dedup.faiss_install import load_search
 
 SIDE = 384  # pixels on the longer side of the picture that features are looked for in
 FEATURES = 500
@@ -22,15 +23,17 @@ CORRELATION = 0.85  # least correlation of the grey levels where the pictures ov
 MANY, LOOSER = 60, 0.5  # with so many inliers a lower correlation will do: stripes and light move it
 REACH = 5.0  # pixels that an inlier may lie off
 STRETCH, ZOOM = 2.5, 8.0  # most of a map: one side against the other, one picture against the other
-SMALL = 96  # pixels on the longer side of the picture whose grey levels are compared
+SHRUNK = 1 / 4  # of a side: the picture whose grey levels are compared
 LEAST = 0.1  # share of the benchmark's picture that must be seen
 MADE_BY = {"features": 2, "inliers": INLIERS, "correlation": CORRELATION, "opencv": cv2.__version__}
 
 
 class Features(NamedTuple):
-    """grey: uint8 [h, w]. points: float32 [n, 2], x and y. descriptors: uint8 [n, 32]."""
+    """grey: uint8 [h, w]. small: the same at a quarter of the size. points: float32 [n, 2], x and y. descriptors: uint8
+    [n, 32]."""
 
     grey: np.ndarray
+    small: np.ndarray
     points: np.ndarray
     descriptors: np.ndarray
 
@@ -42,10 +45,11 @@ def features(pixels: np.ndarray) -> Features:
     size = max(1, round(width * scale)), max(1, round(height * scale))
     how = cv2.INTER_AREA if scale < 1 else cv2.INTER_CUBIC
     grey = cv2.resize(images.grey(pixels), size, interpolation=how)
+    small = cv2.resize(grey, None, fx=SHRUNK, fy=SHRUNK, interpolation=cv2.INTER_AREA)
     points, descriptors = cv2.ORB.create(FEATURES, fastThreshold=7).detectAndCompute(grey, None)
     if descriptors is None:
-        return Features(grey, np.zeros((0, 2), np.float32), np.zeros((0, 32), np.uint8))
-    return Features(grey, np.array([point.pt for point in points], np.float32), descriptors)
+        return Features(grey, small, np.zeros((0, 2), np.float32), np.zeros((0, 32), np.uint8))
+    return Features(grey, small, np.array([point.pt for point in points], np.float32), descriptors)
 
 
 def inliers(benchmark: Features, pool: Features) -> int:
@@ -53,18 +57,17 @@ def inliers(benchmark: Features, pool: Features) -> int:
     the grey levels differ."""
     if min(len(benchmark.points), len(pool.points)) < INLIERS:
         return 0
-    matches = cv2.BFMatcher(cv2.NORM_HAMMING).knnMatch(benchmark.descriptors, pool.descriptors, k=2)
-    good = [first for first, second in matches if first.distance < RATIO * second.distance]
+    gaps, nearest = load_search().two_nearest(benchmark.descriptors, pool.descriptors)
+    good = np.flatnonzero(gaps[:, 0] < RATIO * gaps[:, 1])
     if len(good) < INLIERS:
         return 0
-    source = benchmark.points[[match.queryIdx for match in good]]
-    target = pool.points[[match.trainIdx for match in good]]
+    source, target = benchmark.points[good], pool.points[nearest[good]]
     affine, agreeing = cv2.estimateAffine2D(source, target, ransacReprojThreshold=REACH, maxIters=500)
     count = 0 if affine is None else int(agreeing.sum())
     if count < max(INLIERS, AGREEING * len(good)) or not _plausible(affine):
         return 0
     least = LOOSER if count >= MANY else CORRELATION
-    return count if _correlation(benchmark.grey, pool.grey, affine) >= least else 0
+    return count if _correlation(benchmark.small, pool.grey, affine) >= least else 0
 
 
 def _plausible(affine: np.ndarray) -> bool:
@@ -75,11 +78,9 @@ def _plausible(affine: np.ndarray) -> bool:
     return longest <= STRETCH * shortest and longest <= ZOOM and shortest >= 1 / ZOOM
 
 
-def _correlation(benchmark: np.ndarray, pool: np.ndarray, affine: np.ndarray) -> float:
+def _correlation(small: np.ndarray, pool: np.ndarray, affine: np.ndarray) -> float:
     """Of the grey levels of two pictures where the map lays them over each other; 0 where that is too little."""
-    scale = SMALL / SIDE
-    small = cv2.resize(benchmark, None, fx=scale, fy=scale, interpolation=cv2.INTER_AREA)
-    back = cv2.invertAffineTransform(affine) * scale  # pool pixels -> pixels of `small`
+    back = cv2.invertAffineTransform(affine) * SHRUNK  # pool pixels -> pixels of `small`
     shrinks = 1 / float(np.sqrt(abs(np.linalg.det(back[:, :2]))))
     soft = cv2.GaussianBlur(pool, (0, 0), max(0.1, shrinks / 2))  # no finer than `small`
     size = small.shape[1], small.shape[0]

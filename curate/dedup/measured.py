@@ -23,7 +23,7 @@ from curate.signals.pdq import QUALITY
 from curate.work import Engine, run_all
 
 WORK = "work/dedup"
-PER_SHARD = 500  # benchmark images in one shard of its measured copy
+SHARDS, FEWEST, MOST = 16, 32, 500  # of the measured copy: how many at least, with so many benchmark images in each
 ALWAYS = ("exact", "pdq", "size")  # what every benchmark image is measured by, whatever the pool is compared by
 SMALL_SIDE = 64  # pixels: a set whose shorter sides have a smaller median is of thumbnails
 ALIKE = {"exact": 0.0, "pdq": 31.0}  # what tells that a benchmark holds an image twice
@@ -69,11 +69,12 @@ def prepare(benchmark: Benchmark, folder: Folder, comparisons: Sequence[Comparis
     where it was stopped; the copy can be deleted afterwards. Raises CurateError where it cannot be measured, BadShard
     where a tar of it is damaged.
     """
-    digest = _digest(benchmark.samples())
+    digest, images = _digest(benchmark.samples())
     copy = Dataset.create(folder.within(f"{WORK}/{benchmark.name}-{digest}").url)
     if not copy.history:
-        for number, chunk in enumerate(_chunks(benchmark.samples(), PER_SHARD)):
-            _write(copy.folder, f"{number:05d}", chunk, number * PER_SHARD)
+        size = min(max(images // SHARDS, FEWEST), MOST)
+        for number, chunk in enumerate(_chunks(benchmark.samples(), size)):
+            _write(copy.folder, f"{number:05d}", chunk, number * size)
         copy = copy.after("copy", {"benchmark": benchmark.name}, f"copied {benchmark.name}").save()
     wanted = {named.parse(spec).slug: spec for spec in [*ALWAYS, *(each.text for each in comparisons)]}
     copy = measure(copy, list(wanted.values()), engine)
@@ -119,13 +120,14 @@ def _reasons(table: pa.Table) -> pa.Array:
     return found.combine_chunks() if isinstance(found, pa.ChunkedArray) else found
 
 
-def _digest(samples: Iterable[BenchmarkSample]) -> str:
-    """8 hex digits of the keys and the bytes of every image."""
-    state = xxhash.xxh3_64()
+def _digest(samples: Iterable[BenchmarkSample]) -> tuple[str, int]:
+    """8 hex digits of the keys and the bytes of every image, and how many there are."""
+    state, images = xxhash.xxh3_64(), 0
     for sample in samples:
         state.update(f"{sample.key}\0{len(sample.image)}\0".encode("utf-8", "surrogatepass"))
         state.update(sample.image)
-    return state.hexdigest()[:8]
+        images += 1
+    return state.hexdigest()[:8], images
 
 
 def _chunks(samples: Iterable[BenchmarkSample], size: int) -> Iterator[list[BenchmarkSample]]:

@@ -115,6 +115,15 @@ class HammingIndex:
         return numbers[query[order]], found[order], gaps[order].astype(np.float64)
 
 
+def two_nearest(queries: np.ndarray, codes: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Of each query the distances to the two nearest of at least two codes, int32 [n, 2], and which is the nearest,
+    int64 [n]; both uint8 [n, bytes]."""
+    index = faiss.IndexBinaryFlat(codes.shape[1] * 8)
+    index.add(np.ascontiguousarray(codes))
+    gaps, found = index.search(np.ascontiguousarray(queries), 2)
+    return gaps, found[:, 0].astype(np.int64)
+
+
 def _ranges(limits: np.ndarray, found: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     query = np.repeat(np.arange(len(limits) - 1), np.diff(np.asarray(limits, np.int64)).tolist())
     return query, found.astype(np.int64)

@@ -6,8 +6,7 @@ Only the candidates' images are read from the tars of the pool.
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
-from functools import lru_cache
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import pyarrow as pa
@@ -24,7 +23,7 @@ from curate.shard import Images, Shard
 from curate.work import Engine, Report, run_all
 
 MERGE = 1_000_000  # candidates held before the farther ones are let go
-HELD = 2048  # benchmark pictures whose features are held: 60 MB
+HELD = 2048  # benchmark pictures whose features a process holds: 60 MB
 CHOSEN = pa.schema([("image", pa.int32()), ("uid", pa.string())])
 CONFIRMED = CHOSEN.append(pa.field("view", pa.string())).append(pa.field("inliers", pa.int32()))
 
@@ -108,14 +107,17 @@ class Verify:
 
 
 class _Pictures:
-    """The benchmark's pictures by the row of its copy, read when they are asked for."""
+    """The benchmark's pictures by the row of its copy, read when they are asked for. What they show is remembered: a
+    process looks at many shards of the pool."""
+
+    held: ClassVar[dict[tuple[str, int, bool], Features | None]] = {}
 
     def __init__(self, benchmark: Folder):
+        self.url = benchmark.url  # it holds the digest of the pictures
         copy = Dataset.open(benchmark.url)
         self.places = [(shard, key) for shard in copy.shards for key in shard.rows()["key"].to_pylist()]
         self.open: dict[str, Images] = {}
         self.stack = ExitStack()
-        self.features = lru_cache(maxsize=HELD)(self._features)
 
     def __enter__(self) -> "_Pictures":
         return self
@@ -131,11 +133,21 @@ class _Pictures:
                 return view, count
         return WHOLE, 0
 
-    def _features(self, row: int, mirrored: bool) -> Features | None:
+    def features(self, row: int, mirrored: bool) -> Features | None:
+        """Without the large grey levels, which only the pool's side needs."""
+        place = self.url, row, mirrored
+        if place not in self.held:
+            if len(self.held) >= HELD:
+                del self.held[next(iter(self.held))]  # the oldest
+            seen = _seen(self._encoded(row), mirrored)
+            self.held[place] = seen and seen._replace(grey=seen.small)
+        return self.held[place]
+
+    def _encoded(self, row: int) -> bytes:
         shard, key = self.places[row]
         if shard.name not in self.open:
             self.open[shard.name] = self.stack.enter_context(shard.images())
-        return _seen(self.open[shard.name][key], mirrored)
+        return self.open[shard.name][key]
 
 
 def _seen(encoded: bytes, mirrored: bool = False) -> Features | None:

@@ -36,7 +36,7 @@ def of_bits(pixels: np.ndarray) -> Iterator[View]:
     picture = _reduced(pixels, LARGEST_FOR_BITS)
     yield View(WHOLE, pixels, ALL)
     yield from (View(TRIMMED, inside, ALL) for inside in _inside(picture))
-    yield View("square", _square(picture), ALL)
+    yield from (View("square", square, ALL) for square in _square(picture, pixels))
     yield from (View(name, part, BOTH) for number, share in PARTS for name, part in _grid(picture, number, share))
     yield from (View(f"tilted {angle}", _tilted(picture, angle), BOTH) for angle in TILTS)
 
@@ -46,7 +46,7 @@ def of_vectors(pixels: np.ndarray) -> Iterator[View]:
     picture = _reduced(pixels, LARGEST_FOR_VECTORS)
     yield View(WHOLE, pixels, AS_IS)
     yield from (View(TRIMMED, inside, AS_IS) for inside in _inside(picture))
-    yield View("square", _square(picture), AS_IS)
+    yield from (View("square", square, AS_IS) for square in _square(picture, pixels))
     yield from (View(name, part, AS_IS) for name, part in _grid(picture, 2, PARTS[-1][1]))
 
 
@@ -77,11 +77,14 @@ def _inside(picture: np.ndarray) -> list[np.ndarray]:
     return [] if found is None else [found]
 
 
-def _square(picture: np.ndarray) -> np.ndarray:
+def _square(picture: np.ndarray, whole: np.ndarray) -> list[np.ndarray]:
+    """The middle of the picture, or nothing where that is the whole, which is looked for anyway."""
     height, width = picture.shape[:2]
     side = min(height, width)
+    if whole.shape[:2] == (side, side):
+        return []
     top, left = (height - side) // 2, (width - side) // 2
-    return np.ascontiguousarray(picture[top : top + side, left : left + side])
+    return [np.ascontiguousarray(picture[top : top + side, left : left + side])]
 
 
 def _grid(picture: np.ndarray, number: int, share: float) -> Iterator[tuple[str, np.ndarray]]:

