@@ -523,6 +523,7 @@ def export(datasets: tuple[str, ...], out: str, **options: Any) -> Any:
 @click.option("--chunk", default=None, type=int, help="Pairs encoded at a time.  [GPU: what fits; CPU: all]")
 @click.option("--grad-checkpointing", is_flag=True, help="Less memory for a third more arithmetic.")
 @click.option("--compile", "compiled", is_flag=True, help="torch.compile for the image tower.")
+@click.option("--fsdp", is_flag=True, help="Share weights and AdamW's state out over the processes (FSDP2).")
 @click.option("--save-every", default=500, show_default=True, help="Steps between checkpoints.")
 @click.option("--keep", default=2, show_default=True, help="Newest checkpoints that stay, beside the best.")
 @click.option("--max-spike", default=None, type=float, help="Stop at a loss so many times the mean of the last 100.")

@@ -1,7 +1,8 @@
 """What CLIP models compute: pixels and tokens in, features out, without the work that cannot change them."""
 
 import functools
-from collections.abc import Callable
+import sys
+from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from typing import Any, NamedTuple
 
@@ -17,6 +18,8 @@ ELONGATED = 8  # images longer than this many times their width are cut to this 
 ROWS = {"cpu": 1024, "cuda": 1 << 17}  # of activations at a time: on a CPU under 20 MB, which malloc keeps
 LENGTH_STEP = {"cpu": 1, "cuda": 8}  # texts attend together whose lengths round up to the same multiple of this
 
+GATHERED = "with_weights_gathered"  # the method of blocks with shared-out weights: live_residual, weights being there
+
 Linear = Callable[[torch.Tensor], torch.Tensor]  # [rows, in] -> [rows, out]
 
 
@@ -31,15 +34,6 @@ class Block(NamedTuple):
     heads: int
 
 
-class Tower(NamedTuple):
-    """A transformer as functions of rows. `patches` maps the pixels of an image's patches to the width of the blocks,
-    `project` what is pooled to the features."""
-
-    patches: Linear
-    blocks: list[Block]
-    project: Linear
-
-
 class Group(NamedTuple):
     """Rows of the packed matrix that attend alike: `number` sequences of `length` rows, one after the other."""
 
@@ -47,6 +41,20 @@ class Group(NamedTuple):
     length: int
     ends: torch.Tensor  # int64 [number]: the row that each sequence is pooled from, counted from its first
     causal: bool
+
+
+# (groups, rows, whether it is the last block) -> rows; of the last block those that the sequences are pooled from
+Residual = Callable[[list[Group], torch.Tensor, bool], torch.Tensor]
+
+
+class Tower(NamedTuple):
+    """A transformer as functions of rows, at most `portion` of them at a time. `patches` maps the pixels of an image's
+    patches to the width of the blocks, `project` what is pooled to the features."""
+
+    patches: Linear
+    blocks: Sequence[Residual]
+    project: Linear
+    portion: int
 
 
 def encode_text(model: Any, tokens: torch.Tensor, ready: Tower | None = None) -> torch.Tensor:
@@ -64,7 +72,8 @@ def encode_text(model: Any, tokens: torch.Tensor, ready: Tower | None = None) ->
     ready = ready or live(tower)
     lengths = tokens.argmax(dim=-1) + 1  # the end token has the largest id; padding (0) is also the id of "!"
     order = torch.argsort(lengths, stable=True)
-    parts = [_packed(tower, ready, tokens[rows], lengths[rows], device) for rows in _portions(order, lengths, device)]
+    portions = _portions(order, lengths, ready.portion)
+    parts = [_packed(tower, ready, tokens[rows], lengths[rows], device) for rows in portions]
     back = torch.empty_like(order)
     back[order] = torch.arange(len(order))
     return torch.cat(parts)[back.to(device)]
@@ -78,7 +87,7 @@ def encode_image(model: Any, pixels: torch.Tensor, ready: Tower | None = None) -
     if tower is None:
         return model.encode_image(pixels)
     ready = ready or live(tower)
-    portion = max(1, ROWS[_kind(pixels.device)] // len(tower.positional_embedding))
+    portion = max(1, ready.portion // len(tower.positional_embedding))
     return torch.cat([_class_token(tower, ready, some) for some in pixels.split(portion)])
 
 
@@ -102,7 +111,11 @@ def image_tower(model: Any) -> Any | None:
 
 def live(tower: Any) -> Tower:
     """A tower that follows its weights and gives them gradients."""
-    return _tower(tower, _live, _live)
+    blocks = tower.transformer.resblocks
+    rows = ROWS[_kind(blocks[0].attn.in_proj_weight.device)]
+    if hasattr(blocks[0], GATHERED):  # all processes enter a block equally often, however long their texts are
+        return _tower(tower, [getattr(block, GATHERED) for block in blocks], _live, _live, sys.maxsize)
+    return _tower(tower, [functools.partial(live_residual, block) for block in blocks], _live, _live, rows)
 
 
 def prepared(tower: Any, precision: str) -> Tower:
@@ -111,12 +124,16 @@ def prepared(tower: Any, precision: str) -> Tower:
 
     On CPUs oneDNN multiplies: in true fp32 whatever is allowed elsewhere, with the same bits for any number of threads.
     """
-    on_cpu = tower.transformer.resblocks[0].attn.in_proj_weight.device.type == "cpu"
+    blocks = tower.transformer.resblocks
+    kind = _kind(blocks[0].attn.in_proj_weight.device)
+    on_cpu = kind == "cpu"
     linear = _onednn if on_cpu and torch.backends.mkldnn.is_available() else _cast
     if precision == "bf16" and on_cpu and not torch.ops.mkldnn._is_mkldnn_bf16_supported():
         linear = _rounded if linear is _onednn else _cast
     dtype = torch.bfloat16 if precision == "bf16" else torch.float32
-    return _tower(tower, functools.partial(linear, dtype), functools.partial(linear, torch.float32))
+    inner, last = functools.partial(linear, dtype), functools.partial(linear, torch.float32)
+    ready = [functools.partial(_residual, _block(block, inner)) for block in blocks]
+    return _tower(tower, ready, inner, last, ROWS[kind])
 
 
 def resized(image: np.ndarray, size: int, squash: bool = False) -> torch.Tensor:
@@ -165,8 +182,12 @@ def autocast(device: torch.device, precision: str) -> AbstractContextManager[Any
 def _standard(transformer: Any) -> bool:
     """Whether a transformer is made of the blocks that `Block` computes."""
     blocks = getattr(transformer, "resblocks", ())
-    return bool(blocks) and all(type(block) is ResidualAttentionBlock and block.attn.in_proj_bias is not None
-                                and not hasattr(block, "ln_1_kv") for block in blocks)  # fmt: skip
+    return bool(blocks) and all(
+        (type(block) is ResidualAttentionBlock or hasattr(block, GATHERED))
+        and block.attn.in_proj_bias is not None
+        and not hasattr(block, "ln_1_kv")
+        for block in blocks
+    )
 
 
 def _same(x: torch.Tensor) -> torch.Tensor:
@@ -177,14 +198,15 @@ def _kind(device: torch.device) -> str:
     return "cpu" if device.type == "cpu" else "cuda"
 
 
-def _tower(tower: Any, linear: Callable[..., Linear], last: Callable[..., Linear]) -> Tower:
+def _tower(tower: Any, blocks: Sequence[Residual], linear: Callable[..., Linear], last: Callable[..., Linear],
+           portion: int) -> Tower:  # fmt: skip
     projection = tower.proj if hasattr(tower, "proj") else tower.text_projection
     if isinstance(projection, torch.nn.Linear):
         project = last(projection.weight, projection.bias)
     else:
         project = _same if projection is None else last(projection.T, None)
     patches = linear(tower.conv1.weight.flatten(1), None) if hasattr(tower, "conv1") else _same
-    return Tower(patches, [_block(block, linear) for block in tower.transformer.resblocks], project)
+    return Tower(patches, blocks, project, portion)
 
 
 def _block(block: Any, linear: Callable[..., Linear]) -> Block:
@@ -226,9 +248,9 @@ def _rounded(dtype: torch.dtype, weight: torch.Tensor, bias: torch.Tensor | None
     return lambda x: linear(x.to(dtype))
 
 
-def _portions(order: torch.Tensor, lengths: torch.Tensor, device: torch.device) -> list[torch.Tensor]:
-    """`order` cut into runs of texts with at most ROWS tokens."""
-    portion = (lengths[order].cumsum(0) - 1) // ROWS[_kind(device)]
+def _portions(order: torch.Tensor, lengths: torch.Tensor, tokens: int) -> list[torch.Tensor]:
+    """`order` cut into runs of texts with at most so many tokens."""
+    portion = (lengths[order].cumsum(0) - 1) // tokens
     return list(order.split(torch.unique_consecutive(portion, return_counts=True)[1].tolist()))
 
 
@@ -258,13 +280,18 @@ def _class_token(tower: Any, ready: Tower, pixels: torch.Tensor) -> torch.Tensor
     return ready.project(tower.ln_post(_transformed(tower.transformer, ready.blocks, x.flatten(0, 1), [group])))
 
 
-def _transformed(transformer: Any, blocks: list[Block], x: torch.Tensor, groups: list[Group]) -> torch.Tensor:
+def _transformed(transformer: Any, blocks: Sequence[Residual], x: torch.Tensor, groups: list[Group]) -> torch.Tensor:
     """Rows [rows, width] through the blocks -> [sequences, width]: of each sequence the row that it is pooled from."""
     again = transformer.grad_checkpointing and torch.is_grad_enabled()
     for index, block in enumerate(blocks):
-        step = functools.partial(_residual, block, groups, last=index == len(blocks) - 1)
-        x = checkpoint(step, x, use_reentrant=False) if again else step(x)
+        last = index == len(blocks) - 1
+        x = checkpoint(block, groups, x, last, use_reentrant=False) if again else block(groups, x, last)
     return x
+
+
+def live_residual(module: Any, groups: list[Group], x: torch.Tensor, last: bool) -> torch.Tensor:
+    """A residual attention block of open_clip on packed rows, by the weights that it has at this moment."""
+    return _residual(_block(module, _live), groups, x, last)
 
 
 def _residual(block: Block, groups: list[Group], x: torch.Tensor, last: bool) -> torch.Tensor:

@@ -199,8 +199,10 @@ def test_two_processes_stop_together_where_one_is_asked_and_go_on_to_the_same_by
     step = max(int(path.stem) for path in (stopped / "checkpoints").iterdir())
     assert step == len((stopped / "log.jsonl").read_text().splitlines()) < 24
     assert all(f"stopped by SIGTERM after step {step} of 23" in message for _, _, message in ended)
-    processes = start_together(2, *command, str(stopped))
-    wait_for_step(stopped, step + 2, processes[0])
+    killed = tmp_path / "killed"
+    shutil.copytree(stopped, killed)
+    processes = start_together(2, *command, str(killed), "--fsdp")
+    wait_for_step(killed, step + 2, processes[0])
     processes[1].send(signal.SIGKILL)
     code, _, message = processes[0].ended()
     assert (code, processes[1].ended()[0]) == (1, -signal.SIGKILL)

@@ -14,7 +14,7 @@ from curate import models, named
 from curate.encoders import image_size
 from curate.errors import CurateError
 from curate.files import Folder
-from curate.train import checkpoint, crops, index, plan, prepare, ranks, summary
+from curate.train import checkpoint, crops, index, plan, prepare, ranks, sharding, summary
 from curate.train.checkpoint import CONFIG, MODEL, OBJECTIVE, RUN, State
 from curate.train.loader import Loader
 from curate.train.loop import Evaluator, Trainer, Watch
@@ -33,16 +33,16 @@ def run(data: Sequence[str], out: str | None = None, recipe: str | None = None, 
         tensorboard: bool = False, wandb: str | None = None, selection: str | None = None, resume: bool = True,
         seed: int = 0, show: bool = False, mixed: Sequence[tuple[str, float]] = (), cache: str | None = None,
         cache_size: float = CACHE_GB, chunk: int | None = None, grad_checkpointing: bool = False,
-        compiled: bool = False, note: Callable[[str], None] = warned,
+        compiled: bool = False, fsdp: bool = False, note: Callable[[str], None] = warned,
         **values: Any) -> tuple[str, dict[str, Any], dict[str, str]]:  # fmt: skip
     """Train on `data` into the folder `out`; comes back with (summary, numbers, failed shards).
 
     `values` are those of recipe.DEFAULTS (model, objective, batch_size, epochs, lr ...); what is not given is the
     recipe's, or ours. `evaluator`, `keep` and `max_spike`: see loop.Watch. `show` trains nothing: the summary is a
     table of every value and its origin. `note` is told what the user should know. `chunk`: samples encoded at a time;
-    with it, `grad_checkpointing` and `compiled` a run is the same but for rounding. `mixed`: more data, with the passes
-    over it in one epoch (those of `data` are 1). `cache`: folder of the index and of tars fetched from a store, at most
-    `cache_size` GB of them; RUN/cache by default.
+    with it, `grad_checkpointing`, `compiled` and `fsdp` a run is the same but for rounding. `mixed`: more data, with
+    the passes over it in one epoch (those of `data` are 1). `cache`: folder of the index and of tars fetched from a
+    store, at most `cache_size` GB of them; RUN/cache by default.
 
     A finished run with the same options is left alone, an unfinished one goes on. Raises CurateError for options that
     cannot work, for a run that was started with others, and where the loss is not finite.
@@ -55,6 +55,8 @@ def run(data: Sequence[str], out: str | None = None, recipe: str | None = None, 
     plan.check(data, watch, chunk)
     folder, where = _folder(out, data), ranks.own_device(models.torch_device(device))
     with ranks.joined(where) as mine:
+        if fsdp:
+            sharding.check(mine, compiled)
         found = index.sources(data, selection, weights)
         if not mine.first:
             mine.wait()  # until the first process has built the index and begun the folder
@@ -82,17 +84,18 @@ def run(data: Sequence[str], out: str | None = None, recipe: str | None = None, 
                         cache_size * 1e9)  # fmt: skip
         for line in plan.notes(pairs, settings["batch_size"], getattr(goal, "compares", False)) if mine.first else ():
             note(line)
+        how = prepare.how(network, goal, settings, mine, chunk, pairs, tokenizer, fsdp)
         optimizer = adamw(network, settings["lr"], settings["weight_decay"], goal,
                           betas=(settings["beta1"], settings["beta2"]), eps=settings["eps"])  # fmt: skip
         watch = replace(watch, arithmetic=plan.arithmetic(config, where, settings["precision"]))
         made_by = {"model": settings["model"], "data": pairs.fingerprint}
-        how = prepare.how(network, goal, settings, mine, chunk, pairs, tokenizer)
         trainer = Trainer(folder, network, goal, optimizer, loader, plan.schedule(settings, len(pairs)), watch, made_by,
                           note, how)  # fmt: skip
         state = trainer.train()
+        trained = checkpoint.copied(network.state_dict(), mine.first)
         if not mine.first:
             return "", {}, pairs.failures
-        return *_finish(folder, record, state, network, goal), pairs.failures
+        return *_finish(folder, record, state, trained, goal), pairs.failures
 
 
 def _begin(folder: Folder, record: dict[str, Any], resume: bool) -> None:
@@ -106,16 +109,16 @@ def _begin(folder: Folder, record: dict[str, Any], resume: bool) -> None:
         folder.write_json(CONFIG, record["options"]["config"])
 
 
-def _finish(folder: Folder, record: dict[str, Any], state: State, network: Any,
+def _finish(folder: Folder, record: dict[str, Any], state: State, trained: dict[str, torch.Tensor],
             goal: Any) -> tuple[str, dict[str, Any]]:  # fmt: skip
     """Write the model; summary and numbers of the run."""
     numbers = summary.numbers(folder, state, record["options"]["batch_size"])
     line = summary.line(folder, record, numbers)
     folder.write_json(RUN, {**record, "summary": line, "numbers": numbers})
-    if own := {key: value.cpu() for key, value in goal.state_dict().items()}:
+    if own := checkpoint.copied(dict(goal.state_dict())):
         content = {"objective": record["options"]["objective"], "state_dict": own}
         checkpoint.save_torch(folder, OBJECTIVE, content)
-    checkpoint.save_torch(folder, MODEL, {key: value.cpu() for key, value in network.state_dict().items()})
+    checkpoint.save_torch(folder, MODEL, trained)
     return line, numbers
 
 

@@ -10,26 +10,28 @@ are updated once for each sample, not again when a chunk is encoded a second tim
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from functools import partial
 from typing import Any
 
 import torch
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from curate.train.chunk import Chunk, Encoded
+from curate.train.chunk import Chunk, Encode, Encoded, encoded_by
 from curate.train.ranks import ALONE, Ranks
 
 
 def backward(model: Any, objective: Any, chunks: Sequence[Chunk], keep: int | None = None, total: float = 1.0,
-             ranks: Ranks = ALONE) -> torch.Tensor:  # fmt: skip
+             ranks: Ranks = ALONE, encode: Encode = encoded_by) -> torch.Tensor:  # fmt: skip
     """Add this process's part of the gradient to the weights; comes back with the loss of the whole batch (a scalar,
     equal in all processes). The graphs of the last `keep` chunks are kept (None: of all); `total` is what shares of the
-    loss are divided by, over all processes."""
+    loss are divided by, over all processes. `encode`: what asks the objective."""
+    encode = partial(_replayed, encode, model, objective)
     drafts = 0 if keep is None else max(0, len(chunks) - keep)
     if not objective.compares:
-        return ranks.sum(torch.stack([_own_loss(_encode(model, objective, chunk), total) for chunk in chunks]).sum())
+        return ranks.sum(torch.stack([_own_loss(encode(chunk), total) for chunk in chunks]).sum())
     with torch.no_grad():
-        encoded = [_encode(model, objective, chunk) for chunk in chunks[:drafts]]
-    encoded += [_encode(model, objective, chunk) for chunk in chunks[drafts:]]
+        encoded = [encode(chunk) for chunk in chunks[:drafts]]
+    encoded += [encode(chunk) for chunk in chunks[drafts:]]
     features = [torch.cat(parts).detach().requires_grad_() for parts in zip(*(each.features for each in encoded))]
     loss = objective.loss(model, features, ranks)
     loss.backward()
@@ -39,15 +41,15 @@ def backward(model: Any, objective: Any, chunks: Sequence[Chunk], keep: int | No
     for at in [*range(drafts, len(chunks)), *range(drafts)]:
         if at < drafts:
             with _statistics_kept(model):
-                encoded[at] = _encode(model, objective, chunks[at])
+                encoded[at] = encode(chunks[at])
         own += _own_loss(encoded[at], total, gradients[at])
         encoded[at] = Encoded()  # its graph is done with
     return loss.detach() + ranks.sum(own)
 
 
-def _encode(model: Any, objective: Any, chunk: Chunk) -> Encoded:
+def _replayed(encode: Encode, model: Any, objective: Any, chunk: Chunk) -> Encoded:
     torch.manual_seed(chunk.seed)
-    return objective.encode(model, chunk)
+    return encode(model, objective, chunk)
 
 
 def _split(gradient: torch.Tensor | None, sizes: list[int]) -> Sequence[torch.Tensor | None]:

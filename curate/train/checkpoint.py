@@ -11,6 +11,7 @@ import torch
 
 from curate.errors import CurateError
 from curate.files import Folder
+from curate.train.sharding import like, whole
 
 LOG, TIMINGS, EVALS = "log.jsonl", "timings.jsonl", "evals.jsonl"
 RUN, MODEL, OBJECTIVE, CONFIG = "run.json", "model.pt", "objective.pt", "config.json"
@@ -96,16 +97,19 @@ class Saver:
             self.wait()
 
     def save(self, state: State, model: torch.nn.Module, objective: torch.nn.Module,
-             optimizer: torch.optim.Optimizer) -> None:  # fmt: skip
-        """Copy the state to the CPU and come back; the one before is on the disk by then."""
+             optimizer: torch.optim.Optimizer, here: bool = True) -> None:  # fmt: skip
+        """Copy the state to the CPU and come back; the one before is on the disk by then. Where weights are shared out
+        every process calls this, and the one that writes says `here`."""
         self.wait()
         content = {
             **asdict(state),
             "made_by": self.made_by,
-            "state_dict": _copied(model.state_dict()),
-            "objective": _copied(objective.state_dict()),
-            "optimizer": _copied(optimizer.state_dict()),
+            "state_dict": copied(model.state_dict(), here),
+            "objective": copied(objective.state_dict(), here),
+            "optimizer": copied(optimizer.state_dict(), here),
         }
+        if not here:
+            return
         self._writing = self._pool.submit(self._write, content)
 
     def wait(self) -> None:
@@ -151,9 +155,7 @@ def restore(run: Folder, model: torch.nn.Module, objective: torch.nn.Module, opt
                 raise CurateError(f"{run.url}/{name} is of another run: its {what} is {before.get(what)}, not {value}; "
                                   f"remove it, or {WAY_OUT}")  # fmt: skip
         try:
-            model.load_state_dict(content["state_dict"])
-            objective.load_state_dict(content["objective"])
-            optimizer.load_state_dict(content["optimizer"])
+            _load(model, objective, optimizer, content)
         except (RuntimeError, ValueError) as error:
             reason = str(error).strip().split("\n")[-1].strip()
             raise CurateError(f"{run.url}/{name} does not fit this model: {reason[:160]}; {WAY_OUT}") from error
@@ -166,6 +168,19 @@ def restore(run: Folder, model: torch.nn.Module, objective: torch.nn.Module, opt
     if cut:
         _cut_logs(run, 0)
     return State(), damaged
+
+
+def _load(model: torch.nn.Module, objective: torch.nn.Module, optimizer: torch.optim.Optimizer,
+          content: dict[str, Any]) -> None:  # fmt: skip
+    """Give each what the checkpoint has of it; of what is shared out, its part."""
+    held = model.state_dict()
+    model.load_state_dict({name: like(value, held.get(name, value)) for name, value in content["state_dict"].items()})
+    objective.load_state_dict(content["objective"])
+    averages = content["optimizer"]["state"]
+    for number, weight in enumerate(weight for group in optimizer.param_groups for weight in group["params"]):
+        averages[number] = {name: like(value, weight) if value.ndim else value
+                            for name, value in averages.get(number, {}).items()}  # fmt: skip
+    optimizer.load_state_dict(content["optimizer"])
 
 
 def save_torch(run: Folder, name: str, content: Any) -> None:
@@ -211,12 +226,13 @@ def _cut_logs(run: Folder, step: int) -> None:
             run.write_bytes(name, "".join(json.dumps(line) + "\n" for line in kept).encode())
 
 
-def _copied(value: Any) -> Any:
-    """The same nest of dicts and lists with every tensor copied to the CPU."""
+def copied(value: Any, here: bool = True) -> Any:
+    """The same nest of dicts and lists with every tensor whole and copied to the CPU; to nowhere unless `here`."""
     if isinstance(value, torch.Tensor):
-        return value.detach().to("cpu", copy=True)
+        together = whole(value.detach())
+        return together.to("cpu", copy=True) if here else None
     if isinstance(value, dict):
-        return type(value)((key, _copied(inner)) for key, inner in value.items())
+        return type(value)((key, copied(inner, here)) for key, inner in value.items())
     if isinstance(value, list | tuple):
-        return type(value)(_copied(inner) for inner in value)
+        return type(value)(copied(inner, here) for inner in value)
     return value

@@ -49,7 +49,7 @@ class Chunk:
     def views(self, model: Any) -> list[torch.Tensor]:
         """The same of the first views of the images, of the second ones ..."""
         every = self._of("image", model, lambda: self._image(model))
-        return list(every.view(len(self), -1, every.shape[-1]).unbind(1))
+        return [each.contiguous() for each in every.view(len(self), -1, every.shape[-1]).unbind(1)]
 
     def input(self, model: Any) -> torch.Tensor:
         """Normalised pixels [n, 3, s, s], of several views [n * views, 3, s, s]; the patch dropout is set for them."""
@@ -79,6 +79,13 @@ class Chunk:
 
         # the loss is in fp32: at scale 100 bf16 logits are wrong by a percent
         return self.once(side, features) if locked(model, side) else features()
+
+
+Encode = Callable[[Any, Any, Chunk], Encoded]  # of a model and an objective
+
+
+def encoded_by(model: Any, objective: Any, chunk: Chunk) -> Encoded:
+    return objective.encode(model, chunk)
 
 
 def cut(batch: Batch, size: int | None, device: torch.device, precision: str = "fp32",

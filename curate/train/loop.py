@@ -15,7 +15,7 @@ from curate.train.checkpoint import Saver, State
 from curate.train.loader import Batch, Loader
 from curate.train.log import Log
 from curate.train.progress import Arithmetic, Clock
-from curate.train.ranks import Ranks
+from curate.train.ranks import Ranks, all_there
 from curate.train.step import AT_ONCE, BadLoss, How, learning_rate, train_step
 
 LOG_LINES = 10_000  # about; every step of short runs is logged
@@ -115,7 +115,8 @@ class Trainer:
         lr = learning_rate(state.step, schedule.steps, schedule.lr, schedule.warmup)
         seed = loader.seed * 1_000_003 + state.step  # patch dropout: from the step alone
         try:
-            loss = train_step(self.model, self.objective, self.optimizer, batch, lr, self.how, seed)
+            with all_there():  # where weights are shared out, they are exchanged anywhere in a step
+                loss = train_step(self.model, self.objective, self.optimizer, batch, lr, self.how, seed)
         except BadLoss as error:
             raise guard.bad_batch(self.run, loader, batch, state.step + 1, str(error), MORE_CARE) from error
         state.step += 1
@@ -137,15 +138,16 @@ class Trainer:
             if state.best is None or mean < state.best[1]:
                 state.best = (state.step, mean)
             state.since = (0.0, 0)
-        if self.ranks.first and (asked or on_schedule or self._evaluates_at(state.step)):
-            saver.save(state, self.model, self.objective, self.optimizer)
+        due = asked or on_schedule or self._evaluates_at(state.step)
+        if due and (self.ranks.first or self.how.sharded):
+            saver.save(state, self.model, self.objective, self.optimizer, self.ranks.first)
 
     def _evaluates_at(self, step: int) -> bool:
-        return bool(self.ranks.first and self.watch.evaluator and step and step % self.watch.eval_every == 0)
+        return bool(self.watch.evaluator and step and step % self.watch.eval_every == 0)
 
     def _evaluate(self, state: State, saver: Saver, log: Log, clock: Clock) -> None:
         """Score the checkpoint of this step, where one is due and was not scored before the run was stopped."""
-        if not self._evaluates_at(state.step):
+        if not (self.ranks.first and self._evaluates_at(state.step)):
             return
         before = checkpoint.lines(self.run, checkpoint.EVALS)
         if any(line["step"] == state.step for line in before):

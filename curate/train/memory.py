@@ -7,6 +7,7 @@ import torch
 from curate.errors import CurateError
 from curate.train.chunk import cut
 from curate.train.loader import Batch
+from curate.train.sharding import blocks
 from curate.train.tiled import TILE
 from curate.train.towers import set_training
 
@@ -62,15 +63,25 @@ def _saved(model: Any, objective: Any, batch: Batch, rows: int, device: torch.de
 
 
 def parts(model: Any, objective: Any, samples: int, all_samples: int, views: int, dimensions: int,
-          device_kind: str) -> Parts:  # fmt: skip
-    """`samples` of this process, of `all_samples` in the batch; `dimensions` of a feature."""
+          device_kind: str, shares: int = 1) -> Parts:  # fmt: skip
+    """`samples` of this process, of `all_samples` in the batch; `dimensions` of a feature; `shares`: processes that
+    the weights are shared out over."""
     weights = sum(p.numel() * (BYTES_OF_A_WEIGHT if p.requires_grad else 6)
                   for p in (*model.parameters(), *objective.parameters()))  # fmt: skip
+    weights = weights if shares == 1 else weights // shares + _gathered(model)
     size = model.visual.image_size
     height, width = (size, size) if isinstance(size, int) else size
     logits = max(TILE[device_kind], all_samples)
     return Parts(weights, samples * views * 3 * height * width, (5 * samples + 3 * all_samples) * dimensions * 4,
                  TILES * logits * 4)  # fmt: skip
+
+
+def _gathered(model: Any) -> int:
+    """Bytes of what is whole for a while where weights are shared out: those outside of the blocks and two blocks, with
+    gradients, and the bf16 copies of all."""
+    every = sum(weight.numel() for weight in model.parameters())
+    sizes = [sum(weight.numel() for weight in block.parameters()) for block in blocks(model)]
+    return 8 * (every - sum(sizes) + 2 * max(sizes, default=0)) + 2 * every
 
 
 def plan(needs: Parts, saved: Saved, samples: int, memory: int) -> tuple[int | None, int | None]:

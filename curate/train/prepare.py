@@ -9,7 +9,8 @@ from curate import models
 from curate.encoders import embed_dim, image_size
 from curate.errors import CurateError
 from curate.model_config import config_of
-from curate.train import memory, towers
+from curate.train import memory, sharding, towers
+from curate.train.chunk import encoded_by
 from curate.train.index import Index
 from curate.train.loader import Batch
 from curate.train.ranks import Ranks
@@ -72,9 +73,9 @@ def teach(goal: Any, objective: str, checkpoint: str, config: dict[str, Any], de
 
 
 def how(model: Any, goal: Any, found: Settings, ranks: Ranks, chunk: int | None, pairs: Index,
-        tokenizer: Any) -> How:  # fmt: skip
-    """How steps are computed. Without a `chunk`, a GPU gets as much at a time as fits by measured bytes; a CPU gets
-    the whole batch."""
+        tokenizer: Any, fsdp: bool = False) -> How:  # fmt: skip
+    """How steps are computed; with `fsdp` the weights are shared out from here on. Without a `chunk`, a GPU gets as
+    much at a time as fits by measured bytes; a CPU gets the whole batch."""
     device, samples = model.logit_scale.device, found["batch_size"] // ranks.size
     keep: int | None = 0 if chunk else None
     if chunk is None and device.type == "cuda":
@@ -83,6 +84,8 @@ def how(model: Any, goal: Any, found: Settings, ranks: Ranks, chunk: int | None,
         some = (pairs.captions(PROBED) * PROBED)[:PROBED]
         probe = Batch(torch.zeros(shape, dtype=torch.uint8), tokenizer(some), np.arange(PROBED), [])
         saved = memory.saved_bytes(model, goal, probe, found["precision"])
-        needs = memory.parts(model, goal, samples, found["batch_size"], views, embed_dim(model), "cuda")
+        needs = memory.parts(model, goal, samples, found["batch_size"], views, embed_dim(model), "cuda",
+                             ranks.size if fsdp else 1)  # fmt: skip
         chunk, keep = memory.plan(needs, saved, samples, torch.cuda.get_device_properties(device).total_memory)
-    return How(found["precision"], chunk, keep, found["clip_norm"], ranks)
+    encode = sharding.shared_out(model, ranks) if fsdp else encoded_by
+    return How(found["precision"], chunk, keep, found["clip_norm"], ranks, encode)

@@ -44,14 +44,14 @@ class Ranks:
             return mine
         mine = mine.contiguous()
         every = torch.empty(self.size * len(mine), *mine.shape[1:], dtype=mine.dtype, device=mine.device)
-        with _all_there():
+        with all_there():
             dist.all_gather(list(every.chunk(self.size)), mine)
         return every
 
     def sum(self, mine: torch.Tensor) -> torch.Tensor:
         """The sum over the processes, in place."""
         if self.size > 1:
-            with _all_there():
+            with all_there():
                 dist.all_reduce(mine)
         return mine
 
@@ -60,7 +60,7 @@ class Ranks:
         if self.size == 1:
             return mine
         highest = mine.clone()
-        with _all_there():
+        with all_there():
             dist.all_reduce(highest, dist.ReduceOp.MAX)
         return highest + self.sum((mine - highest).exp_()).log_()
 
@@ -84,14 +84,14 @@ class Ranks:
         if not met.any():
             return items, stopped
         every: list[Any] = [None] * self.size
-        with _all_there():
+        with all_there():
             dist.all_gather_object(every, (items, stopped))
         return [item for part in every for item in part[0]], [name for part in every for name in part[1]]
 
     def wait(self) -> None:
         """Until every process is here."""
         if self.size > 1:
-            with _all_there():
+            with all_there():
                 dist.barrier()
 
     def _sum_bucket(self, bucket: list[torch.Tensor]) -> None:
@@ -104,11 +104,13 @@ ALONE = Ranks()
 
 
 @contextmanager
-def _all_there() -> Iterator[None]:
-    """An exchange with the others. Raises CurateError where one of them has ended."""
+def all_there() -> Iterator[None]:
+    """Exchanges with the others. Raises CurateError where one of them has ended."""
     try:
         yield
     except RuntimeError as error:
+        if not (isinstance(error, dist.DistError) or "gloo" in str(error)):
+            raise
         raise CurateError("another process of this run has ended, and says why if it could; the last checkpoint is "
                           "kept, the same command goes on from there") from error  # fmt: skip
 

@@ -9,10 +9,11 @@ import open_clip
 import torch
 
 from curate.train import cached
-from curate.train.chunk import cut
+from curate.train.chunk import Encode, cut, encoded_by
 from curate.train.loader import Batch
 from curate.train.order import uniform_bits
 from curate.train.ranks import ALONE, Ranks
+from curate.train.sharding import is_shared, own
 from curate.train.towers import PatchDropout, set_training
 
 MAX_LOGIT_SCALE = math.log(100)  # the paper's clip: logits are never scaled by more than 100
@@ -28,7 +29,7 @@ class How:
     """How a step is computed; none of it but `precision` and `clip_norm` changes what it computes.
 
     chunk: samples encoded at a time (None: the batch). keep: chunks whose graph is kept (None: all). clip_norm: longer
-    gradients are shortened to this norm.
+    gradients are shortened to this norm. encode: what asks the objective; that of `sharding` gathers weights first.
     """
 
     precision: str = "fp32"
@@ -36,6 +37,12 @@ class How:
     keep: int | None = None
     clip_norm: float | None = None
     ranks: Ranks = ALONE
+    encode: Encode = encoded_by
+
+    @property
+    def sharded(self) -> bool:
+        """Whether every process holds but its part of the weights."""
+        return self.encode is not encoded_by
 
 
 AT_ONCE = How()
@@ -54,12 +61,13 @@ def adamw(model: Any, lr: float, weight_decay: float, objective: Any = None, bet
     do not decay. Betas and epsilon are the paper's for ViT or ResNet where they are not given."""
     resnet = isinstance(model.visual, open_clip.modified_resnet.ModifiedResNet)
     of_paper = ((0.9, 0.999), 1e-8) if resnet else ((0.9, 0.98), 1e-6)
-    every = [*model.parameters(), *([] if objective is None else objective.parameters())]
-    free = [parameter for parameter in every if parameter.requires_grad]
-    groups = [
-        {"params": [p for p in free if p.ndim >= 2], "weight_decay": weight_decay},
-        {"params": [p for p in free if p.ndim < 2], "weight_decay": 0.0},
-    ]
+    weights = [weight for weight in model.parameters() if weight.ndim]
+    alone = [weight for weight in model.parameters() if not weight.ndim]  # what is never shared out, as fused kernels
+    alone += [] if objective is None else objective.parameters()  # do not take both kinds at once
+    groups = [{"params": [p for p in some if p.requires_grad and (p.ndim >= 2) == decays],
+               "weight_decay": weight_decay if decays else 0.0}
+              for some in (weights, alone) for decays in (True, False)]  # fmt: skip
+    groups = [group for group in groups if group["params"]]
     on_gpu = model.logit_scale.is_cuda
     return torch.optim.AdamW(groups, lr=lr, betas=betas or of_paper[0], eps=eps or of_paper[1], fused=on_gpu or None)
 
@@ -72,14 +80,15 @@ def train_step(model: Any, objective: Any, optimizer: torch.optim.AdamW, batch: 
     optimizer.zero_grad(set_to_none=True)
     loss = gradient(model, objective, batch, how, seed)
     gradients = [p.grad for group in optimizer.param_groups for p in group["params"] if p.grad is not None]
-    how.ranks.sum_all(gradients)
-    norm = torch.nn.utils.get_total_norm(gradients)
+    how.ranks.sum_all([each for each in gradients if not is_shared(each)])
+    norm = _norm(gradients, how.ranks)
     value, length = torch.stack([loss, norm.to(loss.dtype)]).tolist()
     if not (math.isfinite(value) and math.isfinite(length)):
         raise BadLoss(f"the loss is {value}, the norm of its gradient {length}")
     if how.clip_norm is not None:
-        free = [p for group in optimizer.param_groups for p in group["params"]]
-        torch.nn.utils.clip_grads_with_norm_(free, how.clip_norm, norm)
+        shorter = (how.clip_norm / (norm + 1e-6)).clamp(max=1)
+        for each in gradients:
+            own(each).mul_(shorter)
     for group in optimizer.param_groups:
         group["lr"] = lr
     optimizer.step()
@@ -99,7 +108,16 @@ def gradient(model: Any, objective: Any, batch: Batch, how: How, seed: int) -> t
     total = 1.0
     if hasattr(objective, "count"):  # what the losses of single samples are averaged over
         total = ranks.sum(torch.tensor(float(objective.count(batch)), dtype=torch.float64, device=device)).item()
-    return cached.backward(model, objective, chunks, how.keep, total, ranks)
+    return cached.backward(model, objective, chunks, how.keep, total, ranks, how.encode)
+
+
+def _norm(gradients: list[torch.Tensor], ranks: Ranks) -> torch.Tensor:
+    """Length of the whole gradient, whose shared-out part every process has a piece of."""
+    norm = torch.nn.utils.get_total_norm([each for each in gradients if not is_shared(each)])
+    pieces = [own(each) for each in gradients if is_shared(each)]
+    if not pieces:
+        return norm
+    return (norm.square() + ranks.sum(torch.nn.utils.get_total_norm(pieces).square())).sqrt()
 
 
 def _chance(model: Any, first: int, samples: int, ranks: Ranks, seed: int) -> torch.Tensor | None:
