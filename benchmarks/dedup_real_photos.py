@@ -1,11 +1,12 @@
 """How many photographs each rule removes from a folder of photographs that are nearly all different.
 
-    OMP_NUM_THREADS=1 python benchmarks/dedup_real_photos.py FOLDER [FOLDER ...]
+    OMP_NUM_THREADS=1 python benchmarks/dedup_real_photos.py [--embedding] FOLDER [FOLDER ...]
 
 The result in results/ is of 5,286 photographs: BSDS500 (github.com/BIDS/BSDS500), one of each ImageNet class
 (github.com/EliSchwartz/imagenet-sample-images) and garments (github.com/alexeygrigorev/clothing-dataset-small), of
 which five stand there twice and two more are shots of one thing. Pictures are stored with a short side of 256 pixels,
 as harvest would. "imagededup's rule": phash of at most 10 bits, and all that a chain of matches connects is one group.
+Of a rule that removes few the pairs are listed, for a look at them.
 """
 
 import argparse
@@ -30,12 +31,11 @@ from curate.files import Folder
 RESULTS = Path(__file__).parent / "results" / "dedup_real_photos.json"
 PER_SHARD = 500
 SHORT = 256
+FEW = 40  # removed photographs whose pairs are listed
 RULES: dict[str, dict] = {
     "curate's default: exact, pdq at 31 bits": {},
     "exact alone": {"signals": ("exact",)},
     "exact, phash at 4 bits": {"signals": ("exact", "phash")},
-    "exact, pdq, embedding (whitened, at 0.8)": {"signals": ("exact", "pdq", "embedding"), "whiten": True},
-    "exact, pdq, embedding (as they are, at 0.95)": {"signals": ("exact", "pdq", "embedding"), "whiten": False},
     "phash at 8 bits": {"signals": ("phash",), "thresholds": {"phash": 8}},
     "phash at 8 bits, closure": {"signals": ("phash",), "thresholds": {"phash": 8}, "closure": True},
     "phash at 10 bits": {"signals": ("phash",), "thresholds": {"phash": 10}},
@@ -45,17 +45,24 @@ RULES: dict[str, dict] = {
         "closure": True,
     },
 }
+BY_EMBEDDING: dict[str, dict] = {
+    "exact, pdq, embedding (whitened, at 0.8)": {"signals": ("exact", "pdq", "embedding"), "whiten": True},
+    "exact, pdq, embedding (as they are, at 0.95)": {"signals": ("exact", "pdq", "embedding"), "whiten": False},
+}
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("folders", nargs="+")
-    folders = parser.parse_args().folders
-    files = sorted(path for folder in folders for path in Path(folder).rglob("*") if is_photo(path))
+    parser.add_argument("--embedding", action="store_true", help="The packaged network too: minutes of CPU.")
+    options = parser.parse_args()
+    files = sorted(path for folder in options.folders for path in Path(folder).rglob("*") if is_photo(path))
+    rules = {**RULES, **(BY_EMBEDDING if options.embedding else {})}
+    signals = ("pdq", "phash", *(["embedding"] if options.embedding else []))
     with tempfile.TemporaryDirectory() as place:
         dataset = stored(files, Folder(place))
-        removed = {name: told(dataset, rule) for name, rule in RULES.items()}
-        rates = calibrate(dataset, ("pdq", "phash", "embedding"), engine=f"local(workers={os.cpu_count()})")
+        removed = {name: told(dataset, rule) for name, rule in rules.items()}
+        rates = calibrate(dataset, signals, engine=f"local(workers={os.cpu_count()})")
     found = {
         "date": datetime.date.today().isoformat(),
         "machine": f"{platform.machine()}, {os.cpu_count()} cores, Python {platform.python_version()}",
@@ -80,8 +87,8 @@ def stored(files: list[Path], folder: Folder) -> Dataset:
         for number, path in enumerate(files[start : start + PER_SHARD], start):
             key, (jpeg, width, height) = f"{number:09d}", reduced(path)
             members.append((f"{key}.jpg", jpeg))
-            rows.append({"uid": shards.uid_of(str(path), key), "key": key, "url": path.name, "caption": path.stem,
-                         "status": "success", "width": width, "height": height})  # fmt: skip
+            rows.append({"uid": shards.uid_of(str(path), key), "key": key, "url": "/".join(path.parts[-2:]),
+                         "caption": path.stem, "status": "success", "width": width, "height": height})  # fmt: skip
         name = f"{start // PER_SHARD:05d}"
         shards.write(folder, name, shards.tar_bytes(members), pa.Table.from_pylist(rows), {})
     return Dataset.open(folder.url)
@@ -100,10 +107,19 @@ def reduced(path: Path) -> tuple[bytes, int, int]:
 def told(dataset: Dataset, rule: dict) -> dict:
     done = dedup(dataset, start="all", engine=f"local(workers={os.cpu_count()})", **rule)
     counts = done.history[-1]["counts"]
-    folder = done.folder
-    groups = folder.read_table(f"reports/duplicates-{done.selection}.parquet")["size"].to_pylist()
-    return {"removed": counts["of"] - counts["kept"], "by": counts["duplicates"],
-            "largest group": max(groups, default=1)}  # fmt: skip
+    groups = done.folder.read_table(f"reports/duplicates-{done.selection}.parquet").to_pylist()
+    removed = counts["of"] - counts["kept"]
+    found = {"removed": removed, "by": counts["duplicates"],
+             "largest group": max((group["size"] for group in groups), default=1)}  # fmt: skip
+    return {**found, **({"pairs": listed(done, groups)} if removed <= FEW else {})}
+
+
+def listed(dataset: Dataset, groups: list[dict]) -> list[list]:
+    """[photograph that stays, one that goes, signal, distance], by name."""
+    tables = [shard.rows().select(["uid", "url"]) for shard in dataset.shards]
+    name = {row["uid"]: row["url"] for table in tables for row in table.to_pylist()}
+    return sorted([name[group["keeper"]], name[uid], signal, distance] for group in groups
+                  for uid, signal, distance in zip(group["uids"], group["signals"], group["distances"]))  # fmt: skip
 
 
 if __name__ == "__main__":

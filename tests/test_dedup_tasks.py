@@ -30,7 +30,7 @@ def test_ranges_of_codes_hold_the_pairs_of_all_codes(tmp_path, monkeypatch, widt
     codes = np.unique(near_codes(1200, width, 1, flips=threshold + 2), axis=0)
     monkeypatch.setattr(join_bits, "BUCKET", 500)
     monkeypatch.setattr(join_bits, "PART", 300)
-    found = join_bits.code_pairs(Folder(str(tmp_path)), codes, threshold, 1.0, HERE, [])
+    found = join_bits.code_pairs(Folder(str(tmp_path)), codes, np.arange(len(codes)), threshold, 1.0, HERE, [])
     assert as_list(found) == as_list(hamming_pairs(codes, threshold, recall=1.0))
     assert len(found[0]) > 300
 
@@ -39,15 +39,15 @@ def test_a_range_that_is_done_is_not_joined_again(tmp_path, monkeypatch):
     codes = np.unique(near_codes(500, 8, 1, flips=4), axis=0)
     monkeypatch.setattr(join_bits, "BUCKET", 100)
     folder = Folder(str(tmp_path))
-    first = join_bits.code_pairs(folder, codes, 4, 1.0, HERE, [])
+    first = join_bits.code_pairs(folder, codes, np.arange(len(codes)), 4, 1.0, HERE, [])
     done = {name: folder.read_bytes(name) for name in folder.names("*/pairs/*.parquet")}
     folder.remove(next(iter(done)))
     monkeypatch.setattr(join_bits, "joined", None)  # would break a join of anything else than what is missing
     with pytest.raises(TypeError):
-        join_bits.code_pairs(folder, codes, 4, 1.0, HERE, [])
+        join_bits.code_pairs(folder, codes, np.arange(len(codes)), 4, 1.0, HERE, [])
     monkeypatch.undo()
     monkeypatch.setattr(join_bits, "BUCKET", 100)
-    assert as_list(join_bits.code_pairs(folder, codes, 4, 1.0, HERE, [])) == as_list(first)
+    assert as_list(join_bits.code_pairs(folder, codes, np.arange(len(codes)), 4, 1.0, HERE, [])) == as_list(first)
     assert {name: folder.read_bytes(name) for name in done} == done
 
 

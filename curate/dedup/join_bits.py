@@ -83,32 +83,28 @@ class JoinBits:
         return np.concatenate(rows), np.asfortranarray(np.concatenate(words))
 
 
-def code_pairs(folder: Folder, codes: np.ndarray, threshold: int, recall: float, engine: str | Engine,
-               capped: Capped, rows: np.ndarray | None = None) -> Pairs:  # fmt: skip
-    """hamming_pairs of uint8 [n, bytes] codes by tasks, or of those that `rows` names, in its order; their files stand
-    below `folder`. Raises CurateError."""
-    count, bits = len(codes) if rows is None else len(rows), codes.shape[1] * 8
+def code_pairs(folder: Folder, codes: np.ndarray, rows: np.ndarray, threshold: int, recall: float,
+               engine: str | Engine, capped: Capped) -> Pairs:  # fmt: skip
+    """hamming_pairs of those uint8 [n, bytes] codes that `rows` names, in its order, by tasks; their files stand below
+    `folder`. Raises CurateError."""
+    count, bits = len(rows), codes.shape[1] * 8
     plan = tables(max(count, FEW), bits, threshold, recall)
     if not len(plan):  # so large a threshold that no table helps
-        return hamming_pairs(codes if rows is None else codes[rows], threshold, recall=recall, capped=capped)
+        return hamming_pairs(codes[rows], threshold, recall=recall, capped=capped)
     digest = xxhash.xxh3_64()
     for start in range(0, count, STRETCH):
-        digest.update(_stretch(codes, rows, start, min(start + STRETCH, count)).data)
+        digest.update(codes[rows[start : start + STRETCH]].data)
     of = ranges_of(count)
     own = folder.within(f"{digest.hexdigest()[:12]}-{threshold}-{len(plan)}-{of}")
     parts = range(-(-count // PART))
     for number in parts:
         if not own.exists(words_of(number)):
-            held = _stretch(codes, rows, number * PART, min((number + 1) * PART, count))
+            held = codes[rows[number * PART : (number + 1) * PART]]
             own.write_array(words_of(number), as_words(held).T)
     ranges = [Range(table, number, of) for table in range(len(plan)) for number in range(of)]
     task = JoinBits(own, len(parts), bits, threshold, plan)
     run_all(task, ranges, engine, "join codes").whole("run it again")
     return read_pairs(own, [str(part) for part in ranges], capped)
-
-
-def _stretch(codes: np.ndarray, rows: np.ndarray | None, start: int, stop: int) -> np.ndarray:
-    return np.ascontiguousarray(codes[start:stop] if rows is None else codes[rows[start:stop]])
 
 
 def write_pairs(folder: Folder, name: str, pairs: Pairs, capped: Capped) -> None:

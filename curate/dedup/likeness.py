@@ -122,7 +122,7 @@ def _code_pairs(pool: Pool, codes: Codes, first: np.ndarray, search: Search, cap
     if len(first) <= min(join_bits.SMALL, join_bits.BUCKET):
         return hamming_pairs(codes.values[first], threshold, recall=search.recall, capped=capped)
     folder = pool.dataset.folder.within(f"{search.folder}/{codes.comparison.signal}")
-    return join_bits.code_pairs(folder, codes.values, threshold, search.recall, search.engine, capped, first)
+    return join_bits.code_pairs(folder, codes.values, first, threshold, search.recall, search.engine, capped)
 
 
 def _vector_pairs(pool: Pool, codes: Codes, first: np.ndarray, search: Search, capped: Capped) -> Pairs:
