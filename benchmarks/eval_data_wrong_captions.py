@@ -131,7 +131,7 @@ def score(asked: argparse.Namespace) -> None:
     """Train the model that scores on the whole noisy pool, measure, select the best half."""
     url = f"{asked.work}/dataset"
     options = {"batch_size": BATCH, "lr": LR, "warmup": 50, "epochs": asked.epochs, "save_every": 10_000, "seed": 1000}
-    told, _, _ = train.run([url], f"{asked.work}/scorer", f"{asked.work}/model.json", **options)
+    told, _, _ = train.run([url], f"{asked.work}/scorer", model=f"{asked.work}/model.json", **options)
     sys.stdout.write(told + "\n")
     dataset = measure(Dataset.open(url), [f"clip(pretrained={asked.work}/scorer, as=score)"])
     filtering.run(dataset, top="50%", by="score", name=SCORED, start="all")

@@ -1,7 +1,7 @@
 """CLIP's figure 2 at small scale: which objective learns to classify without examples from the fewest images.
 
 Drawn shapes of 24 kinds (6 colours, 4 shapes) with captions of several wordings; the same images, order, image tower
-and schedule for every objective, and only the loss differs. After some thousands of images each model names 96 new
+and schedule for every objective, and only the loss differs. After some thousands of images each model names 480 new
 drawings: CLIP and SigLIP by the nearest text, the others by how probable they find the class name.
 
     python benchmarks/objectives.py
@@ -41,7 +41,7 @@ MODEL = {
     "vision_cfg": {"image_size": 32, "patch_size": 8, "layers": 2, "width": 64, "head_width": 32},
     "text_cfg": {"context_length": 16, "vocab_size": 49408, "width": 64, "heads": 2, "layers": 2},
 }
-SIDE, TEST, RATE = 32, 96, 2e-3
+SIDE, TEST, RATE = 32, 480, 2e-3
 
 
 def drawing(colour: str, shape: str, rng: random.Random) -> np.ndarray:
