@@ -1,11 +1,20 @@
 """One process of those that take three steps in fp64 together; the first of them writes the weights."""
 
-import torch
-from test_train_step import RESNET, batch, tiny
+import json
+import time
+from datetime import timedelta
+from pathlib import Path
 
-from curate import named
-from curate.train import checkpoint, ranks, sharding, towers
-from curate.train.loader import Batch
+import torch
+import torch.distributed as dist
+from test_train_step import RESNET, TINY, batch, tiny
+
+from curate import models, named
+from curate.errors import CurateError
+from curate.files import Folder
+from curate.model_config import find_config
+from curate.train import checkpoint, guard, index, ranks, sharding, towers
+from curate.train.loader import Batch, Loader
 from curate.train.step import AT_ONCE, How, adamw, train_step
 
 OBJECTIVES = {"clip": 2, "siglip": 12}  # and the chunk of each
@@ -29,8 +38,34 @@ def steps(objective, chunk, mine, config=None, fsdp=False):
     return checkpoint.copied({"losses": losses, "weights": model.state_dict(), "kept": kept})
 
 
+def spoil(data, out, mine):
+    """End a run whose first batch is bad."""
+    pairs = index.build(index.sources([data], None, [1.0]), Folder(f"{out}/cache-{mine.rank}"), True)
+    loader = Loader(pairs, models.tokenizer_of(find_config(TINY)[1]), 32, 16, ranks=mine)
+    first = next(loader.batches(0, 1))
+    said = guard.bad_batch(Folder(out), loader, first, 1, "the loss is nan", "")
+    Path(out, f"own-{mine.rank}.json").write_text(json.dumps([pairs.uids(first.rows), str(said)]))
+
+
+def stay_away(out, mine):
+    """The first process works alone for longer than an exchange may take; then it comes to none."""
+    dist.set_timeout(timedelta(seconds=1))
+    told = Path(out, "told.txt")
+    if mine.first:
+        time.sleep(2)
+    mine.wait()
+    if not mine.first:
+        try:
+            mine.sum(torch.ones(1))
+        except CurateError as error:
+            told.write_text(str(error))
+    for _ in range(1200):
+        if not told.exists():
+            time.sleep(0.05)
+
+
 def main(arguments):
-    (out,) = arguments
+    out, data = arguments
     with ranks.joined(torch.device("cpu")) as mine:
         for name, chunk in OBJECTIVES.items():
             found = steps(named.load("train.objectives", name), chunk, mine)
@@ -39,11 +74,9 @@ def main(arguments):
         if mine.size != 2:
             return
         goal = named.load("train.objectives", "clip")
-        for name, chunk, options in (
-            ("clip-sharded", 2, {"fsdp": True}),
-            ("resnet", None, {"config": RESNET}),
-            ("resnet-sharded", None, {"config": RESNET, "fsdp": True}),
-        ):
-            found = steps(goal, chunk, mine, **options)
+        for fsdp in (False, True):
+            found = steps(goal, 2, mine, RESNET, fsdp)
             if mine.first:
-                torch.save(found, f"{out}/{name}.pt")
+                torch.save(found, f"{out}/resnet-{fsdp}.pt")
+        spoil(data, out, mine)
+        stay_away(out, mine)

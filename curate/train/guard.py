@@ -42,9 +42,11 @@ def spike(state: State, loss: float, most: float | None) -> str | None:
 
 
 def bad_batch(run: Folder, loader: Loader, batch: Batch, step: int, what: str, way_out: str) -> CurateError:
-    """Write the uids of a batch down; the error that ends the run."""
-    facts: dict[str, Any] = {"step": step, "what": what, "uids": loader.index.uids(batch.rows)}
-    run.write_json(BAD_BATCH, facts)
+    """Write the uids of a batch down, of all processes together; the error that ends the run."""
+    uids = loader.ranks.together(loader.index.uids(batch.rows))
+    if loader.ranks.first:
+        facts: dict[str, Any] = {"step": step, "what": what, "uids": uids}
+        run.write_json(BAD_BATCH, facts)
     return CurateError(
         f"{what} at step {step:,}; the uids of its pairs are in {run.url}/{BAD_BATCH}. {way_out}; "
         "the last checkpoint is kept"

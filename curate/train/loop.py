@@ -86,12 +86,13 @@ class Trainer:
             self.note(f"{self.run.url}/{name} is damaged; going on from step {state.step:,}")
         steps, watch = self.schedule.steps, self.watch
         with ExitStack() as stack:
-            if not self.ranks.first:  # one process writes; the files of the others are of no use to anyone
-                self.run = Folder(stack.enter_context(TemporaryDirectory()))
+            # one process writes; the files of the others are of no use to anyone
+            own = self.run if self.ranks.first else Folder(stack.enter_context(TemporaryDirectory()))
             stopped = stack.enter_context(guard.stop_signals())
-            log = stack.enter_context(Log(self.run, state.step, watch.tensorboard, watch.wandb, dict(self.made_by)))
-            saver = stack.enter_context(Saver(self.run, watch.keep, self.made_by))
-            clock = stack.enter_context(Clock(self.run, state.step, steps, self.loader.batch_size, watch.arithmetic))
+            log = stack.enter_context(Log(own, state.step, watch.tensorboard, watch.wandb if self.ranks.first else None,
+                                          dict(self.made_by)))  # fmt: skip
+            saver = stack.enter_context(Saver(own, watch.keep, self.made_by))
+            clock = stack.enter_context(Clock(own, state.step, steps, self.loader.batch_size, watch.arithmetic))
             self._evaluate(state, saver, log, clock)
             for batch in clock.waited(self.loader.batches(state.step, steps)):
                 line, asked = self._step(state, batch, stopped)
@@ -147,8 +148,14 @@ class Trainer:
 
     def _evaluate(self, state: State, saver: Saver, log: Log, clock: Clock) -> None:
         """Score the checkpoint of this step, where one is due and was not scored before the run was stopped."""
-        if not (self.ranks.first and self._evaluates_at(state.step)):
+        if not self._evaluates_at(state.step):
             return
+        if self.ranks.first:
+            self._scored(state, saver, log)
+        self.ranks.wait()
+        clock.pause()
+
+    def _scored(self, state: State, saver: Saver, log: Log) -> None:
         before = checkpoint.lines(self.run, checkpoint.EVALS)
         if any(line["step"] == state.step for line in before):
             return
@@ -160,4 +167,3 @@ class Trainer:
         mean = sum(scores.values()) / len(scores)
         if state.best is None or mean > state.best[1]:
             state.best = (state.step, mean)
-        clock.pause()

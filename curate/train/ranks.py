@@ -16,7 +16,8 @@ import torch.distributed as dist
 from curate import work
 from curate.errors import CurateError
 
-PATIENCE = timedelta(minutes=30)  # that processes wait for each other: the first one builds the index
+PATIENCE = timedelta(minutes=30)  # that processes wait for each other in an exchange
+ALONE_AT_MOST = timedelta(days=7)  # that they wait while the first one works alone: it builds the index, it evaluates
 BUCKET = 1 << 25  # numbers that are summed over the processes at a time: 128 MB of fp32
 
 
@@ -27,6 +28,7 @@ class Ranks:
     rank: int = 0
     size: int = 1
     device: str = "cpu"  # what is exchanged lies there
+    patient: Any = None  # the process group in which they wait for the first one
 
     @property
     def first(self) -> bool:
@@ -83,16 +85,21 @@ class Ranks:
         met = self.sum(torch.tensor([len(items), len(stopped)], device=self.device))
         if not met.any():
             return items, stopped
-        every: list[Any] = [None] * self.size
-        with all_there():
-            dist.all_gather_object(every, (items, stopped))
-        return [item for part in every for item in part[0]], [name for part in every for name in part[1]]
+        return self.together(items), self.together(stopped)
 
-    def wait(self) -> None:
-        """Until every process is here."""
+    def together(self, items: list[str]) -> list[str]:
+        """The items of all processes, in the order of the ranks."""
+        every: list[Any] = [items] * self.size
         if self.size > 1:
             with all_there():
-                dist.barrier()
+                dist.all_gather_object(every, items)
+        return [item for part in every for item in part]
+
+    def wait(self) -> None:
+        """Until every process is here, however long the first one works alone."""
+        if self.size > 1:
+            with all_there():
+                dist.barrier(self.patient)
 
     def _sum_bucket(self, bucket: list[torch.Tensor]) -> None:
         flat = self.sum(torch.cat([tensor.flatten() for tensor in bucket]))
@@ -105,12 +112,17 @@ ALONE = Ranks()
 
 @contextmanager
 def all_there() -> Iterator[None]:
-    """Exchanges with the others. Raises CurateError where one of them has ended."""
+    """Exchanges with the others. Raises CurateError where one of them has ended or does not come."""
     try:
         yield
     except RuntimeError as error:
         if not (isinstance(error, dist.DistError) or "gloo" in str(error)):
             raise
+        if "timed out" in str(error).lower():
+            minutes = PATIENCE.total_seconds() / 60
+            raise CurateError(f"another process of this run has not come for {minutes:g} minutes: it hangs, or has far "
+                              "more to do; the last checkpoint is kept, the same command goes on from there"
+                              ) from error  # fmt: skip
         raise CurateError("another process of this run has ended, and says why if it could; the last checkpoint is "
                           "kept, the same command goes on from there") from error  # fmt: skip
 
@@ -127,7 +139,7 @@ def joined(device: torch.device) -> Iterator[Ranks]:
     except (RuntimeError, ValueError) as error:
         raise CurateError(f"the {size} processes cannot meet: {str(error).splitlines()[0]}") from error
     try:
-        mine = Ranks(dist.get_rank(), size, str(device))
+        mine = Ranks(dist.get_rank(), size, str(device), dist.new_group(backend="gloo", timeout=ALONE_AT_MOST))
         with ExitStack() as stack:
             if not mine.first:  # one process speaks
                 work.QUIET = True
