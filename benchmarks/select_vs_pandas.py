@@ -38,6 +38,7 @@ from curate import filter as filtering
 from curate import shard as shards
 from curate.dataset import Dataset
 from curate.files import Folder
+from curate.measure import _rows_hash
 
 RESULTS = Path(__file__).parent / "results" / "select_vs_pandas.json"
 PER_SHARD = 100_000
@@ -125,14 +126,15 @@ def drawn(url: str, rows: int) -> None:
         table = pa.table({"uid": uid, "key": [f"{name}{i:05d}" for i in range(PER_SHARD)], "url": uid, "caption": text,
                           "status": ["success"] * PER_SHARD})  # fmt: skip
         shards.write(folder, name, empty, table, {})
+        about = {"tar_bytes": len(empty), "rows": _rows_hash(table)}
         for signal, columns in measured.items():
-            made_by = {"signal": signal, "tar_bytes": len(empty)}
+            made_by = {"signal": signal, **about}
             folder.write_table(f"signals/{signal}/{name}.parquet", pa.table({"uid": uid, **columns}), made_by)
         if number % PART == 0:
             Path(url, "metadata").mkdir(exist_ok=True)
-            about = {"uid": uid, "text": text, "language": language, "original_width": width,
+            metadata = {"uid": uid, "text": text, "language": language, "original_width": width,
                      "original_height": height, "clip": clip}  # fmt: skip
-            pq.write_table(pa.table(about), f"{url}/metadata/{name}.parquet")
+            pq.write_table(pa.table(metadata), f"{url}/metadata/{name}.parquet")
             part = Folder(f"{url}/part")
             for file in (
                 f"shards/{name}.tar",

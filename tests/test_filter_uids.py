@@ -13,12 +13,20 @@ from curate import filter as filtering
 from curate.dataset import Dataset
 from curate.filter import limits
 from curate.filter.keys import of_values
+from curate.filter.pages import Coded, coded
 from curate.filter.uids import beside, stored
 from curate.measure import measure
 from curate.shard import uid_of
 
 HERE = "local(workers=0)"
 UIDS = [uid_of(str(number), "") for number in range(1000)]
+PLACE = np.arange(1000)
+OTHERS = {
+    "weight": coded(PLACE.astype(np.int32)),
+    "reason": Coded(["b", "a"], np.ones(1000, np.uint8), PLACE % 2 == 1),
+    "failed": Coded(np.array([0, 1, 2, 3, 2**63], np.uint64), (PLACE % 5).astype(np.uint8)),
+    "kept": coded((PLACE % 2).astype(np.int32)),
+}
 
 
 def opened(table: pa.Table, **options):
@@ -37,14 +45,17 @@ def test_copied_uids_stand_beside_other_columns_in_a_file_that_every_reader_read
     table = pa.table({"x": range(1000), "uid": UIDS, "y": ["a"] * 1000})
     uids = opened(table, compression=compression, use_dictionary=dictionary, row_group_size=per_group,
                   write_page_index=True)  # fmt: skip
-    others = pa.table({"weight": pa.array(range(1000), pa.int32()), "reason": [None, "a"] * 500})
     path = tmp_path / "selection.parquet"
-    path.write_bytes(b"".join(beside(uids, others, {b"curate": b"{}"})))
-    assert pq.read_table(path).to_pydict() == {"uid": UIDS, **others.to_pydict()}
-    assert pq.read_schema(path).metadata[b"curate"] == b"{}"
+    path.write_bytes(b"".join(beside(uids, OTHERS, {b"curate": b"{}"})))
+    found = pq.read_table(path)
+    assert found.to_pydict() == {"uid": UIDS, **{name: column.array.to_pylist() for name, column in OTHERS.items()}}
+    assert found.schema.types[1:] == [pa.int32(), pa.string(), pa.uint64(), pa.int32()]
+    assert pq.read_schema(path).metadata == {b"curate": b"{}"}
     found = duckdb.sql(f"SELECT uid, weight, reason FROM '{path}' WHERE uid > 'f' ORDER BY weight").fetchall()
     rows = zip(UIDS, range(1000), [None, "a"] * 500, strict=True)
     assert found == [row for row in rows if row[0] > "f"]
+    sums = duckdb.sql(f"SELECT sum(failed), sum(kept), count(reason) FROM '{path}' WHERE failed <> 3").fetchall()
+    assert sums == [(200 * (0 + 1 + 2 + 2**63), 400, 400)]
     with open(path, "rb") as file:
         source = pa.PythonFile(file, "r")
         assert stored(pq.ParquetFile(source), source).same(uids)

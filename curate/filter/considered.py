@@ -77,22 +77,26 @@ class Joined:
         self.shard, self.table = shard, table
         self.stored: Uids | None = None  # where the uids lie as they are
         self._first = ""  # the signal whose they are
+        self._rows: str | None = None  # a hash of the rows, as a signal was told of it when it measured them
         self._kept: np.ndarray | None = None  # the rows of that file
         self._tar_bytes = shard.folder.size(shard.tar)
 
     def add(self, signal: str, columns: tuple[str, ...], made_by: str, places: bool) -> None:
-        """The columns of a signal; with `places` its uids are looked at. Raises BadShard, CurateError."""
+        """The columns of a signal; with `places` its uids are looked at, unless it says that it was measured on the
+        same rows as another. Raises BadShard, CurateError."""
         name = f"signals/{signal}/{self.shard.name}.parquet"
         with self.shard.folder.parquet(name, columns) as (file, source):
-            check_made_by(self.shard, signal, file.schema_arrow.metadata or {}, made_by, self._tar_bytes)
-            lies = stored(file, source) if places else None
-            known = self.table is None or (lies is not None and lies.same(self.stored))
+            rows = check_made_by(self.shard, signal, file.schema_arrow.metadata or {}, made_by, self._tar_bytes)
+            known = rows is not None and rows == self._rows and file.metadata.num_rows == len(self.table or ())
+            lies = stored(file, source) if places and not known else None
+            known = known or self.table is None or (lies is not None and lies.same(self.stored))
             found = file.read([*([] if known else ["uid"]), *columns], use_threads=False)
         absent = [column for column in columns if column not in found.column_names]
         if absent:
             raise BadShard(f"{self.shard}: signals/{signal} lacks the column '{absent[0]}' that other shards have")
         if not known and not found["uid"].combine_chunks().equals(self.text()):
             raise BadShard(f"{self.shard}: signals/{signal} was measured on other rows; delete it and measure again")
+        self._rows = rows if self._rows is None else self._rows
         if self.stored is None:
             self._first, self.stored = name, lies
         for column in columns:
@@ -167,17 +171,20 @@ def own_columns(shard: Shard, columns: tuple[str, ...]) -> pa.Table:
     return table.select(["uid", *columns])
 
 
-def check_made_by(shard: Shard, signal: str, metadata: Mapping[bytes, bytes], wanted: str, tar_bytes: int) -> None:
-    """Raises BadShard where a signal was measured on another tar, CurateError where another model measured it."""
+def check_made_by(shard: Shard, signal: str, metadata: Mapping[bytes, bytes], wanted: str, tar_bytes: int
+                  ) -> str | None:  # fmt: skip
+    """The hash of the rows that a signal was measured on. Raises BadShard where it was measured on another tar,
+    CurateError where another model measured it."""
     made_by = json.loads(metadata.get(MADE_BY, b"{}"))
     if made_by.get("tar_bytes", tar_bytes) != tar_bytes:
         raise BadShard(f"{shard}: signals/{signal} was measured on other rows; delete it and measure again")
-    found, expected = json.loads(told(made_by)), json.loads(wanted)
-    if found != expected:
+    if (said := told(made_by)) != wanted:
+        found, expected = json.loads(said), json.loads(wanted)
         changed = ", ".join(sorted(key for key in {*found, *expected} if found.get(key) != expected.get(key)))
         raise CurateError(f"{shard.folder.url}/signals/{signal}/{shard.name}.parquet was measured with another "
                           f"{changed} than the first shard: the two cannot be ranked together; delete "
                           f"signals/{signal} and measure it again")  # fmt: skip
+    return made_by.get("rows")
 
 
 def told(made_by: dict[str, Any]) -> str:

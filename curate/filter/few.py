@@ -11,43 +11,28 @@ import pyarrow as pa
 
 from curate.errors import CurateError
 from curate.filter import arrays, predicate
-from curate.filter.predicate import Expression
+from curate.filter.predicate import Expression, Verdict
 
-Verdict = tuple[np.ndarray, np.ndarray]  # bool [rows] where a condition holds, bool [rows] where it is null
-ROWS = 4096  # with fewer, DuckDB is as fast
 SMALL = 1 << 14  # whole numbers from 0 to below this
 WORDS = 256
 
 
-def conditions(table: pa.Table, expressions: list[Expression]) -> list[Verdict]:
-    """What predicate.conditions says of each expression, in order. Raises CurateError."""
-    found = [_looked_up(table, expression) for expression in expressions]
-    asked = [expression for expression, known in zip(expressions, found, strict=True) if known is None]
-    if not asked:
-        return [known for known in found if known is not None]
-    used = {name for expression in asked for name in expression.used(table.column_names)} or set(table.column_names)
-    rest = predicate.conditions(table.select([name for name in table.column_names if name in used]), asked)
-    return [next(rest) if known is None else known for known in found]
-
-
-def _looked_up(table: pa.Table, expression: Expression) -> Verdict | None:
-    used = expression.used(table.column_names)
-    if len(used) != 1 or len(table) < ROWS:
-        return None
-    column = table[used[0]].combine_chunks()
+def looked_up(table: pa.Table, name: str, sql: str, where: str) -> Verdict | None:
+    """What DuckDB says of a condition that reads only the column `name`; None where that has nulls or many values."""
+    column = table[name].combine_chunks()
     if column.null_count:
         return None
     if pa.types.is_integer(column.type) and column.type.bit_width > 8:
         at = arrays.numbers(column)
-        if at.min() < 0 or at.max() >= SMALL:
+        if len(at) and (at.min() < 0 or at.max() >= SMALL):
             return None
-        verdict = _of_numbers(expression.sql, expression.where, used[0], column.type)
+        verdict = _of_numbers(sql, where, name, column.type)
     elif isinstance(column, pa.DictionaryArray) and pa.types.is_string(column.type.value_type):
         words = column.dictionary
         if len(words) > WORDS or words.null_count:
             return None
         at = arrays.numbers(column.indices)
-        verdict = _of_words(expression.sql, expression.where, used[0], tuple(words.to_pylist()))
+        verdict = _of_words(sql, where, name, tuple(words.to_pylist()))
     else:
         return None
     if verdict is None:

@@ -1,8 +1,8 @@
 """Exact limits over all shards, found by tasks: the driver holds a histogram and a few ranks, never a column.
 
-One limit: every shard writes its ranks once, sorted, and counts them by their first 16 bits (a radix selection); the
-driver then reads those alone that share the bits of the limit. Where they are more than FEW, tasks count them by their
-next 16 bits first. One limit a group: the ranks are spread over buckets of groups, each bucket is sorted alone.
+One limit: every shard writes its ranks once and counts them by their first 16 bits (a radix selection); the driver then
+takes those alone that share the bits of the limit. Where they are more than FEW, tasks count them by their next 16 bits
+first. One limit a group: the ranks are spread over buckets of groups, each bucket is sorted alone.
 """
 
 from collections.abc import Sequence
@@ -20,6 +20,7 @@ from curate.filter import keys, predicate
 from curate.filter.considered import Considered
 from curate.filter.rules import Limit, Rules
 from curate.filter.steps import Cap, Sample, Top
+from curate.memory import keep_freed_memory
 from curate.shard import Shard
 from curate.work import Engine, Number, Outcome, Report, run_all
 
@@ -30,16 +31,17 @@ PER_BUCKET = 4_000_000  # rows of groups that are sorted at a time
 
 @dataclass(frozen=True)
 class Rank:
-    """Write the ranks that the next step compares, of one shard, sorted: uint64 .npy [words, ranks]."""
+    """Write the ranks that the next step compares, of one shard: uint64 .npy [words, ranks]."""
 
     rules: Rules
     considered: Considered
     scratch: str
 
     def __call__(self, shard: Shard) -> Report:
+        keep_freed_memory()
         words, alive, _ = _ranked(self, shard)
         words = words if alive.all() else tuple(word[alive] for word in words)
-        ranks = _sorted(np.stack([word.ravel() for word in words]))
+        ranks = np.stack([word.ravel() for word in words])
         shard.folder.write_array(f"{self.scratch}/{shard.name}.npy", ranks)
         counts = {**_told(ranks[0], 64 - DIGIT), "survivors": int(alive.sum())}
         return Report(str(shard), ranks.shape[1], counts)
@@ -60,16 +62,13 @@ class Look:
         return Report(shard, len(word), _told(word, 64 - self.bits - DIGIT))
 
     def ranks(self, shard: str) -> np.ndarray:
-        """uint64 [words, ranks]: those of a shard that agree with what is found, sorted."""
+        """uint64 [words, ranks]: those of a shard that agree with what is found."""
         words = self.folder.read_array(f"{self.scratch}/{shard}.npy")
-        start, stop = 0, words.shape[1]
         for number, known in enumerate(self.found):
-            start, stop = _equal(words[number], start, stop, known, known)
-        first = self.prefix << (64 - self.bits)
-        last = first + (1 << (64 - self.bits)) - 1
+            words = words[:, words[number] == known]
         if self.bits:
-            start, stop = _equal(words[len(self.found)], start, stop, first, last)
-        return words[:, start:stop]
+            words = words[:, words[len(self.found)] >> np.uint64(64 - self.bits) == self.prefix]
+        return words
 
 
 @dataclass(frozen=True)
@@ -163,8 +162,10 @@ def _limit(reports: Sequence[Report], wanted: int, look: Look, names: list[str],
         digit, wanted, inside = _narrowed(reports, wanted)
         look = replace(look, prefix=look.prefix << DIGIT | digit, bits=look.bits + DIGIT)
         if inside <= FEW:
-            ranks = _sorted(np.concatenate([look.ranks(name) for name in names], axis=1))
-            return tuple(int(word) for word in ranks[:, -wanted])
+            ranks = np.concatenate([look.ranks(name) for name in names], axis=1)
+            if len(ranks) == 1:
+                return (int(np.partition(ranks[0], -wanted)[-wanted]),)
+            return tuple(int(word) for word in ranks[:, np.lexsort(ranks[::-1])[-wanted]])
         if look.bits == 64:
             look = replace(look, found=(*look.found, look.prefix), prefix=0, bits=0)
             if ties or wanted == inside or len(look.found) == 3:
@@ -195,18 +196,6 @@ def _some(ranked: int, step: Top | Sample, outcome: Outcome) -> None:
                           (f" ({reason})" if reason else ""))  # fmt: skip
 
 
-def _sorted(words: np.ndarray) -> np.ndarray:
-    """uint64 [words, ranks] in order of the first word, then of the next."""
-    return np.sort(words, axis=1) if len(words) == 1 else words[:, np.lexsort(words[::-1])]
-
-
-def _equal(word: np.ndarray, start: int, stop: int, first: int, last: int) -> tuple[int, int]:
-    """Where the ranks from `first` to `last` lie among the sorted ones in [start, stop)."""
-    part = word[start:stop]
-    return (start + int(np.searchsorted(part, np.uint64(first))),
-            start + int(np.searchsorted(part, np.uint64(last), "right")))  # fmt: skip
-
-
 def _ranked(task: Rank | Spread, shard: Shard) -> tuple[Any, np.ndarray, pa.Table]:
     """The ranks of a shard, which rows take part, and its table."""
     index = len(task.rules.limits)
@@ -224,11 +213,9 @@ def _ranked(task: Rank | Spread, shard: Shard) -> tuple[Any, np.ndarray, pa.Tabl
 
 
 def _told(word: np.ndarray, shift: int) -> dict[str, Number]:
-    """How many of the sorted ranks have each value of the 16 bits above `shift`."""
-    digits = (word >> np.uint64(shift)) & np.uint64((1 << DIGIT) - 1)
-    starts = np.flatnonzero(np.append(len(digits) > 0, digits[1:] != digits[:-1]))
-    counts = np.diff(starts, append=len(digits))
-    return {f"{digits[start]}": int(count) for start, count in zip(starts, counts, strict=True)}
+    """How many of the ranks have each value of the 16 bits above `shift`."""
+    counts = np.bincount(((word >> np.uint64(shift)) & np.uint64((1 << DIGIT) - 1)).view(np.int64))
+    return {f"{digit}": int(counts[digit]) for digit in np.flatnonzero(counts)}
 
 
 def _narrowed(reports: Sequence[Report], wanted: int) -> tuple[int, int, int]:

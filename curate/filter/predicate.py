@@ -51,14 +51,16 @@ FORBIDDEN = {
 GROWING = frozenset({"range", "generate_series", "repeat", "lpad", "rpad", "list_resize", "array_resize", "format",
                      "printf", "bar", "bitstring", "space"})  # fmt: skip
 NOTHING: Mapping[str, str] = MappingProxyType({})
+Verdict = tuple[np.ndarray, np.ndarray]  # bool [rows] where a condition holds, bool [rows] where it is null
 
 
 class Expression:
-    """One SQL expression that passed the gates that need no table: its text, where it came from, its column names."""
+    """One SQL expression that passed the gates that need no table: its text, where it came from, its column names and
+    DuckDB's syntax tree of it."""
 
     def __init__(self, sql: str, where: str):
         self.sql, self.where = sql, where
-        self.columns = _checked_columns(sql, where)
+        self.columns, self.tree = _checked(sql, where)
 
     def bind(self, table: pa.Table, dataset: str, needs: Mapping[str, str] = NOTHING) -> str:
         """Its DuckDB type on `table`. Raises CurateError, naming the nearest column where one is unknown, or the
@@ -77,7 +79,7 @@ class Expression:
         return [name for name in names if name.lower() in parts]
 
 
-def conditions(table: pa.Table, expressions: list[Expression]) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+def conditions(table: pa.Table, expressions: list[Expression]) -> Iterator[Verdict]:
     """For each expression, in order: bool [rows] where it holds, bool [rows] where it is null."""
     with database(table) as connection:
         values = _columns(connection, expressions, len(table))
@@ -167,8 +169,9 @@ def unknown_column(name: str, known: list[str], dataset: str, needs: Mapping[str
 
 
 @functools.lru_cache(maxsize=256)
-def _checked_columns(sql: str, where: str) -> tuple[tuple[str, ...], ...]:
-    """The column references of an expression, as dotted paths. Raises CurateError for what a step must not do."""
+def _checked(sql: str, where: str) -> tuple[tuple[tuple[str, ...], ...], dict[str, Any]]:
+    """The column references of an expression, as dotted paths, and its syntax tree. Raises CurateError for what a step
+    must not do."""
     tree = _parsed(sql, where)
     columns, bound = [], set()
     for node in _nodes(tree):
@@ -185,7 +188,7 @@ def _checked_columns(sql: str, where: str) -> tuple[tuple[str, ...], ...]:
             bound |= {name for part in _nodes(node["lhs"]) for name in part.get("column_names", ())}
         if kind == "COLUMN_REF":
             columns.append(tuple(node["column_names"]))
-    return tuple(path for path in columns if path[0] not in bound)
+    return tuple(path for path in columns if path[0] not in bound), tree
 
 
 def _parsed(sql: str, where: str) -> dict[str, Any]:

@@ -11,7 +11,7 @@ import pyarrow.compute as pc
 
 from curate.errors import CurateError
 from curate.files import Folder
-from curate.filter import few, keys, predicate, subset
+from curate.filter import answers, keys, predicate, subset
 from curate.filter.predicate import Expression
 from curate.filter.steps import Cap, Sample, Step, Subset, Top, Weight, Where, expression
 
@@ -55,7 +55,7 @@ class Rules:
     def verdicts(self, table: pa.Table, folder: Folder) -> list[tuple[np.ndarray, np.ndarray]]:
         """Of each step decided so far, alone: bool or int32 [rows] copies, bool [rows] had no value."""
         where = [index for index in range(len(self.limits)) if isinstance(self.steps[index], Where)]
-        conditions = few.conditions(table, [rule for index in where if (rule := self.expressions[index])])
+        conditions = answers.conditions(table, [rule for index in where if (rule := self.expressions[index])])
         found = dict(zip(where, conditions, strict=True))
         verdicts = []
         for index, step in enumerate(self.steps[: len(self.limits)]):

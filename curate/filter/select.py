@@ -10,13 +10,16 @@ import pyarrow as pa
 from curate.dataset import Dataset, fingerprint
 from curate.errors import CurateError
 from curate.files import Folder, metadata_of
-from curate.filter import arrays, keys, limits, subset
+from curate.filter import keys, limits, subset
 from curate.filter.considered import Considered, Taken, considered, schema_of
+from curate.filter.marks import Marks
+from curate.filter.pages import Coded, coded
 from curate.filter.rules import Limit, Rules, expression_of, per_of
 from curate.filter.steps import Cap, Sample, Step, Top, Weight, Where, expression
 from curate.filter.uids import beside
+from curate.memory import keep_freed_memory
 from curate.shard import Shard
-from curate.work import Engine, Number, Outcome, Report
+from curate.work import Engine, Outcome, Report
 
 NUMBERS = ("TINYINT", "SMALLINT", "INTEGER", "BIGINT", "HUGEINT", "UTINYINT", "USMALLINT", "UINTEGER", "UBIGINT",
            "UHUGEINT", "FLOAT", "DOUBLE")  # fmt: skip
@@ -41,74 +44,46 @@ class Select:
                               f"choose another --name or delete it")  # fmt: skip
         if before is not None:
             return Report(str(shard), before["counts"]["of"], before["counts"], skipped=True)
+        keep_freed_memory()
         uids = "text" if self.rules.uses_uids(range(len(self.rules.steps))) else "stored"
         taken = self.considered.read(shard, uids)
         verdicts = self.rules.verdicts(taken.table, shard.folder)
-        failed = [~(copies if copies.dtype == bool else copies > 0) for copies, _ in verdicts]
+        marks = Marks.of([copies if copies.dtype == bool else copies > 0 for copies, _ in verdicts], len(taken))
         errors = [step.on_null == "error" for step in self.rules.steps]
-        counts = tally(failed, [null for _, null in verdicts], errors, len(taken))
-        marks = bits(failed, len(taken))
-        weights = _weights(shard, taken, [copies for copies, _ in verdicts], marks == 0)
-        counts["weight"] = int(weights.sum(dtype=np.int64))
-        chosen = {"weight": arrays.column(weights), "reason": self._reasons(marks),
-                  "failed": arrays.column(marks.astype(np.uint64))}  # fmt: skip
+        counts = marks.counts([null for _, null in verdicts], errors)
+        weights = _weights(shard, taken, [copies for copies, _ in verdicts], marks)
+        counts["weight"] = int(counts["kept"] if weights is None else weights.sum(dtype=np.int64))
+        reasons = marks.reasons([step.name for step in self.rules.steps])
+        kept = marks.kept if weights is None else coded(weights)
+        chosen = {"weight": kept, "reason": reasons, "failed": marks.failed}
         write(shard.folder, target, taken, chosen, {"fingerprint": self.fingerprint, "counts": counts})
         return Report(str(shard), len(taken), counts)
 
-    def _reasons(self, marks: np.ndarray) -> pa.DictionaryArray:
-        """The name of the first step that a row fails, the lowest of its bits; null where it is kept."""
-        first = np.bitwise_count(~marks & (marks - 1)).astype(np.int8)
-        names = arrays.texts([step.name for step in self.rules.steps])
-        return pa.DictionaryArray.from_arrays(arrays.column(np.where(marks, first, 0), marks > 0), names)
 
-
-def bits(failed: list[np.ndarray], rows: int) -> np.ndarray:
-    """unsigned [rows], of as many bytes as it takes: bit i says what bool [rows] number i does."""
-    kind = np.min_scalar_type(2 ** len(failed) - 1)
-    found = np.zeros(rows, kind)
-    for index, step in enumerate(failed):
-        found |= step.astype(kind) << kind.type(index)
-    return found
-
-
-def write(folder: Folder, target: str, taken: Taken, columns: dict[str, pa.Array], made_by: dict[str, Any]) -> None:
+def write(folder: Folder, target: str, taken: Taken, columns: dict[str, Coded], made_by: dict[str, Any]) -> None:
     """A selection: the uids of the rows taken, as they lie in another file where they do, and the columns."""
     if taken.stored is None:
-        table = pa.table({"uid": taken.table["uid"], **columns, "reason": columns["reason"].cast(pa.string())})
+        table = pa.table({"uid": taken.table["uid"], **{name: column.array for name, column in columns.items()}})
         folder.write_table(target, table, made_by, list(columns), {"uid": "DELTA_BYTE_ARRAY"})
         return
     with folder.writing(target) as path, open(path, "wb") as file:
-        file.writelines(beside(taken.stored, pa.table(columns), metadata_of(made_by)))
+        file.writelines(beside(taken.stored, columns, metadata_of(made_by)))
 
 
-def _weights(shard: Shard, taken: Taken, copies: list[np.ndarray], kept: np.ndarray) -> np.ndarray:
-    """int32 [rows]: the weights before, times the copies that the steps make. Raises CurateError."""
-    weights = kept.astype(np.int32) if taken.weights is None else np.where(kept, taken.weights, 0)
+def _weights(shard: Shard, taken: Taken, copies: list[np.ndarray], marks: Marks) -> np.ndarray | None:
+    """int32 [rows]: the weights before, times the copies that the steps make; None: 1 of what is kept. Raises
+    CurateError."""
     numbers = [each for each in copies if each.dtype != bool]
+    if taken.weights is None and not numbers:
+        return None
+    kept = marks.kept.codes
+    weights = kept.astype(np.int32) if taken.weights is None else np.where(kept, taken.weights, 0)
     if numbers:
         product = np.prod([weights, *numbers], axis=0, dtype=np.int64)
         if len(product) and product.max() >= 2**31:
             raise CurateError(f"{shard}: a pair would stand {product.max():,} times; weights lie below 2^31")
         weights = product.astype(np.int32)
     return weights
-
-
-def tally(failed: list[np.ndarray], null: list[np.ndarray], errors: list[bool], rows: int) -> dict[str, Number]:
-    """Counts of one shard by "<name> <number of step>": alone passes it, kept passes it and all before it, only fails
-    it and no other, null has no value for it, undecided came to it without a value that `errors` says it must have."""
-    counts: dict[str, Number] = {"of": rows}
-    reached, once, twice = np.ones(rows, bool), np.zeros(rows, bool), np.zeros(rows, bool)
-    for index, fails in enumerate(failed):
-        counts[f"alone {index}"] = rows - int(np.count_nonzero(fails))
-        counts[f"null {index}"] = int(np.count_nonzero(null[index]))
-        counts[f"undecided {index}"] = int(np.count_nonzero(reached & null[index])) if errors[index] else 0
-        twice |= once & fails
-        once |= fails
-        np.logical_not(once, out=reached)
-        counts[f"kept {index}"] = int(np.count_nonzero(reached))
-    for index, fails in enumerate(failed):
-        counts[f"only {index}"] = int(np.count_nonzero(fails & ~twice))
-    return {**counts, "kept": int(np.count_nonzero(reached))}
 
 
 @dataclass(frozen=True)
@@ -167,7 +142,8 @@ def decide(dataset: Dataset, steps: tuple[Step, ...], considered: Considered, en
         if isinstance(step, Top | Cap | Sample):
             found = limits.one if getattr(step, "per", None) is None else limits.grouped
             limit, outcome = found(rules, considered, f"{scratch}/{index}", dataset.shards, engine)
-            for name in dataset.folder.names(f"{scratch}/{index}/*"):
+            kept = [] if limit.groups is None else dataset.folder.names(f"{scratch}/{index}/*")
+            for name in kept or [f"{scratch}/{index}"]:
                 dataset.folder.remove(name)
         rules = Rules(steps, (*rules.limits, limit))
     return rules, outcome

@@ -5,20 +5,21 @@ of a shard hold the same ones in the same order. What is copied is a whole colum
 change. Format: https://parquet.apache.org/docs/file-format/, whose footer is Thrift's compact protocol.
 """
 
-import io
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
+
+import curate
+from curate.filter.pages import Coded, starts
+from curate.filter.thrift import BINARY, I16, I32, I64, LIST, STRUCT, Struct, struct, written
 
 MAGIC = b"PAR1"
 TAIL = 8  # length of the footer, magic
 SHIFTED = (9, 10, 11)  # places of pages in ColumnMetaData
 DROPPED = (14, 15)  # ... of a bloom filter, which is not copied
-ONE = [bytes([value]) for value in range(128)]
-Struct = dict[int, tuple[int, Any]]  # field -> (type of Thrift, value)
+WRITER = f"curate version {curate.__version__}".encode()
 
 
 @dataclass(frozen=True)
@@ -59,155 +60,39 @@ def stored(file: pq.ParquetFile, source: pa.NativeFile) -> Uids | None:
     return Uids(tuple(chunks), tuple(starts), tuple(rows), source.read_buffer(length))
 
 
-def beside(uids: Uids, table: pa.Table, metadata: Mapping[bytes, bytes]) -> list[Any]:
-    """The bytes, in pieces, of a parquet file with the column `uid` and those of the table; rows are in its order."""
-    buffer = io.BytesIO()
-    options = {"compression": "zstd", "store_schema": False, "write_statistics": False}
-    with pq.ParquetWriter(buffer, table.schema, **options) as file:
-        file.add_key_value_metadata(metadata)
-        for start, rows in zip(_starts(uids.rows), uids.rows, strict=True):
-            file.write_table(table.slice(start, rows), row_group_size=max(rows, 1))
-    written = buffer.getbuffer()
-    length = int.from_bytes(written[-TAIL:-4], "little")
-    about, _ = _struct(bytes(written[-TAIL - length : -TAIL]), 0)
-    _join(about, uids)
-    footer = _written(about)
-    return [MAGIC, *uids.chunks, written[4 : -TAIL - length], footer, len(footer).to_bytes(4, "little"), MAGIC]
-
-
-def _join(about: Struct, uids: Uids) -> None:
-    """Put the uids in front of the other columns in a footer."""
-    theirs, _ = _struct(uids.footer.to_pybytes(), 0)
+def beside(uids: Uids, columns: Mapping[str, Coded], metadata: Mapping[bytes, bytes]) -> list[bytes | pa.Buffer]:
+    """The bytes, in pieces, of a parquet file with the column `uid` and others, whose rows are in its order."""
+    theirs, _ = struct(uids.footer.to_pybytes())
     names = [element[4][1] for element in theirs[2][1][1][1:]]
     place = names.index(b"uid")
-    elements = about[2][1][1]
-    elements.insert(1, theirs[2][1][1][1 + place])
-    elements[0][5] = (elements[0][5][0], elements[0][5][1] + 1)  # children of the root
-    if 7 in about:  # the order of each column's values
-        about[7][1][1].insert(0, about[7][1][1][0])
-    moved, at = sum(chunk.size for chunk in uids.chunks), len(MAGIC)
-    groups = zip(about[4][1][1], theirs[4][1][1], uids.chunks, uids.starts, strict=True)
-    for group, source, chunk, start in groups:
-        for column in group[1][1][1]:
-            _move(column, moved)
-        column = source[1][1][1][place]
-        _move(column, at - start)
-        group[1][1][1].insert(0, column)
-        group[2] = (group[2][0], group[2][1] + column[3][1][6][1])
-        group[5] = (6, at)
-        if 6 in group:
-            group[6] = (group[6][0], group[6][1] + chunk.size)
+    pieces: list[bytes | pa.Buffer] = [MAGIC]
+    at = len(MAGIC)
+    groups: list[Struct] = []
+    for source, chunk, start, row, rows in zip(theirs[4][1][1], uids.chunks, uids.starts, starts(uids.rows),
+                                               uids.rows, strict=True):  # fmt: skip
+        first, found = at, [_moved(source[1][1][1][place], at - start)]
+        pieces.append(chunk)
         at += chunk.size
+        for name, column in columns.items():
+            data, about = column.chunk(name, slice(row, row + rows), at)
+            pieces.extend(data)
+            found.append(about)
+            at += sum(map(len, data))
+        sizes = [sum(about[3][1][field][1] for about in found) for field in (6, 7)]
+        groups.append({1: (LIST, (STRUCT, found)), 2: (I64, sizes[0]), 3: (I64, rows), 5: (I64, first),
+                       6: (I64, sizes[1]), 7: (I16, len(groups))})  # fmt: skip
+    elements = [{4: (BINARY, b"schema"), 5: (I32, 1 + len(columns))}, theirs[2][1][1][1 + place],
+                *({**column.element, 4: (BINARY, name.encode())} for name, column in columns.items())]  # fmt: skip
+    footer = written({
+        1: (I32, 2), 2: (LIST, (STRUCT, elements)), 3: (I64, sum(uids.rows)), 4: (LIST, (STRUCT, groups)),
+        5: (LIST, (STRUCT, [{1: (BINARY, key), 2: (BINARY, value)} for key, value in metadata.items()])),
+        6: (BINARY, WRITER), 7: (LIST, (STRUCT, [{1: (STRUCT, {})}] * (1 + len(columns)))),
+    })  # fmt: skip
+    return [*pieces, footer, len(footer).to_bytes(4, "little"), MAGIC]
 
 
-def _move(column: Struct, by: int) -> None:
+def _moved(column: Struct, by: int) -> Struct:
     """A column chunk whose pages lie elsewhere; what is not copied with them is forgotten."""
-    for field in (4, 5, 6, 7):  # indexes of its pages
-        column.pop(field, None)
-    column[2] = (6, 0)  # once the place of a copy of this struct
-    about = column[3][1]
-    for field in DROPPED:
-        about.pop(field, None)
-    for field in SHIFTED:
-        if field in about:
-            about[field] = (about[field][0], about[field][1] + by)
-
-
-def _starts(rows: tuple[int, ...]) -> list[int]:
-    return [sum(rows[:number]) for number in range(len(rows))]
-
-
-def _struct(data: bytes, at: int) -> tuple[Struct, int]:
-    found: Struct = {}
-    field = 0
-    while head := data[at]:
-        at += 1
-        if head >> 4:
-            field += head >> 4
-        else:
-            field, at = _zigzag(data, at)
-        kind = head & 15
-        if kind < 3:  # a bool lies in its type
-            found[field] = (kind, None)
-        else:
-            value, at = _value(data, at, kind)
-            found[field] = (kind, value)
-    return found, at + 1
-
-
-def _value(data: bytes, at: int, kind: int) -> tuple[Any, int]:
-    if kind in (4, 5, 6):
-        return _zigzag(data, at)
-    if kind == 8:
-        size, at = _varint(data, at)
-        return data[at : at + size], at + size
-    if kind == 12:
-        return _struct(data, at)
-    if kind in (1, 2, 3):
-        return data[at], at + 1
-    if kind == 7:
-        return data[at : at + 8], at + 8
-    if kind not in (9, 10):
-        raise ValueError(f"no such type in a parquet footer: {kind}")
-    size, inner = data[at] >> 4, data[at] & 15
-    at += 1
-    if size == 15:
-        size, at = _varint(data, at)
-    values = []
-    for _ in range(size):
-        value, at = _value(data, at, inner)
-        values.append(value)
-    return (inner, values), at
-
-
-def _varint(data: bytes, at: int) -> tuple[int, int]:
-    if data[at] < 128:
-        return data[at], at + 1
-    value = shift = 0
-    while data[at] & 128:
-        value |= (data[at] & 127) << shift
-        shift, at = shift + 7, at + 1
-    return value | data[at] << shift, at + 1
-
-
-def _zigzag(data: bytes, at: int) -> tuple[int, int]:
-    value, at = _varint(data, at)
-    return value >> 1 ^ -(value & 1), at
-
-
-def _written(struct: Struct) -> bytes:
-    parts, before = [], 0
-    for field in sorted(struct):
-        kind, value = struct[field]
-        delta, before = field - before, field
-        parts.append(bytes([delta << 4 | kind]) if delta < 16 else bytes([kind]) + _packed(field << 1))
-        if kind not in (1, 2):
-            parts.append(_told(kind, value))
-    return b"".join((*parts, b"\0"))
-
-
-def _told(kind: int, value: Any) -> bytes:
-    if kind in (4, 5, 6):
-        return _packed(value << 1 if value >= 0 else (-value << 1) - 1)
-    if kind == 8:
-        return _packed(len(value)) + value
-    if kind == 12:
-        return _written(value)
-    if kind in (1, 2, 3):
-        return bytes([value])
-    if kind == 7:
-        return value
-    inner, values = value
-    head = bytes([len(values) << 4 | inner]) if len(values) < 15 else bytes([15 << 4 | inner]) + _packed(len(values))
-    return head + b"".join(_told(inner, each) for each in values)
-
-
-def _packed(value: int) -> bytes:
-    if value < 128:
-        return ONE[value]
-    found = bytearray()
-    while value > 127:
-        found.append(value & 127 | 128)
-        value >>= 7
-    found.append(value)
-    return bytes(found)
+    about = {field: value for field, value in column[3][1].items() if field not in DROPPED}
+    about |= {field: (about[field][0], about[field][1] + by) for field in SHIFTED if field in about}
+    return {2: (I64, 0), 3: (STRUCT, about)}

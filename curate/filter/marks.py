@@ -1,0 +1,68 @@
+"""Which steps each row fails, as one number a row; what a selection says and counts follows from the few that occur."""
+
+from dataclasses import dataclass
+from functools import cached_property
+
+import numpy as np
+
+from curate.filter.pages import Coded
+from curate.work import Number
+
+
+@dataclass(frozen=True)
+class Marks:
+    """Bit i of `values[codes]` is set where a row fails step i."""
+
+    values: np.ndarray  # uint64: those that occur, ascending
+    codes: np.ndarray  # unsigned [rows]
+    rows: np.ndarray  # int64: how many have each value
+
+    @classmethod
+    def of(cls, passed: list[np.ndarray], rows: int) -> "Marks":
+        """From bool [rows] passes it, of every step."""
+        marks = np.zeros(rows, np.min_scalar_type(2 ** len(passed) - 1))
+        for step, passes in enumerate(passed):
+            marks |= (~passes).view(np.uint8).astype(marks.dtype, copy=False) << marks.dtype.type(step)
+        if marks.itemsize > 1:
+            values, codes, found = np.unique(marks, return_inverse=True, return_counts=True)
+            return cls(values.astype(np.uint64), codes.astype(np.min_scalar_type(max(len(values) - 1, 0))), found)
+        every = np.bincount(marks, minlength=256)
+        values = np.flatnonzero(every)
+        code = np.zeros(256, np.uint8)
+        code[values] = np.arange(len(values))
+        return cls(values.astype(np.uint64), code[marks], every[values])
+
+    @property
+    def failed(self) -> Coded:
+        """uint64: the marks themselves."""
+        return Coded(self.values, self.codes)
+
+    @cached_property
+    def kept(self) -> Coded:
+        """int32: 1 where a row fails no step, else 0."""
+        return Coded(np.array([0, 1], np.int32), (self.values == 0).astype(np.uint8)[self.codes])
+
+    def reasons(self, names: list[str]) -> Coded:
+        """The name of the first step that a row fails, the lowest of its bits; null where it is kept."""
+        if not names:
+            return Coded([""], np.zeros(len(self.codes), np.uint8), np.zeros(len(self.codes), bool))
+        first = np.where(self.values > 0, np.bitwise_count(~self.values & (self.values - np.uint64(1))), 0)
+        return Coded(names, first.astype(np.uint8)[self.codes], (self.values > 0)[self.codes])
+
+    def counts(self, null: list[np.ndarray], errors: list[bool]) -> dict[str, Number]:
+        """By "<name> <number of step>": alone passes it, kept passes it and all before it, only fails it and no other,
+        null has no value for it (bool [rows]), undecided came to it without a value that `errors` says it must have."""
+        found: dict[str, Number] = {"of": len(self.codes)}
+        for step, without in enumerate(null):
+            bit = np.uint64(1 << step)
+            reached = self.values & (bit - np.uint64(1)) == 0
+            found[f"alone {step}"] = self._sum(self.values & bit == 0)
+            found[f"kept {step}"] = self._sum(reached & (self.values & bit == 0))
+            found[f"only {step}"] = self._sum(self.values == bit)
+            found[f"null {step}"] = int(np.count_nonzero(without))
+            asked = errors[step] and found[f"null {step}"]
+            found[f"undecided {step}"] = int(np.count_nonzero(reached[self.codes] & without)) if asked else 0
+        return {**found, "kept": self._sum(self.values == 0)}
+
+    def _sum(self, of: np.ndarray) -> int:
+        return int(self.rows[of].sum())
