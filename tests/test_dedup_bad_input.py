@@ -1,5 +1,8 @@
 """Files, columns and benchmarks that are not as they should be: each is named and counted, and nothing else is lost."""
 
+import resource
+import tempfile
+
 import numpy as np
 import pytest
 from click.testing import CliRunner
@@ -13,6 +16,7 @@ from curate.cli import main
 from curate.dataset import Dataset
 from curate.dedup.codes import Comparison
 from curate.dedup.pool import Pool, collect
+from curate.dedup.spill import Spill
 from curate.errors import CurateError
 from curate.measure import measure
 
@@ -160,3 +164,21 @@ def test_two_faiss_packages_end_the_run_before_any_work(make_dataset, tmp_path, 
     assert "faiss-cpu and faiss-gpu are both installed" in result.output
     assert "pip uninstall -y faiss-cpu faiss-gpu && pip install faiss-gpu" in result.output
     assert not dataset.folder.exists("signals")
+
+
+@pytest.fixture
+def little_space():
+    """Files of at most 4 KB for a while, which the system tells as it tells a full disk."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (4096, hard))
+    yield
+    resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+
+
+@pytest.mark.parametrize("parts", [1, 700], ids=["at once", "little by little"])
+def test_full_temporary_space_is_told_with_the_way_out(parts, little_space):
+    column = Spill()
+    with pytest.raises(CurateError, match=rf"cannot write {tempfile.gettempdir()}: .*; set TMPDIR to a larger place"):
+        for part in np.array_split(np.arange(700), parts):
+            column.append(part)
+        column.mapped()
