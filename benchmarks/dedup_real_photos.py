@@ -4,7 +4,7 @@
 
 The result in results/ is of 5,286 photographs: BSDS500 (github.com/BIDS/BSDS500), one of each ImageNet class
 (github.com/EliSchwartz/imagenet-sample-images) and garments (github.com/alexeygrigorev/clothing-dataset-small), of
-which five stand there twice and two more are shots of one thing. Pictures are stored with a short side of 256 pixels,
+which five stand there twice and one more in two classes. Pictures are stored with a short side of 256 pixels,
 as harvest would. "imagededup's rule": phash of at most 10 bits, and all that a chain of matches connects is one group.
 Of a rule that removes few the pairs are listed, for a look at them.
 """

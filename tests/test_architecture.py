@@ -16,7 +16,7 @@ PACKAGE = ROOT / "curate"
 LAYERS = [
     ["errors"],
     ["files", "memory", "model_config", "tar", "images", "named", "streams", "tokenizer"],
-    ["shard", "rows", "networks", "threads"],
+    ["shard", "rows", "networks", "threads", "lite0"],
     ["dataset"],
     ["work"],
     ["engines", "crawl", "pools", "encoders", "models", "benchmark"],

@@ -11,6 +11,7 @@ from PIL import Image
 from curate import measure as measuring
 from curate import named
 from curate.errors import CurateError
+from curate.lite0 import EfficientNetLite0
 from curate.measure import measure
 from curate.rows import Rows
 
@@ -51,6 +52,14 @@ def quarters(picture: Image.Image, side: int) -> np.ndarray:
     cells = [((values - MEAN) / STD)[y : y + half, x : x + half].mean((0, 1)) for y in (0, half) for x in (0, half)]
     found = np.stack(cells, axis=1).ravel()
     return found / np.linalg.norm(found)
+
+
+def test_the_packaged_network_gives_the_same_features_compiled_or_not_alone_or_among_others():
+    pictures = [np.asarray(draw(colour, "circle", 1, side)) for colour, side in (("red", 64), ("blue", 300))]
+    ways = [EfficientNetLite0(torch.device("cpu"), compiled) for compiled in (True, False)]
+    compiled, plain = (np.concatenate([way(pictures[:1]), way(pictures[1:])]) for way in ways)
+    assert compiled == pytest.approx(plain, abs=1e-4) and np.abs(plain[0] - plain[1]).max() > 0.1
+    assert all((way(pictures) == alone).all() for way, alone in zip(ways, (compiled, plain), strict=True))
 
 
 def test_a_torchscript_file_sees_squashed_normalised_pictures(tmp_path):

