@@ -177,8 +177,12 @@ def little_space():
 
 @pytest.mark.parametrize("parts", [1, 700], ids=["at once", "little by little"])
 def test_full_temporary_space_is_told_with_the_way_out(parts, little_space):
-    column = Spill()
     with pytest.raises(CurateError, match=rf"cannot write {tempfile.gettempdir()}: .*; set TMPDIR to a larger place"):
-        for part in np.array_split(np.arange(700), parts):
-            column.append(part)
-        column.mapped()
+        spilled(np.array_split(np.arange(700), parts))
+
+
+def spilled(parts: list[np.ndarray]) -> np.ndarray:
+    column = Spill()
+    for part in parts:
+        column.append(part)
+    return column.mapped()
