@@ -11,6 +11,7 @@ import pytest
 import torch
 from conftest import draw
 from test_train import OPTIONS, files
+from test_train_step import RESNET
 
 from curate import images, models, named
 from curate.benchmark import TEMPLATES
@@ -121,6 +122,17 @@ def test_a_run_with_its_own_weights_goes_on_to_the_same_bytes(dataset, tmp_path)
     run([dataset.url], str(stopped), **options)
     names = ("model.pt", "objective.pt", "log.jsonl")
     assert files(stopped, *names) == files(tmp_path / "whole", *names)
+
+
+def test_a_resnet_goes_on_to_the_same_bytes(dataset, tmp_path):
+    config, whole, stopped = tmp_path / "resnet.json", tmp_path / "whole", tmp_path / "stopped"
+    config.write_text(json.dumps(RESNET))
+    options = SHORT | {"model": str(config), "save_every": 1, "keep": 9}
+    run([dataset.url], str(whole), **options)
+    shutil.copytree(whole, stopped)
+    back_to(2, stopped)
+    run([dataset.url], str(stopped), **options)
+    assert files(stopped, "model.pt", "log.jsonl") == files(whole, "model.pt", "log.jsonl")
 
 
 def test_distilling_and_locking_are_options_of_a_run(dataset, tmp_path):

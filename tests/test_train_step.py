@@ -172,6 +172,13 @@ def test_batch_norms_count_every_chunk_once():
     assert abs(whole[0] - states[0][0]) > 1e-3  # a batch norm sees its chunk: not the loss of the batch at once
 
 
+def test_a_resnet_laid_channels_last_has_the_same_gradient():
+    plain, other = (tiny(config=RESNET).double() for _ in range(2))
+    towers.lay_channels_last(other)
+    assert other.visual.layer1[0].conv2.weight.stride(1) == 1
+    assert_equal(gradients(other, clip.Objective(), batch()), gradients(plain, clip.Objective(), batch()))
+
+
 @pytest.mark.parametrize("side", towers.SIDES)
 @pytest.mark.parametrize("config", [None, RESNET])
 def test_a_locked_tower_stays_as_it_is_to_the_bit(side, config):

@@ -10,7 +10,7 @@ from curate.encoders import embed_dim, image_size
 from curate.errors import CurateError
 from curate.model_config import config_of
 from curate.train import memory, sharding, towers
-from curate.train.chunk import encoded_by
+from curate.train.chunk import Encode, encoded_by
 from curate.train.index import Index
 from curate.train.loader import Batch
 from curate.train.ranks import Ranks
@@ -87,5 +87,9 @@ def how(model: Any, goal: Any, found: Settings, ranks: Ranks, chunk: int | None,
         needs = memory.parts(model, goal, samples, found["batch_size"], views, embed_dim(model), "cuda",
                              ranks.size if fsdp else 1)  # fmt: skip
         chunk, keep = memory.plan(needs, saved, samples, torch.cuda.get_device_properties(device).total_memory)
-    encode = sharding.shared_out(model, ranks) if fsdp else encoded_by
+    if fsdp:
+        encode: Encode = sharding.shared_out(model, ranks)
+    else:
+        encode = encoded_by
+        towers.lay_channels_last(model)  # FSDP takes weights in their usual order alone
     return How(found["precision"], chunk, keep, found["clip_norm"], ranks, encode)

@@ -81,9 +81,12 @@ def whole(tensor: torch.Tensor) -> torch.Tensor:
 
 
 def like(tensor: torch.Tensor, other: torch.Tensor) -> torch.Tensor:
-    """A whole tensor, equal in every process, shared out as `other` is."""
-    if not isinstance(other, DTensor):
+    """A whole tensor, equal in every process, shared out and laid in memory as `other` is; one of another shape as it
+    comes."""
+    if tensor.shape != other.shape:
         return tensor
+    if not isinstance(other, DTensor):
+        return torch.empty_like(other, dtype=tensor.dtype, device=tensor.device).copy_(tensor)
     return distribute_tensor(tensor, other.device_mesh, other.placements, src_data_rank=None)
 
 

@@ -4,6 +4,7 @@ from collections.abc import Iterator
 from typing import Any
 
 import torch
+from open_clip.modified_resnet import ModifiedResNet
 from open_clip.transformer import VisionTransformer
 
 from curate.errors import CurateError
@@ -74,6 +75,12 @@ def drop_patches(model: Any, share: float) -> None:
         raise CurateError("--patch-dropout needs a vision transformer; this model's image tower has no patches")
     rows, columns = model.visual.grid_size
     model.visual.patch_dropout = PatchDropout(share, rows * columns) if share else torch.nn.Identity()
+
+
+def lay_channels_last(model: Any) -> None:
+    """Weights of a ResNet in the order in which convolutions are fastest; the values are the same."""
+    if isinstance(model.visual, ModifiedResNet):
+        model.visual.to(memory_format=torch.channels_last)
 
 
 def compile_image_tower(model: Any) -> None:
