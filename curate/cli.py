@@ -546,8 +546,19 @@ def train_clip(data: tuple[str, ...], out: str | None, benchmarks: tuple[str, ..
     if weights and len(weights) != len(more):
         raise CurateError(f"{len(more)} --data and {len(weights)} --weight; give each --data its --weight")
     mixed = list(zip(more, weights or [1.0] * len(more), strict=True))
-    score = evaluator(benchmarks, options["device"]) if benchmarks else None
+    score = None
+    if benchmarks:
+        check_evaluations(benchmarks, options["recipe"], options["objective"])
+        score = evaluator(benchmarks, options["device"])
     return run(data, out, evaluator=score, mixed=mixed, **options)
+
+
+def check_evaluations(benchmarks: tuple[str, ...], recipe: str | None, objective: str | None) -> None:
+    """Raises CurateError where checkpoints of a run cannot be scored on a benchmark, before the run begins."""
+    from curate.evaluate import check
+    from curate.train.recipe import settings
+
+    check(benchmarks, settings(recipe, {"objective": objective})["objective"])
 
 
 def evaluator(benchmarks: tuple[str, ...], device: str) -> Callable[[str, str], dict[str, float]]:

@@ -1,5 +1,6 @@
 """Runs of train-clip with every objective and with towers locked, patches dropped, a teacher."""
 
+import io
 import json
 import os
 import shutil
@@ -9,18 +10,20 @@ import numpy as np
 import open_clip
 import pytest
 import torch
+from click.testing import CliRunner
 from conftest import draw
 from test_train import OPTIONS, files
 from test_train_step import RESNET
 
 from curate import images, models, named
 from curate.benchmark import TEMPLATES
-from curate.cli import evaluator
+from curate.cli import evaluator, main
 from curate.encoders import resized
 from curate.errors import CurateError
 from curate.evaluate import run as evaluate
 from curate.files import Folder
 from curate.model_config import find_config
+from curate.shard import tar_bytes
 from curate.train import run
 from curate.train.chunk import cut
 from curate.train.loader import Batch
@@ -109,6 +112,58 @@ def test_what_an_objective_cannot_judge_is_one_line(dataset, kinds, tmp_path):
     _, numbers, _ = evaluate(views, [kinds], device="cpu", tasks_asked=["few-shot"], **learnt)
     assert set(numbers["benchmarks"]["kinds"]["few_shot"]["shots"]) == {"1"}
     assert "zero_shot" not in numbers["benchmarks"]["kinds"]["few_shot"]
+
+
+@pytest.mark.parametrize(
+    ("objective", "benchmark", "message"),
+    [
+        ("bag-of-words", "texts", "a run of --objective bag-of-words has no features of texts to search with"),
+        ("copy-detection", "kinds", "a run of --objective copy-detection learns of no texts: no zero-shot"),
+        ("clip", "bare", "benchmark bare has images but no labels or texts: nothing to compare them with"),
+        ("clip", "nowhere", "no such benchmark: "),
+    ],
+)
+def test_an_evaluation_that_cannot_be_is_refused_before_the_run(
+    dataset, kinds, tmp_path, objective, benchmark, message
+):
+    (tmp_path / "bare").mkdir()
+    draw("red", "circle", 1).save(tmp_path / "bare/1.png")
+    where = {"texts": dataset.url, "kinds": kinds}.get(benchmark, str(tmp_path / benchmark))
+    command = ["train-clip", dataset.url, "--objective", objective, "--out", str(tmp_path / "run"), "--eval", where]
+    done = CliRunner().invoke(main, command)
+    assert done.exit_code == 1
+    assert message in done.output
+    assert not (tmp_path / "run").exists()
+
+
+def test_robustness_and_several_classes_are_asked_of_the_objective_too(dataset, kinds, tmp_path):
+    out, several = str(tmp_path / "run"), Folder(str(tmp_path / "several"))
+    run([dataset.url], out, **SHORT | {"objective": "bag-of-words"})
+    shutil.copytree(kinds, tmp_path / "shifted")
+    files = sorted(Path(kinds).rglob("*.png"))
+    names = sorted(path.name for path in Path(kinds).iterdir())
+    shown = np.stack([np.array([name == file.parent.name for name in names]) | (np.arange(4) == at % 4)
+                      for at, file in enumerate(files)])  # fmt: skip
+    members = []
+    for at, file in enumerate(files):
+        vector = io.BytesIO()
+        np.save(vector, shown[at].astype(int))
+        members += [(f"{at:02d}.png", file.read_bytes()), (f"{at:02d}.npy", vector.getvalue())]
+    several.write_bytes("test/0.tar", tar_bytes(members))
+    several.write_bytes("dataset_type.txt", b"multilabel\n")
+    several.write_bytes("classnames.txt", "\n".join(names).encode())
+    _, found, _ = evaluate(out, [kinds, str(tmp_path / "shifted")], device="cpu", tasks_asked=["robustness"])
+    scores = told(out, models.load(None, out, "cpu"), dataset, kinds)
+    right = (scores.argmax(axis=1) == np.repeat(np.arange(4), 3)).mean()
+    shift = found["benchmarks"]["shifted"]["robustness"]
+    assert (shift["base"]["value"], shift["gap"]["value"]) == (pytest.approx(right, abs=1e-6), 0)
+    _, numbers, _ = evaluate(out, [several.url], device="cpu")
+    precisions = []
+    for at in range(4):
+        found_there = shown[np.argsort(-scores[:, at], kind="stable"), at]
+        precisions.append((found_there.cumsum() / np.arange(1, 13))[found_there].mean())
+    reached = numbers["benchmarks"]["several"]["multilabel"]["mean_average_precision"]["value"]
+    assert reached == pytest.approx(np.mean(precisions), abs=1e-5)
 
 
 def test_a_run_with_its_own_weights_goes_on_to_the_same_bytes(dataset, tmp_path):

@@ -1,14 +1,16 @@
 """Evaluate a CLIP model on benchmark sets: what it classifies, finds, learns from few images and is fooled by."""
 
 import io
+import itertools
 from collections.abc import Sequence
 from typing import Any
 
-from curate import models
+from curate import models, named
+from curate.benchmark import open_benchmark
 from curate.errors import BadShard, CurateError
+from curate.evaluate import judge as judging
 from curate.evaluate import plot, shifts, table, tasks
 from curate.evaluate.few_shot import DRAWS
-from curate.evaluate.judge import judge_of
 from curate.evaluate.retrieval import AT
 from curate.evaluate.sets import TestSet
 from curate.evaluate.tasks import TASKS
@@ -16,6 +18,7 @@ from curate.files import Folder
 from curate.model_config import weights_file
 
 ROBUSTNESS = "robustness"
+LOOKED_AT = 100  # images of a benchmark, for whether they have labels or texts
 TABLE, PAGE, DRAWING = "eval.csv", "eval.html", "robustness.svg"
 
 
@@ -38,7 +41,7 @@ def run(model: str, benchmarks: Sequence[str], out: str | None = None, arch: str
     learnt = _train_folders(train, benchmarks)
     others = {_name(place): results(place) for place in beside}
     clip = models.load(arch, model, device, precision)
-    judge = judge_of(model, clip)
+    judge = judging.judge_of(model, clip)
     for task in tasks_asked:
         if judge:
             judge.check(task)
@@ -64,6 +67,20 @@ def run(model: str, benchmarks: Sequence[str], out: str | None = None, arch: str
     written = _write_table(folder, _run_name(model), numbers, others)
     summary = "\n".join([*(_line(name, found) for name, found in numbers.items()), *written])
     return summary or "eval: no benchmark could be read", {"out": folder.url, "benchmarks": numbers}, failures
+
+
+def check(benchmarks: Sequence[str], objective: str) -> None:
+    """What an evaluation of a run with this objective would refuse, before the run: raises CurateError for a folder
+    that is no benchmark, and for one with nothing to ask such a run."""
+    goal = named.load("train.objectives", objective)
+    for path in benchmarks:
+        benchmark = open_benchmark(path)
+        seen = list(itertools.islice(benchmark.samples(), LOOKED_AT))
+        labelled = any(sample.label is not None or sample.labels for sample in seen)
+        if not labelled and not any(sample.texts for sample in seen):
+            raise tasks.nothing_to_compare(benchmark.name)
+        if judging.judges(goal):
+            judging.check(objective, goal, "zero-shot" if labelled else "retrieval")
 
 
 def evaluate(test: TestSet, asked: Sequence[str], shots: Sequence[int], draws: int, folder: Folder) -> dict[str, Any]:

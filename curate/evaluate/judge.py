@@ -62,12 +62,7 @@ class Judge:
 
     def check(self, task: str) -> None:
         """Raises CurateError for a task that this objective has no words for."""
-        if task in TEXTS and not self.names_classes:
-            raise CurateError(f"a run of --objective {self.name} learns of no texts: no {task}; --task linear-probe "
-                              f"and few-shot judge its images")  # fmt: skip
-        if task == "retrieval":
-            raise CurateError(f"a run of --objective {self.name} has no features of texts to search with: no "
-                              f"retrieval; zero-shot works, on benchmarks with classes")  # fmt: skip
+        check(self.name, self.goal, task)
 
     @torch.inference_mode()
     def scores(self, images: Sequence[np.ndarray], sentences: Sequence[Sequence[str]]) -> np.ndarray:
@@ -79,6 +74,21 @@ class Judge:
         found = self.goal.scores(self.model.model, Seen(self.model, images), tokens).float().cpu().numpy()
         ends = np.cumsum([len(some) for some in sentences])
         return np.stack([part.mean(axis=1) for part in np.split(found, ends[:-1], axis=1)], axis=1)
+
+
+def judges(goal: Any) -> bool:
+    """Whether the runs of an objective are judged by it: they learn no text tower."""
+    return hasattr(goal, "scores") or {"text", "tokens"}.isdisjoint(goal.needs)
+
+
+def check(name: str, goal: Any, task: str) -> None:
+    """Raises CurateError for a task that an objective which judges its runs has no words for."""
+    if task in TEXTS and not hasattr(goal, "scores"):
+        raise CurateError(f"a run of --objective {name} learns of no texts: no {task}; --task linear-probe and "
+                          f"few-shot judge its images")  # fmt: skip
+    if task == "retrieval":
+        raise CurateError(f"a run of --objective {name} has no features of texts to search with: no retrieval; "
+                          f"zero-shot works, on benchmarks with classes")  # fmt: skip
 
 
 def judge_of(pretrained: str, model: ClipModel) -> Judge | None:
@@ -98,7 +108,7 @@ def judge_of(pretrained: str, model: ClipModel) -> Judge | None:
     if file.endswith(".py") and not Path(file).is_file() and not run.exists("objective.pt"):
         return None  # it had no weights, and is no longer there to say more
     goal = named.load("train.objectives", spec)
-    if not hasattr(goal, "scores") and not {"text", "tokens"}.isdisjoint(goal.needs):
+    if not judges(goal):
         return None
     if hasattr(goal, "sized"):
         _restore(goal, _own(folder, name), spec, f"{folder.url}/{name}")

@@ -21,12 +21,20 @@ DEFAULT = ("zero-shot", "retrieval")
 
 
 def offered(test: TestSet) -> list[str]:
-    """Which of the default tasks a benchmark has the labels or texts for. Raises CurateError where it has neither."""
+    """Which of the default tasks a benchmark has the labels or texts for. Raises CurateError where it has neither,
+    and where the objective has no words for them."""
     found = ["zero-shot"] if can_classify(test) else []
     found += ["retrieval"] if test.found.texts and not (test.judge and found) else []
     if not found:
-        raise CurateError(f"benchmark {test.name} has images but no labels or texts: nothing to compare them with")
+        raise nothing_to_compare(test.name)
+    if test.judge:
+        for task in found:
+            test.judge.check(task)
     return found
+
+
+def nothing_to_compare(name: str) -> CurateError:
+    return CurateError(f"benchmark {name} has images but no labels or texts: nothing to compare them with")
 
 
 def can_classify(test: TestSet) -> bool:
@@ -37,8 +45,6 @@ def can_classify(test: TestSet) -> bool:
 
 def numbers(test: TestSet, task: str, shots: Sequence[int] | None, draws: int) -> dict[str, Any]:
     """task -> its numbers, under the name that they have in the JSON. Raises CurateError where it cannot be done."""
-    if test.judge:
-        test.judge.check(task)
     if task == "zero-shot":
         return zero_shot(test)
     if task == "retrieval":
