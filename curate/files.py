@@ -148,6 +148,8 @@ class Folder:
         """The same table and `made_by` always give the same bytes; `dictionary`: columns whose values repeat;
         `encoding`: parquet's, of columns that have a better one."""
         table = table.replace_schema_metadata(metadata_of(made_by))
+        if dictionary is True and encoding is None:
+            dictionary, encoding = _encodings(table.schema)
         with self.writing(name) as temporary:
             pq.write_table(table, temporary, compression="zstd", use_dictionary=dictionary, column_encoding=encoding)
 
@@ -219,6 +221,15 @@ class Folder:
 def metadata_of(made_by: dict[str, Any] | None) -> dict[bytes, bytes]:
     """What stands in a file's schema for `made_by`: the same JSON, whatever the order of its keys."""
     return {MADE_BY: json.dumps(made_by or {}, sort_keys=True).encode()}
+
+
+def _encodings(schema: pa.Schema) -> tuple[list[str] | bool, dict[str, str] | None]:
+    """Floats hardly repeat: split by the place of their bytes they are written in a ninth of the time that a dictionary
+    takes, read in half, and 0.6 as large. Parquet has other names for nested columns: a table with one stays as it is."""
+    floats = [field.name for field in schema if pa.types.is_float32(field.type) or pa.types.is_float64(field.type)]
+    if not floats or any(pa.types.is_nested(field.type) for field in schema):
+        return True, None
+    return [name for name in schema.names if name not in floats], dict.fromkeys(floats, "BYTE_STREAM_SPLIT")
 
 
 @contextlib.contextmanager

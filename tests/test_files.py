@@ -3,8 +3,10 @@
 import os
 import socket
 
+import duckdb
 import numpy as np
 import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 
 from curate.errors import BadShard, CurateError
@@ -81,3 +83,20 @@ def test_a_target_under_a_file_is_refused_by_name(tmp_path):
 def test_a_store_whose_package_is_missing_names_the_package():
     with pytest.raises(CurateError, match="pip install"):
         Folder("gdrive://x").exists("a")
+
+
+def test_floats_are_split_by_their_bytes_and_come_back_bit_by_bit_for_every_reader(tmp_path):
+    values = np.array([0.0, -0.0, np.nan, np.inf, -np.inf, 5e-324, 0.1, -1e300] * 100)
+    with np.errstate(over="ignore"):
+        columns = {"double": pa.array(values), "single": pa.array(values.astype(np.float32)), "text": ["a", "b"] * 400}
+    table = pa.table({**columns, "holes": pa.array(values, mask=np.arange(800) % 3 == 0)})
+    Folder(str(tmp_path)).write_table("a.parquet", table)
+    about = pq.read_metadata(tmp_path / "a.parquet").row_group(0)
+    encodings = [about.column(index).encodings for index in range(4)]
+    assert ["BYTE_STREAM_SPLIT" in found for found in encodings] == [True, True, False, True]
+    found = pq.read_table(tmp_path / "a.parquet")
+    for name in ("double", "single", "holes"):
+        assert found[name].to_numpy().tobytes() == table[name].to_numpy().tobytes()
+    place = str(tmp_path / "a.parquet")
+    assert duckdb.execute("SELECT count(*), count(holes), sum(double) FILTER (double = 0.1) FROM read_parquet(?)",
+                          [place]).fetchall() == [(800, 533, pytest.approx(10))]  # fmt: skip

@@ -23,7 +23,7 @@ UIDS = [uid_of(str(number), "") for number in range(1000)]
 PLACE = np.arange(1000)
 OTHERS = {
     "weight": coded(PLACE.astype(np.int32)),
-    "reason": Coded(["b", "a"], np.ones(1000, np.uint8), PLACE % 2 == 1),
+    "reason": Coded(["b", "a"], np.where(PLACE % 2, 1, 2).astype(np.uint8), 2),
     "failed": Coded(np.array([0, 1, 2, 3, 2**63], np.uint64), (PLACE % 5).astype(np.uint8)),
     "kept": coded((PLACE % 2).astype(np.int32)),
 }

@@ -13,7 +13,7 @@ from curate.work import Number
 class Marks:
     """Bit i of `values[codes]` is set where a row fails step i."""
 
-    values: np.ndarray  # uint64: those that occur, ascending
+    values: np.ndarray  # uint64, ascending: 0, no step fails, is the first if it occurs
     codes: np.ndarray  # unsigned [rows]
     rows: np.ndarray  # int64: how many have each value
 
@@ -23,14 +23,11 @@ class Marks:
         marks = np.zeros(rows, np.min_scalar_type(2 ** len(passed) - 1))
         for step, passes in enumerate(passed):
             marks |= (~passes).view(np.uint8).astype(marks.dtype, copy=False) << marks.dtype.type(step)
-        if marks.itemsize > 1:
-            values, codes, found = np.unique(marks, return_inverse=True, return_counts=True)
-            return cls(values.astype(np.uint64), codes.astype(np.min_scalar_type(max(len(values) - 1, 0))), found)
-        every = np.bincount(marks, minlength=256)
-        values = np.flatnonzero(every)
-        code = np.zeros(256, np.uint8)
-        code[values] = np.arange(len(values))
-        return cls(values.astype(np.uint64), code[marks], every[values])
+        if marks.itemsize == 1:
+            every = np.bincount(marks, minlength=2 ** len(passed))
+            return cls(np.arange(len(every), dtype=np.uint64), marks, every)
+        values, codes, found = np.unique(marks, return_inverse=True, return_counts=True)
+        return cls(values.astype(np.uint64), codes.astype(np.min_scalar_type(max(len(values) - 1, 0))), found)
 
     @property
     def failed(self) -> Coded:
@@ -40,14 +37,12 @@ class Marks:
     @cached_property
     def kept(self) -> Coded:
         """int32: 1 where a row fails no step, else 0."""
-        return Coded(np.array([0, 1], np.int32), (self.values == 0).astype(np.uint8)[self.codes])
+        return Coded(np.array([0, 1], np.int32), self._each(self.values == 0))
 
     def reasons(self, names: list[str]) -> Coded:
         """The name of the first step that a row fails, the lowest of its bits; null where it is kept."""
-        if not names:
-            return Coded([""], np.zeros(len(self.codes), np.uint8), np.zeros(len(self.codes), bool))
-        first = np.where(self.values > 0, np.bitwise_count(~self.values & (self.values - np.uint64(1))), 0)
-        return Coded(names, first.astype(np.uint8)[self.codes], (self.values > 0)[self.codes])
+        first = np.bitwise_count(~self.values & (self.values - np.uint64(1)))
+        return Coded(names, self._each(np.where(self.values > 0, first, len(names))), len(names))
 
     def counts(self, null: list[np.ndarray], errors: list[bool]) -> dict[str, Number]:
         """By "<name> <number of step>": alone passes it, kept passes it and all before it, only fails it and no other,
@@ -66,3 +61,10 @@ class Marks:
 
     def _sum(self, of: np.ndarray) -> int:
         return int(self.rows[of].sum())
+
+    def _each(self, said: np.ndarray) -> np.ndarray:
+        """uint8 [rows]: what is said of the value of each row."""
+        table = said.astype(np.uint8)
+        if self.codes.itemsize > 1:
+            return table[self.codes]
+        return np.frombuffer(self.codes.tobytes().translate(table.tobytes().ljust(256)), np.uint8)

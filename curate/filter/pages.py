@@ -29,14 +29,16 @@ class Coded:
 
     values: np.ndarray | list[str]
     codes: np.ndarray  # unsigned [rows]: which value each has
-    valid: np.ndarray | None = None  # bool [rows]: false where it has none
+    none: int | None = None  # the code of rows that have none
 
     @cached_property
     def array(self) -> pa.Array:
         """The same as an Arrow array."""
         values = arrays.texts(self.values) if isinstance(self.values, list) else arrays.column(self.values)
-        found = pa.DictionaryArray.from_arrays(arrays.column(self.codes.astype(np.int32), self.valid), values)
-        return found.cast(values.type)
+        valid = None if self.none is None else self.codes != self.none
+        return pa.DictionaryArray.from_arrays(arrays.column(self.codes.astype(np.int32), valid), values).cast(
+            values.type
+        )
 
     @property
     def element(self) -> Struct:
@@ -50,8 +52,8 @@ class Coded:
 
     def chunk(self, name: str, rows: slice, at: int) -> tuple[list[bytes], Struct]:
         """The bytes of a row group's chunk of it that begins at a place of a file, and what the footer says of it."""
-        codes, valid = self.codes[rows], None if self.valid is None else self.valid[rows]
-        pages = [self._dictionary(), self._data(codes, valid)]
+        codes = self.codes[rows]
+        pages = [self._dictionary(), self._data(codes)]
         zipped = [(page, pa.compress(body, "zstd", asbytes=True), len(body)) for page, body in pages]
         heads = [written({1: (I32, DATA_PAGE if 5 in page else DICTIONARY_PAGE), 2: (I32, size),
                           3: (I32, len(body)), **page}) for page, body, size in zipped]  # fmt: skip
@@ -78,13 +80,21 @@ class Coded:
             body = self.values.tobytes()
         return {7: (STRUCT, {1: (I32, len(self.values)), 2: (I32, PLAIN)})}, body
 
-    def _data(self, codes: np.ndarray, valid: np.ndarray | None) -> tuple[Struct, bytes]:
-        levels = packed(len(codes) << 1) + b"\1" if valid is None else _run(valid, 1)
+    def _data(self, codes: np.ndarray) -> tuple[Struct, bytes]:
+        levels = packed(len(codes) << 1) + b"\1" if self.none is None else _run(codes != self.none, 1)
         levels = len(levels).to_bytes(4, "little") + levels
         width = 1 if len(self.values) <= 2 else 8 * codes.itemsize
-        body = b"".join((levels, bytes([width]), _run(codes if valid is None else codes[valid], width)))
+        body = b"".join((levels, bytes([width]), _run(self._there(codes), width)))
         page = {1: (I32, len(codes)), 2: (I32, RLE_DICTIONARY), 3: (I32, RLE), 4: (I32, RLE)}
         return {5: (STRUCT, page)}, body
+
+    def _there(self, codes: np.ndarray) -> np.ndarray:
+        """Those of the codes that are a value's."""
+        if self.none is None:
+            return codes
+        if codes.itemsize > 1:
+            return codes[codes != self.none]
+        return np.frombuffer(codes.tobytes().translate(None, bytes([self.none])), np.uint8)
 
 
 def coded(values: np.ndarray) -> Coded:
