@@ -225,7 +225,7 @@ def metadata_of(made_by: dict[str, Any] | None) -> dict[bytes, bytes]:
 
 def _encodings(schema: pa.Schema) -> tuple[list[str] | bool, dict[str, str] | None]:
     """Floats hardly repeat: split by the place of their bytes they are written in a ninth of the time that a dictionary
-    takes, read in half, and 0.6 as large. Parquet has other names for nested columns: a table with one stays as it is."""
+    takes, read in half, and 0.6 as large. Parquet names nested columns otherwise: a table with one stays as it is."""
     floats = [field.name for field in schema if pa.types.is_float32(field.type) or pa.types.is_float64(field.type)]
     if not floats or any(pa.types.is_nested(field.type) for field in schema):
         return True, None

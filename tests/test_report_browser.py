@@ -9,6 +9,8 @@ import pytest
 from conftest import pair, write_shard
 
 from curate import dedup, filter, report
+from curate.compare import result, verdict
+from curate.compare.arms import Arm
 from curate.dataset import Dataset
 from curate.files import Folder
 from curate.report import rows as report_rows
@@ -230,6 +232,24 @@ def test_unsafe_pictures_are_blurred_until_asked_for(browser, tmp_path):
     page.click("#unveil")
     assert page.locator(".veil[aria-pressed=false]").count() == 0
     assert axe.Axe().run(page).response["violations"] == []
+
+
+@pytest.mark.parametrize(("scheme", "width"), [("light", 1300), ("dark", 400)])
+def test_axe_finds_nothing_on_the_page_of_eval_data(browser, scheme, width, tmp_path):
+    arms = [Arm("best <b>half</b>", "d", {}, 2361), Arm("random, as many", "d", {}, 2361, "best <b>half</b>"),
+            Arm("all", "d", {}, 4722)]  # fmt: skip
+    tasks = [f"task {number}: zero-shot top-1" for number in range(3)]
+    reached = {arm.name: [dict.fromkeys(tasks, 0.3 + 0.1 * place + 0.02 * seed) for seed in range(3)]
+               for place, arm in enumerate(arms)}  # fmt: skip
+    options = {"model": "ViT-Ti-64", "steps": 118, "batch_size": 128, "seeds": [0, 1, 2]}
+    told = [{"name": arm.name, "pairs": arm.pairs, "seen": 6.4, "reached": reached[arm.name]} for arm in arms]
+    result.report(Folder(str(tmp_path)), {"options": options, "arms": told, "verdict": verdict.judge(reached, arms)})
+    page = browser.new_context(color_scheme=scheme, viewport={"width": width, "height": 900}).new_page()
+    page.goto((tmp_path / result.PAGE).as_uri())
+    found = axe.Axe().run(page).response["violations"]
+    assert [(one["id"], one["nodes"][0]["html"][:100]) for one in found] == []
+    assert page.locator("tr", has_text="best <b>half</b> less random").count() == len(tasks)
+    assert page.evaluate("document.documentElement.scrollWidth") <= width
 
 
 def columns(dataset: Dataset, *names: str) -> list[list]:

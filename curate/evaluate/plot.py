@@ -24,7 +24,8 @@ table{{border-collapse:collapse;width:100%}}
 td,th{{text-align:left;padding:.25rem .6rem;border-bottom:1px solid #e5e7eb}}
 td:nth-child(n+4),th:nth-child(n+4){{text-align:right;font-variant-numeric:tabular-nums}}
 svg{{max-width:100%;height:auto}}.table{{overflow-x:auto}}</style>
-<h1>{title}</h1><p>{about}</p>{plots}<div class="table">{table}</div></html>
+<main><h1>{title}</h1><p>{about}</p>{plots}
+<div class="table" tabindex="0" role="region" aria-label="Numbers">{table}</div></main></html>
 """
 
 
