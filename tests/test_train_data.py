@@ -136,6 +136,7 @@ def test_starting_in_the_middle_gives_the_same_batches(dataset, indexed):
 
 
 def test_ranks_share_each_batch_in_contiguous_slices(dataset, indexed):
+    """Four processes, more than there are shards."""
     pairs = indexed(dataset.url)
     (whole,) = batches(loader(pairs), 1, 2)
     parts = [batches(loader(pairs, ranks=Ranks(rank, 4)), 1, 2)[0] for rank in range(4)]

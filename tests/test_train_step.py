@@ -316,6 +316,15 @@ def test_chunks_follow_from_the_measured_bytes():
         memory.plan(needs, saved, 100, memory=saved.sample // 2)
 
 
+def test_shared_out_weights_take_less_of_each_process():
+    with torch.device("meta"):
+        model = models.build(find_config("ViT-L-14")[1])
+    sizes = [memory.parts(model, clip.Objective(), 64, 512, 1, 768, "cuda", shares).weights for shares in (1, 2, 8)]
+    weights = sum(weight.numel() for weight in model.parameters())
+    assert sizes[0] == memory.BYTES_OF_A_WEIGHT * weights
+    assert sizes[0] / 8 < sizes[2] < 0.4 * sizes[0] < sizes[1] < 0.8 * sizes[0]
+
+
 @pytest.mark.slow
 @pytest.mark.gpu  # compiling takes most of a minute of CPU: make gpu-check runs it, GPU or not
 def test_a_compiled_image_tower_gives_the_same_gradient():
