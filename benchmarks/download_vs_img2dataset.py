@@ -49,7 +49,8 @@ SIZES_SHARE = [12, 12, 18, 18, 18, 12, 7, 3]
 KINDS = {"jpeg": 70, "progressive": 12, "444": 4, "png": 7, "webp": 7}
 STOCK = "img2dataset 1.47, stock"
 DECODE = ("exact", "balanced", "fast")
-CURATE = {f"{name}, {decode}": (name, decode) for name in ("native", "img2dataset") for decode in DECODE}
+CURATE = {**{f"native, {decode}": ("native", decode) for decode in DECODE},
+          "img2dataset, balanced": ("img2dataset", "balanced")}  # fmt: skip
 THREADS = 32
 PATIENCE, RETRIES = 30, 3  # seconds for a server that a busy machine keeps waiting, and further tries: of all alike
 ATTEMPTS = 3  # at a shard in which images are missing all the same; only a whole one counts
@@ -336,18 +337,19 @@ class Worker:
 
 def compared_in_turn(names: list[str], cells: dict[str, list[str]], rounds: int, outputs: Path) -> dict[str, Any]:
     """CPU and wall milliseconds an image, one list of rounds by cell and contestant."""
-    workers = {name: Worker(name) for name in names}
-    for name, worker in workers.items():  # the first shard also pays for what is made once
-        for cell, urls in cells.items():
+    found: dict[str, Any] = {}
+    for cell, urls in cells.items():
+        # of their own for each cell: what a heap has grown to on larger images spares the page faults of these
+        workers = {name: Worker(name) for name in names}
+        for name, worker in workers.items():  # the first shard also pays for what is made once
             worker.run(urls[:20] if cell.startswith("https") else urls, str(outputs / f"{cell} {name}.tar"))
-    found: dict[str, Any] = {cell: {name: [] for name in names} for cell in cells}
-    for number in range(rounds):
-        for cell, urls in cells.items():
+        found[cell] = {name: [] for name in names}
+        for number in range(rounds):
             for name in names[number % len(names) :] + names[: number % len(names)]:
                 seconds = workers[name].run(urls)
                 found[cell][name].append(tuple(1000 * value / len(urls) for value in seconds))
-    for worker in workers.values():
-        worker.end()
+        for worker in workers.values():
+            worker.end()
     return found
 
 
@@ -422,13 +424,15 @@ import sys
 from img2dataset import download
 if __name__ == "__main__":
     download(sys.argv[1], 256, sys.argv[2], 2, "keep_ratio", True, output_format="webdataset", input_format="parquet",
-             url_col="url", caption_col="caption", thread_count=int(sys.argv[3]), number_sample_per_shard=500,
-             extract_exif=False, timeout=int(sys.argv[4]), retries=int(sys.argv[5]))
+             url_col="url", caption_col="caption", thread_count=int(sys.argv[3]),
+             number_sample_per_shard=int(sys.argv[4]), extract_exif=False, timeout=int(sys.argv[5]),
+             retries=int(sys.argv[6]))
 """
 
 
 def whole(kind: str, urls: list[str], folder: Path) -> dict[str, float]:
-    """CPU of the whole process tree and wall seconds of one command with two workers; shards of about 500."""
+    """CPU of the whole process tree and wall seconds of one command with two workers and four shards."""
+    size = len(urls) // 4
     shutil.rmtree(folder, ignore_errors=True)
     folder.mkdir()
     texts = [f"a picture number {at}" for at in range(len(urls))]
@@ -438,21 +442,50 @@ def whole(kind: str, urls: list[str], folder: Path) -> dict[str, float]:
         # a file, not -c: its worker processes start by importing it
         (folder / "stock.py").write_text(WHOLE_STOCK)
         command = [sys.executable, f"{folder}/stock.py", f"{folder}/pool.parquet", f"{folder}/out", str(THREADS),
-                   str(PATIENCE), str(RETRIES)]  # fmt: skip
+                   str(size), str(PATIENCE), str(RETRIES)]  # fmt: skip
     else:
         name, decode = CURATE[kind]
         spec = (f"{name}(decode={decode}, threads={THREADS}, per_host={THREADS}, timeout={PATIENCE}, "
                 f"deadline={4 * PATIENCE}, retries={RETRIES})")  # fmt: skip
         command = [sys.executable, "-m", "curate.cli", "harvest", f"{folder}/pool.parquet", "--queries",
                    f"{folder}/queries.txt", "--cap", str(len(urls)), "--out", f"{folder}/out", "--downloader", spec,
-                   "--allow-private", "--shard-size", "500", "--engine", "local(workers=2)", "-q"]  # fmt: skip
+                   "--allow-private", "--shard-size", str(size), "--engine", "local(workers=2)", "-q"]  # fmt: skip
     start, before = time.perf_counter(), resource.getrusage(resource.RUSAGE_CHILDREN)
-    done = subprocess.run(command, capture_output=True, text=True)
+    with subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True) as process:
+        peak = {}
+        watcher = threading.Thread(target=lambda: peak.update(largest_worker(process)))
+        watcher.start()
+        said = process.communicate()[1]
+        watcher.join()
     wall, after = time.perf_counter() - start, resource.getrusage(resource.RUSAGE_CHILDREN)
     came = sum(json.loads(path.read_text())["successes"] for path in (folder / "out").rglob("*_stats.json"))
-    if done.returncode or came != len(urls):
-        raise SystemExit(f"{kind}: {came} of {len(urls)} images came\n{done.stderr}")
-    return {"wall": wall, "cpu": after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime}
+    if process.returncode or came != len(urls):
+        raise SystemExit(f"{kind}: {came} of {len(urls)} images came\n{said}")
+    return {"wall": wall, "cpu": after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime, **peak}
+
+
+def largest_worker(process: subprocess.Popen) -> dict[str, float]:
+    """Peak RSS, MB, of the largest process below a command, and the most that no file backs, looked at as it runs."""
+    most = {"worker_rss": 0.0, "worker_anonymous": 0.0}
+    while process.poll() is None:
+        below = children(process.pid)
+        for pid in below:
+            below += children(pid)
+            with contextlib.suppress(OSError):  # it ended
+                for line in Path(f"/proc/{pid}/status").read_text().splitlines():
+                    name = {"VmHWM": "worker_rss", "RssAnon": "worker_anonymous"}.get(line.split(":")[0])
+                    if name:
+                        most[name] = max(most[name], int(line.split()[1]) / 1024)
+        time.sleep(0.05)
+    return most
+
+
+def children(pid: int) -> list[int]:
+    found = []
+    for task in Path(f"/proc/{pid}/task").glob("*/children"):
+        with contextlib.suppress(OSError):
+            found += [int(child) for child in task.read_text().split()]
+    return found
 
 
 def whole_in_turn(cells: dict[str, list[str]], rounds: int, folder: Path) -> dict[str, Any]:
@@ -461,7 +494,7 @@ def whole_in_turn(cells: dict[str, list[str]], rounds: int, folder: Path) -> dic
         contestants = (STOCK, "native, balanced", "native, fast")
         times = [{name: whole(name, urls, folder / "whole") for name in contestants} for _ in range(rounds)]
         found[cell] = {
-            name: {key: round(statistics.median(time[name][key] for time in times), 2) for key in ("wall", "cpu")}
+            name: {key: round(statistics.median(time[name][key] for time in times), 2) for key in times[0][name]}
             for name in contestants
         }
     return found
@@ -533,8 +566,8 @@ def main() -> None:
             contestants = [STOCK, *CURATE]
             found = compared_in_turn(contestants, cells, options.rounds, folder / "outputs")
             result = {
-                "what": "CPU (user + system) of one worker process, milliseconds an image, in turn; https with a new "
-                        "connection where the client makes one, certificates verified",
+                "what": "CPU (user + system) of one worker process that gets this set alone, milliseconds an image, in "
+                        "turn; https with a new connection where the client makes one, certificates verified",
                 "date": datetime.date.today().isoformat(),
                 "machine": {"processor": processor(), "cores": os.cpu_count(), "load": round(os.getloadavg()[0], 1),
                             "python": platform.python_version(), "openssl": ssl.OPENSSL_VERSION, "server": server},
@@ -546,16 +579,21 @@ def main() -> None:
                 "pixels": pixel_difference(contestants, folder / "outputs"),
                 "memory_mb": {one: {"alone": memory(one, cells["https mix"], 1),
                                     f"one of {TOGETHER}": memory(one, cells["https mix"], TOGETHER)}
-                              for one in (STOCK, "native, balanced", "img2dataset, balanced")},
+                              for one in (STOCK, "native, balanced")},
             }  # fmt: skip
             print(table(result), flush=True)
+            written(result)
             if options.whole:
                 many = {
                     cell: [f"{cells[cell][at % options.images]}?{at}" for at in range(options.whole)]
-                    for cell in ("https uni", "http mix")
+                    for cell in ("http uni", "https mix")
                 }
                 result["whole"] = whole_in_turn(many, options.whole_rounds, folder)
+                written(result)
     print(json.dumps({key: result[key] for key in ("pixels", "memory_mb", "whole") if key in result}, indent=1))
+
+
+def written(result: dict[str, Any]) -> None:
     RESULTS.mkdir(exist_ok=True)
     (RESULTS / "download_vs_img2dataset.json").write_text(json.dumps(result, indent=1) + "\n")
 

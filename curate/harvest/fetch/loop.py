@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from curate.harvest.fetch.fetcher import Fetcher
 
 REDIRECTS = 5
-WAITING = 16 << 20  # bytes fetched and not yet taken, of all urls
+WAITING = 8 << 20  # bytes fetched and not yet taken, of all urls
 TYPICAL = 200_000  # bytes of an image, until some have come
 BACKOFF = 1.0  # seconds before the first retry, about; before each further one twice as many
 DIALLED = 4  # addresses of a name, at most
@@ -174,10 +174,10 @@ class Fetches:
         """Begin as many transfers as may be."""
         self._full = self._room.stops
         while len(self._active) < self._how.threads:
-            # what is under way is reckoned as half an image of the usual size; what waits to be taken twice, so that
-            # no more is begun long before there is no room and all under way would have to stop
+            # what is under way is reckoned as a quarter of an image of the usual size, for most has yet to come; what
+            # waits to be taken twice: no more is begun long before all under way would have to stop for want of room
             busy = self._active or self._room.finished
-            if busy and 2 * self._room.finished + len(self._active) * self._typical / 2 > WAITING:
+            if busy and 2 * self._room.finished + len(self._active) * self._typical / 4 > WAITING:
                 self._full = True
                 return
             server = self._servers.ready()
