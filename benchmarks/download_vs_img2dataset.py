@@ -450,34 +450,41 @@ def whole(kind: str, urls: list[str], folder: Path) -> dict[str, float]:
         command = [sys.executable, "-m", "curate.cli", "harvest", f"{folder}/pool.parquet", "--queries",
                    f"{folder}/queries.txt", "--cap", str(len(urls)), "--out", f"{folder}/out", "--downloader", spec,
                    "--allow-private", "--shard-size", str(size), "--engine", "local(workers=2)", "-q"]  # fmt: skip
-    start, before = time.perf_counter(), resource.getrusage(resource.RUSAGE_CHILDREN)
+    start = time.perf_counter()
     with subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True) as process:
-        peak = {}
-        watcher = threading.Thread(target=lambda: peak.update(largest_worker(process)))
+        found = {}
+        watcher = threading.Thread(target=lambda: found.update(watched(process)))
         watcher.start()
         said = process.communicate()[1]
         watcher.join()
-    wall, after = time.perf_counter() - start, resource.getrusage(resource.RUSAGE_CHILDREN)
+    wall = time.perf_counter() - start
     came = sum(json.loads(path.read_text())["successes"] for path in (folder / "out").rglob("*_stats.json"))
     if process.returncode or came != len(urls):
         raise SystemExit(f"{kind}: {came} of {len(urls)} images came\n{said}")
-    return {"wall": wall, "cpu": after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime, **peak}
+    return {"wall": wall, **found}
 
 
-def largest_worker(process: subprocess.Popen) -> dict[str, float]:
-    """Peak RSS, MB, of the largest process below a command, and the most that no file backs, looked at as it runs."""
+def watched(process: subprocess.Popen) -> dict[str, float]:
+    """CPU seconds of a command with all processes below it; of the largest below, peak RSS and what no file backs, MB.
+
+    Looked at as they run: nobody waits for the workers of a fork server, so no rusage counts them.
+    """
+    seconds: dict[int, float] = {}
+    tick = os.sysconf("SC_CLK_TCK")
     most = {"worker_rss": 0.0, "worker_anonymous": 0.0}
     while process.poll() is None:
-        below = children(process.pid)
-        for pid in below:
-            below += children(pid)
+        tree = [process.pid]
+        for pid in tree:
+            tree += children(pid)
             with contextlib.suppress(OSError):  # it ended
-                for line in Path(f"/proc/{pid}/status").read_text().splitlines():
+                spent = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[11:13]
+                seconds[pid] = sum(map(int, spent)) / tick
+                for line in Path(f"/proc/{pid}/status").read_text().splitlines() if pid != process.pid else ():
                     name = {"VmHWM": "worker_rss", "RssAnon": "worker_anonymous"}.get(line.split(":")[0])
                     if name:
                         most[name] = max(most[name], int(line.split()[1]) / 1024)
-        time.sleep(0.05)
-    return most
+        time.sleep(0.02)
+    return {"cpu": sum(seconds.values()), **most}
 
 
 def children(pid: int) -> list[int]:
