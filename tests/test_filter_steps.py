@@ -7,6 +7,7 @@ from collections import Counter, defaultdict
 import numpy as np
 import pyarrow as pa
 import pytest
+from conftest import pair, write_shard
 
 from curate import filter as filtering
 from curate import shard as shards
@@ -255,8 +256,25 @@ def test_a_signal_measured_on_other_pairs_fails_its_shard(dataset):
     saved = measure(dataset, ["caption", "size"], HERE)
     saved.folder.write_bytes("signals/size/00000.parquet", saved.folder.read_bytes("signals/size/00001.parquet"))
     filtered = filtering.run(saved, where=("caption_words > 1 and size_min > 1",), engine=HERE)
-    assert "measured on other rows" in filtered.failures["shards/00000"]
+    assert "was measured on another 00000.tar; delete this file" in filtered.failures["shards/00000"]
     assert filtered.history[-1]["counts"]["kept"] == 40
+
+
+def test_other_images_in_a_tar_of_equal_size_fail_its_shard_in_filter_and_in_export(make_dataset, tmp_path):
+    rng = np.random.default_rng(0)
+    pairs = [pair(index) | {"image": rng.bytes(3000)} for index in range(40)]
+    saved = measure(make_dataset(pairs), ["caption"], HERE)
+    selected = filtering.run(saved, where=("caption_words > 1",), engine=HERE)
+    assert not filtering.export.run([selected], Dataset.create(str(tmp_path / "before")), engine=HERE).failures
+    size = saved.folder.size("shards/00000.tar")
+    write_shard(saved.folder, "00000", [row | {"image": rng.bytes(3000)} for row in pairs[:20]])
+    assert saved.folder.size("shards/00000.tar") == size
+    told = "signals/caption/00000.parquet was measured on another 00000.tar; delete this file and measure again"
+    for again in (
+        filtering.run(selected, where=("caption_words > 2",), engine=HERE),
+        filtering.export.run([selected], Dataset.create(str(tmp_path / "after")), engine=HERE),
+    ):
+        assert list(again.failures.values()) == [f"{saved.url}/{told}"]
 
 
 def test_every_ranking_step_keeps_the_same_however_the_rows_are_spread_over_shards(pool, by, tmp_path):

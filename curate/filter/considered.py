@@ -14,7 +14,7 @@ from curate.errors import BadShard, CurateError
 from curate.files import MADE_BY
 from curate.filter import arrays, keys
 from curate.filter.uids import Uids, stored
-from curate.measure import OF_THE_SHARD
+from curate.measure import OF_THE_SHARD, TAR_SAMPLE
 from curate.shard import Shard
 
 SCHEMA_SHARDS = 8  # a column without a single value in so many shards is taken for an untyped one
@@ -79,14 +79,14 @@ class Joined:
         self._first = ""  # the signal whose they are
         self._rows: str | None = None  # a hash of the rows, as a signal was told of it when it measured them
         self._kept: np.ndarray | None = None  # the rows of that file
-        self._tar_bytes = shard.folder.size(shard.tar)
+        self._tar = tar_now(shard)
 
     def add(self, signal: str, columns: tuple[str, ...], made_by: str, places: bool) -> None:
         """The columns of a signal; with `places` its uids are looked at, unless it says that it was measured on the
         same rows as another. Raises BadShard, CurateError."""
         name = f"signals/{signal}/{self.shard.name}.parquet"
         with self.shard.folder.parquet(name, columns) as (file, source):
-            rows = check_made_by(self.shard, signal, file.schema_arrow.metadata or {}, made_by, self._tar_bytes)
+            rows = check_made_by(self.shard, signal, file.schema_arrow.metadata or {}, made_by, self._tar)
             known = rows is not None and rows == self._rows and file.metadata.num_rows == len(self.table or ())
             lies = stored(file, source) if places and not known else None
             known = known or self.table is None or (lies is not None and lies.same(self.stored))
@@ -171,13 +171,12 @@ def own_columns(shard: Shard, columns: tuple[str, ...]) -> pa.Table:
     return table.select(["uid", *columns])
 
 
-def check_made_by(shard: Shard, signal: str, metadata: Mapping[bytes, bytes], wanted: str, tar_bytes: int
+def check_made_by(shard: Shard, signal: str, metadata: Mapping[bytes, bytes], wanted: str, tar: dict[str, Any]
                   ) -> str | None:  # fmt: skip
-    """The hash of the rows that a signal was measured on. Raises BadShard where it was measured on another tar,
-    CurateError where another model measured it."""
+    """The hash of the rows that a signal was measured on. Raises BadShard where it was measured on another tar than
+    there is now, CurateError where another model measured it."""
     made_by = json.loads(metadata.get(MADE_BY, b"{}"))
-    if made_by.get("tar_bytes", tar_bytes) != tar_bytes:
-        raise BadShard(f"{shard}: signals/{signal} was measured on other rows; delete it and measure again")
+    check_tar(shard, signal, made_by, tar)
     if (said := told(made_by)) != wanted:
         found, expected = json.loads(said), json.loads(wanted)
         changed = ", ".join(sorted(key for key in {*found, *expected} if found.get(key) != expected.get(key)))
@@ -185,6 +184,20 @@ def check_made_by(shard: Shard, signal: str, metadata: Mapping[bytes, bytes], wa
                           f"{changed} than the first shard: the two cannot be ranked together; delete "
                           f"signals/{signal} and measure it again")  # fmt: skip
     return made_by.get("rows")
+
+
+def tar_now(shard: Shard) -> dict[str, Any]:
+    """What tells the tar of a shard from another in its place: its size and, on a disk, what a few of its bytes are; on
+    a store they would cost a request for each shard."""
+    size = shard.folder.size(shard.tar)
+    return {"tar_bytes": size, **({TAR_SAMPLE: shard.folder.sample(shard.tar, size)} if shard.folder.is_local else {})}
+
+
+def check_tar(shard: Shard, signal: str, made_by: Mapping[str, Any], tar: dict[str, Any]) -> None:
+    """Raises BadShard where a signal was measured on another tar than `tar_now` tells of."""
+    if any(made_by.get(name, value) != value for name, value in tar.items()):
+        raise BadShard(f"{shard.folder.url}/signals/{signal}/{shard.name}.parquet was measured on another "
+                       f"{shard.name}.tar; delete this file and measure again")  # fmt: skip
 
 
 def told(made_by: dict[str, Any]) -> str:

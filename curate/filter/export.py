@@ -19,7 +19,7 @@ from curate.dataset import MANIFEST, Dataset, fingerprint
 from curate.errors import BadShard, CurateError
 from curate.files import Folder
 from curate.filter.blocks import Blocks
-from curate.filter.considered import check_tars, for_tasks, kept_rows, schema_of
+from curate.filter.considered import check_tar, check_tars, for_tasks, kept_rows, schema_of, tar_now
 from curate.filter.rules import rounded
 from curate.shard import SUCCESS, Shard, uid_of, write_sizes
 from curate.work import Engine, Outcome, Report, run_all
@@ -109,6 +109,7 @@ class Count:
     """How many copies a source shard gives, and a hash of which ones."""
 
     def __call__(self, source: Source) -> Report:
+        _check_tar(source)
         table, weights = source.read()
         digest = xxhash.xxh3_64("\n".join(table["uid"].to_pylist()).encode())
         digest.update(weights.astype("<i4").tobytes())
@@ -143,6 +144,13 @@ class Copy:
         self.folder.write_json(stats, {"count": pairs, "successes": pairs, "failed_to_download": 0,
                                        "failed_to_resize": 0, "status_dict": {SUCCESS: pairs}})  # fmt: skip
         return Report(str(target), pairs)
+
+
+def _check_tar(source: Source) -> None:
+    """Raises BadShard where the tar is another than the signals were measured on that the selection may rest on."""
+    shard, tar_of = source.shard, tar_now(source.shard)
+    for signal in source.dataset.signals:
+        check_tar(shard, signal, shard.folder.made_by(f"signals/{signal}/{shard.name}.parquet") or {}, tar_of)
 
 
 def copy_pairs(source: Source, start: int, stop: int, keys: Iterator[str], file: BinaryIO) -> pa.Table:
