@@ -321,10 +321,12 @@ def drawn(n: int, bits: int, threshold: int) -> tuple[np.ndarray, np.ndarray, np
 
 
 def growth(found: dict) -> dict[str, float]:
-    """The exponent of CPU time in the number of codes, from each size to the next."""
-    seconds = [(int(size.replace(",", "")), of["methods"]["curate"]["cpu_s"]) for size, of in found.items()]
+    """The exponent of CPU time in the number of codes, from each size to the next that was measured with it."""
+    cells = [(int(size.replace(",", "")), of["methods"]["curate"]) for size, of in found.items()]
     return {
-        f"{a:,} to {b:,}": round(math.log(y / x) / math.log(b / a), 2) for (a, x), (b, y) in itertools.pairwise(seconds)
+        f"{a:,} to {b:,}": round(math.log(y["cpu_s"] / x["cpu_s"]) / math.log(b / a), 2)
+        for (a, x), (b, y) in itertools.pairwise(cells)
+        if x.get("measured again") == y.get("measured again")
     }
 
 
