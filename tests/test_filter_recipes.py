@@ -2,6 +2,7 @@
 
 import random
 
+import numpy as np
 import pyarrow as pa
 import pytest
 
@@ -11,7 +12,10 @@ from curate import shard as shards
 from curate.dataset import Dataset
 from curate.errors import CurateError
 from curate.files import Folder
+from curate.filter import answers, predicate
 from curate.filter.recipe import BUILT_IN, load
+from curate.filter.rules import expression_of
+from curate.filter.steps import Where
 from curate.shard import uid_of
 
 HERE = "local(workers=0)"
@@ -100,6 +104,18 @@ def test_every_built_in_recipe_keeps_what_it_says(recipe, tmp_path):
     found = {uid for table in tables for uid in table["uid"].to_pylist()}
     assert found == KEPT[recipe](rows)
     assert 0 < len(found) < len(rows)
+
+
+@pytest.mark.parametrize("recipe", sorted(path.stem for path in BUILT_IN.glob("*.yaml")))
+def test_every_built_in_condition_says_of_many_rows_what_duckdb_says_of_each(recipe):
+    table = pa.Table.from_pylist(drawn(answers.ROWS))
+    language = table["language"].combine_chunks().dictionary_encode()
+    table = table.set_column(table.column_names.index("language"), "language", language)
+    steps = [rule for step in load(recipe).steps if isinstance(step, Where) and (rule := expression_of(step))]
+    steps = [rule for rule in steps if all(path[-1].lower() in table.column_names for path in rule.columns)]
+    for found, wanted in zip(answers.conditions(table, steps), predicate.conditions(table, steps), strict=True):
+        assert np.array_equal(found[0], wanted[0])
+        assert np.array_equal(found[1], wanted[1])
 
 
 def test_a_signal_without_a_single_value_is_one_line_and_nothing_is_written(tmp_path):

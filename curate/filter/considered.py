@@ -115,10 +115,10 @@ class Joined:
         kept = np.flatnonzero(weights > 0)
         rows = kept
         if not known:
-            uids = chosen["uid"].combine_chunks().take(arrays.column(kept))
+            uids = chosen["uid"].combine_chunks().take(pa.array(kept))
             rows = places(self.shard, self.text(), uids, selection)
         if len(rows) < self.table.num_rows:
-            self.table, self.stored, self._kept = self.table.take(arrays.column(rows)), None, rows
+            self.table, self.stored, self._kept = self.table.take(pa.array(rows)), None, rows
         return weights[kept]
 
     def text(self) -> pa.Array:
@@ -126,7 +126,7 @@ class Joined:
         assert self.table is not None
         if "uid" not in self.table.column_names:
             uids = self.shard.folder.read_table(self._first, ["uid"])["uid"].combine_chunks()
-            kept = uids if self._kept is None else uids.take(arrays.column(self._kept))
+            kept = uids if self._kept is None else uids.take(pa.array(self._kept))
             self.table = self.table.append_column("uid", kept)
         return self.table["uid"].combine_chunks()
 

@@ -43,12 +43,12 @@ def looked_up(table: pa.Table, name: str, sql: str, where: str) -> Verdict | Non
 
 @functools.lru_cache(maxsize=64)
 def _of_numbers(sql: str, where: str, name: str, kind: pa.DataType) -> Verdict | None:
-    return _asked(sql, where, pa.table({name: arrays.column(np.arange(SMALL, dtype=kind.to_pandas_dtype()))}))
+    return _asked(sql, where, pa.table({name: pa.array(np.arange(SMALL, dtype=kind.to_pandas_dtype()))}))
 
 
 @functools.lru_cache(maxsize=1024)
 def _of_words(sql: str, where: str, name: str, words: tuple[str, ...]) -> Verdict | None:
-    return _asked(sql, where, pa.table({name: arrays.texts(list(words))}))
+    return _asked(sql, where, pa.table({name: pa.array(words, pa.string())}))
 
 
 def _asked(sql: str, where: str, values: pa.Table) -> Verdict | None:

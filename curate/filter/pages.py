@@ -12,7 +12,6 @@ from itertools import accumulate
 import numpy as np
 import pyarrow as pa
 
-from curate.filter import arrays
 from curate.filter.thrift import BINARY, FALSE, I8, I32, I64, LIST, STRUCT, Struct, packed, written
 
 INT32, INT64, BYTE_ARRAY = 1, 2, 6  # types of parquet
@@ -34,9 +33,9 @@ class Coded:
     @cached_property
     def array(self) -> pa.Array:
         """The same as an Arrow array."""
-        values = arrays.texts(self.values) if isinstance(self.values, list) else arrays.column(self.values)
-        valid = None if self.none is None else self.codes != self.none
-        return pa.DictionaryArray.from_arrays(arrays.column(self.codes.astype(np.int32), valid), values).cast(
+        values = pa.array(self.values)
+        none = None if self.none is None else self.codes == self.none
+        return pa.DictionaryArray.from_arrays(pa.array(self.codes.astype(np.int32), mask=none), values).cast(
             values.type
         )
 

@@ -148,7 +148,7 @@ def _without_nan(column: pa.Array) -> pa.Array:
     nan, valid = np.isnan(values), arrays.valid(column)
     if not nan.any():
         return column
-    return arrays.column(values, ~nan if valid is None else valid & ~nan)
+    return pa.array(values, mask=nan if valid is None else nan | ~valid)
 
 
 def unknown_column(name: str, known: list[str], dataset: str, needs: Mapping[str, str] = NOTHING) -> str:
