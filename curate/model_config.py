@@ -60,13 +60,16 @@ def find_config(model: str) -> tuple[str, dict[str, Any]]:
     """(name, open_clip config) of an open_clip name, one of our own or a JSON file. Raises CurateError."""
     if model.endswith(".json"):
         return Path(model).stem, _read_config(Path(model))
-    known = {path.stem: path for path in (*_open_clip().glob("model_configs/*.json"), *CONFIGS.glob("*.json"))}
-    if model not in known:
-        near = difflib.get_close_matches(model, sorted(known), 3, 0.3) or sorted(known)[:3]
-        raise CurateError(f"no model called '{model}'; near it: {', '.join(near)}; or give a JSON config file")
-    return model, _read_config(known[model])
+    folders = (CONFIGS, _open_clip() / "model_configs")
+    for folder in folders:
+        if (folder / f"{model}.json").is_file():
+            return model, _read_config(folder / f"{model}.json")
+    known = sorted(path.stem for folder in folders for path in folder.glob("*.json"))
+    near = difflib.get_close_matches(model, known, 3, 0.3) or known[:3]
+    raise CurateError(f"no model called '{model}'; near it: {', '.join(near)}; or give a JSON config file")
 
 
+@functools.cache
 def _open_clip() -> Path:
     """The folder of the package, which is found and not imported: it loads torch."""
     package = importlib.util.find_spec("open_clip")

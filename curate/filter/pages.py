@@ -7,7 +7,6 @@ selection costs. Format: https://parquet.apache.org/docs/file-format/
 
 from dataclasses import dataclass
 from functools import cached_property
-from itertools import accumulate
 
 import numpy as np
 import pyarrow as pa
@@ -100,11 +99,6 @@ def coded(values: np.ndarray) -> Coded:
     """Numbers as a column, whatever they are."""
     found, codes = np.unique(values, return_inverse=True)
     return Coded(found, codes.astype(np.min_scalar_type(max(len(found) - 1, 0))))
-
-
-def starts(rows: tuple[int, ...]) -> list[int]:
-    """Where each row group begins."""
-    return [0, *accumulate(rows)][:-1]
 
 
 def _run(codes: np.ndarray, width: int) -> bytes:

@@ -12,7 +12,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 import curate
-from curate.filter.pages import Coded, starts
+from curate.filter.pages import Coded
 from curate.filter.thrift import BINARY, I16, I32, I64, LIST, STRUCT, Struct, struct, written
 
 MAGIC = b"PAR1"
@@ -66,10 +66,9 @@ def beside(uids: Uids, columns: Mapping[str, Coded], metadata: Mapping[bytes, by
     names = [element[4][1] for element in theirs[2][1][1][1:]]
     place = names.index(b"uid")
     pieces: list[bytes | pa.Buffer] = [MAGIC]
-    at = len(MAGIC)
+    at, row = len(MAGIC), 0
     groups: list[Struct] = []
-    for source, chunk, start, row, rows in zip(theirs[4][1][1], uids.chunks, uids.starts, starts(uids.rows),
-                                               uids.rows, strict=True):  # fmt: skip
+    for source, chunk, start, rows in zip(theirs[4][1][1], uids.chunks, uids.starts, uids.rows, strict=True):
         first, found = at, [_moved(source[1][1][1][place], at - start)]
         pieces.append(chunk)
         at += chunk.size
@@ -78,6 +77,7 @@ def beside(uids: Uids, columns: Mapping[str, Coded], metadata: Mapping[bytes, by
             pieces.extend(data)
             found.append(about)
             at += sum(map(len, data))
+        row += rows
         sizes = [sum(about[3][1][field][1] for about in found) for field in (6, 7)]
         groups.append({1: (LIST, (STRUCT, found)), 2: (I64, sizes[0]), 3: (I64, rows), 5: (I64, first),
                        6: (I64, sizes[1]), 7: (I16, len(groups))})  # fmt: skip
