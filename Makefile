@@ -87,7 +87,7 @@ filter: run-file $(CLEAN)/manifest.json ## RUN=file: ... and the clean dataset e
 train: run-file $(MODEL)/model.pt ## RUN=file: ... and a model trained on it
 
 $(OUT)/.done/harvest-$(H1): $(LOCAL_POOLS)
-	$(CURATE) harvest $(POOLS) --queries $(QUERIES) --out $(DATASET) $(HARVEST_OPTIONS)
+	$(CURATE) harvest $(POOLS) $(if $(QUERIES),--queries $(QUERIES)) --out $(DATASET) $(HARVEST_OPTIONS)
 	@mkdir -p $(@D) && touch $@
 $(OUT)/.done/dedup-$(H2): $(OUT)/.done/harvest-$(H1)
 	$(CURATE) dedup $(DATASET) --from all --name dedup-$(H2) $(DEDUP_OPTIONS)

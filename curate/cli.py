@@ -143,11 +143,13 @@ def build(out: str, **options: Any) -> Any:
 
 @main.command()
 @click.argument("pools", nargs=-1, required=True, metavar="POOL...")
-@click.option("--queries", required=True, metavar="FILE", help="The query list: one query a line (.txt, .gz).")
+@click.option("--queries", default=None, metavar="FILE", help="The query list: one query a line (.txt, .gz).")
+@click.option("--all", "every", is_flag=True, help="In place of --queries: every pair of the pools, or --cap of them.")
 @click.option("--out", required=True, metavar="DATASET", help="The dataset to make or to go on with.")
 @click.option(
-    "--cap", default=None, type=int, help="At most this many pairs are drawn for each query.  [default: 20000]"
-)
+    "--cap", default=None, type=int,
+    help="At most this many pairs are drawn for each query.  [default: 20000; with --all none]",
+)  # fmt: skip
 @click.option(
     "--tail-share",
     default=None,
@@ -213,7 +215,7 @@ def build(out: str, **options: Any) -> Any:
 @seed_option
 @engine_option
 @common
-def harvest(out: str, **options: Any) -> Any:
+def harvest(out: str, queries: str | None, every: bool, **options: Any) -> Any:
     """Match POOLs of URLs and texts against queries, cap each query, download the images.
 
     A POOL is a file or folder whose kind is told by its ending (.parquet .csv .tsv .jsonl ...), or KIND(path=...).
@@ -221,7 +223,9 @@ def harvest(out: str, **options: Any) -> Any:
     from curate.dataset import Dataset
     from curate.harvest import run
 
-    return last_step(run(Dataset.create(out), **options))
+    if every == (queries is not None):
+        raise CurateError("name a query list with --queries, or take every pair with --all; one of the two")
+    return last_step(run(Dataset.create(out), queries=queries, **options))
 
 
 @main.command()

@@ -16,7 +16,7 @@ from curate.harvest.choose.candidates import BALANCES, Drawing, choose
 from curate.harvest.choose.matches import WORK, Part
 from curate.harvest.download.counted import selection
 from curate.harvest.download.downloads import Downloads
-from curate.harvest.index import Matching
+from curate.harvest.index import EVERY, Matching
 from curate.harvest.summary import check_success, downloaded, summary
 from curate.named import Spec
 from curate.pools import check_places, explicit, open_pool
@@ -27,30 +27,37 @@ ASKED_AT_ONCE = 32  # files of a pool whose sizes are asked for: a crawl has 90,
 IDENTITY = f"{WORK}/identity.json"
 MOST_OVERSAMPLED = 100
 CAP = 20_000  # CLIP's and MetaCLIP's for 400M pairs
+UNCAPPED = 2**40  # more pairs than there are
 TOLD = ("pairs", "matches", "draws", "selected", "cap", "head_share", "tail_share", "queries_matched",
         "queries_unmatched", "queries_capped", "never_matching", "largest")  # fmt: skip
+TOLD_OF_EVERY = ("pool", "unusable", "pairs", "selected")  # where there are no queries
 
 
-def run(dataset: Dataset, pools: Sequence[str], queries: str, cap: int | None = None, match: str = "default",
+def run(dataset: Dataset, pools: Sequence[str], queries: str | None, cap: int | None = None, match: str = "default",
         casefold: bool = False, balance: str = "cap", tail_share: float | None = None, download: bool = True,
         downloader: str = "native", decode: str | None = None, allow_private: bool = False, shard_size: int = 10_000,
         oversample: float = 1.0, top_up: int = 0, retry_failed: bool = False, min_success: float = 0.05, seed: int = 0,
         engine: str | Engine = "local") -> Dataset:  # fmt: skip
     """Harvest pools of urls and texts into a dataset; run again, it continues where it was stopped.
 
+    queries: the list, or None for every pair of the pools, of which `cap` are drawn where it is given.
+
     Raises CurateError for pools, queries or options that cannot work and for a dataset that another harvest made;
     FewImages, once all else is saved, where a smaller share of the pairs than `min_success` gave an image.
     """
     _check(shard_size, oversample, top_up, min_success, balance)
-    drawing = _drawing(balance, cap, tail_share, seed)._replace(oversample=oversample)
-    matching = _matching(match, casefold)
-    listed = query_lists.read(queries)
+    if queries is None:
+        _check_every(match, casefold, balance, tail_share)
+        matching, listed, most = Matching(EVERY), query_lists.EVERYTHING, UNCAPPED
+    else:
+        matching, listed, most = _matching(match, casefold), query_lists.read(queries), CAP
+    drawing = _drawing(balance, cap, tail_share, seed, most)._replace(oversample=oversample)
     parts = _parts(pools)
     spec = _downloader(downloader, decode, allow_private) if download else None
     identity = {
         "pools": fingerprint([[part.path, part.size] for part in parts]),
         "queries": listed.sha256,
-        "match": match,
+        "match": matching.mode,
         "casefold": casefold,
         **drawing._asdict(),
     }
@@ -67,8 +74,11 @@ def run(dataset: Dataset, pools: Sequence[str], queries: str, cap: int | None = 
         "queries_repeated": listed.repeated,
         "loses_capitals": matching.loses_capitals(listed),
     }
-    options = {"pools": list(pools), "queries": queries, "match": match, "casefold": casefold, **drawing._asdict(),
-               "shard_size": shard_size, "downloader": str(spec) if spec else None, "identity": identity}  # fmt: skip
+    if queries is None:
+        counts = {key: value for key, value in counts.items() if key in TOLD_OF_EVERY} | {"cap": cap}
+    options = {"pools": list(pools), "queries": queries, "match": matching.mode, "casefold": casefold,
+               **drawing._asdict(), "shard_size": shard_size, "downloader": str(spec) if spec else None,
+               "identity": identity}  # fmt: skip
     failures: dict[str, str] = dict(plan["damaged"])
     changes: dict[str, Any] = {}
     if spec:
@@ -111,14 +121,22 @@ def _matching(match: str, casefold: bool) -> Matching:
     return Matching(match, casefold)
 
 
-def _drawing(balance: str, cap: int | None, tail_share: float | None, seed: int) -> Drawing:
+def _check_every(match: str, casefold: bool, balance: str, tail_share: float | None) -> None:
+    """Raises CurateError for options that say something of queries."""
+    asked = {"--match": match != "default", "--casefold": casefold, "--balance": balance != "cap",
+             "--tail-share": tail_share is not None}  # fmt: skip
+    if told := [name for name, given in asked.items() if given]:
+        raise CurateError(f"{' and '.join(told)} with --all: there are no queries that this could be about")
+
+
+def _drawing(balance: str, cap: int | None, tail_share: float | None, seed: int, most: int) -> Drawing:
     """Raises CurateError for what is no cap, no share, or both."""
     if balance not in BALANCES:
         raise CurateError(f"--balance {balance}: choose from {', '.join(BALANCES)}")
     if cap is not None and tail_share is not None:
         raise CurateError("--cap or --tail-share, not both: the second finds the first")
     if tail_share is None:
-        cap = CAP if cap is None else cap
+        cap = most if cap is None else cap
         if cap < 1:
             raise CurateError(f"--cap {cap}: at least 1")
     elif not 0 < tail_share <= 1:

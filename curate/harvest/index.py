@@ -24,8 +24,11 @@ WORTH = 20_000  # queries; a shorter list is built as quickly as it is found
 KEPT = 10  # indexes in the cache, the ones used last; one of 500,000 queries takes 20 MB
 
 
+EVERY = "every"  # the mode in which the one query of the list stands in every text
+
+
 class Matching(NamedTuple):
-    """How queries are looked for in texts."""
+    """How queries are looked for in texts: "default", "metaclip", or EVERY, which looks for nothing."""
 
     mode: str = "default"
     casefold: bool = False
@@ -38,6 +41,8 @@ class Matching(NamedTuple):
     def loses_capitals(self, listed: Queries) -> bool:
         """Whether texts in capitals are missed only because each query came in one spelling, mostly small letters."""
         small = sum(text == text.lower() != text.upper() for text in listed.texts)
+        if self.mode == EVERY:
+            return False
         return not self.casefold and 2 * small > len(listed.texts) == len({text.casefold() for text in listed.texts})
 
 

@@ -23,6 +23,9 @@ class Queries:
         return hashlib.sha256("\n".join(self.texts).encode()).hexdigest()
 
 
+EVERYTHING = Queries(["*"], 0, 0)  # stands in every text
+
+
 def read(path: str) -> Queries:
     """The queries of a UTF-8 file (.txt, also .gz .bz2 .xz .zst; any fsspec URL).
 

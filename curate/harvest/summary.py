@@ -31,11 +31,10 @@ def downloaded(found: Downloads) -> dict[str, Any]:
 
 def summary(counts: dict[str, Any], drawing: Drawing) -> str:
     """The line for the user."""
-    text = (
-        f"harvest: {counts['pool']:,} pairs read, {counts['pairs']:,} distinct ones matched "
-        f"{counts['queries_matched']:,} of {counts['queries']:,} queries, "
-        f"{counts['selected']:,} drawn under cap {counts['cap']:,}"
-    )
+    text = f"harvest: {counts['pool']:,} pairs read, {counts['pairs']:,} distinct ones"
+    if "queries" in counts:
+        text += f" matched {counts['queries_matched']:,} of {counts['queries']:,} queries"
+    text += f", {counts['selected']:,} drawn" + (f" under cap {counts['cap']:,}" if counts["cap"] else "")
     if drawing.oversample > 1:
         text += f" x {drawing.oversample:g}"
     if drawing.tail_share is not None:
@@ -60,9 +59,11 @@ def _images(counts: dict[str, Any]) -> str:
     if counts["failed"]:
         text += f" ({sum(counts['failed'].values()):,} failed: {_reasons(counts)})"
     if "kept" in counts:
+        text += f"; {counts['kept']:,} count under the cap"
+    if "kept" in counts and "queries" in counts:
         text += (
-            f"; {counts['kept']:,} count under the cap: {counts['queries_full']:,} queries full, "
-            f"{counts['queries_exhausted']:,} exhausted, {counts['queries_short']:,} still short"
+            f": {counts['queries_full']:,} queries full, {counts['queries_exhausted']:,} exhausted, "
+            f"{counts['queries_short']:,} still short"
         )
     return text
 
@@ -70,6 +71,8 @@ def _images(counts: dict[str, Any]) -> str:
 def _odd_queries(counts: dict[str, Any]) -> str:
     """What the user may want to change in the query list; reports/queries.parquet says it of each query."""
     text = ""
+    if "queries" not in counts:
+        return text
     if counts["never_matching"]:
         text += f"; {counts['never_matching']:,} queries can never match"
     often = [found["query"] for found in counts["largest"] if found["pairs"] > FREQUENT * counts["pairs"]]

@@ -16,7 +16,7 @@ from curate.harvest.choose import limits, ranges, select
 from curate.harvest.choose.matches import INDEX, RUNS, WORK, Match, Part, grouped, run_of, sorted_by_uid
 from curate.harvest.choose.select import Bucket
 from curate.harvest.choose.shuffle import Gather, Piece, Ranged, pieces_for, shuffled
-from curate.harvest.index import Matching
+from curate.harvest.index import EVERY, Matching
 from curate.harvest.queries import Queries
 from curate.work import Engine, Outcome, run_all
 
@@ -78,7 +78,8 @@ def choose(folder: Folder, parts: list[Part], listed: Queries, match: Matching, 
     if drawing.balance == "cap" and not np.array_equal(draws, wanted):
         raise RuntimeError(f"{draws.sum()} draws, expected {wanted.sum()}")
     never = folder.read_table(select.QUERIES)["never_matches"].to_numpy()
-    _report_queries(folder, listed, counts, draws, never, dict(said))
+    if match.mode != EVERY:
+        _report_queries(folder, listed, counts, draws, never, dict(said))
     plan = {
         **totals,
         **_told(listed, counts, draws, cap),
@@ -111,12 +112,13 @@ def _match(folder: Folder, parts: list[Part], listed: Queries, match: Matching, 
     made_by = match.made_by(listed)
     if (folder.made_by(select.QUERIES) or {}).get("index") != made_by:
         never = np.zeros(len(listed.texts), bool)
-        with folder.writing(INDEX) as temporary:
-            never[indexes.write(temporary, listed, match)] = True
+        if match.mode != EVERY:
+            with folder.writing(INDEX) as temporary:
+                never[indexes.write(temporary, listed, match)] = True
         table = pa.table({"query": pa.array(listed.texts), "never_matches": pa.array(never)})
         folder.write_table(select.QUERIES, table, {"index": made_by})
     groups = grouped(parts)
-    _whole(run_all(Match(folder, made_by), groups, engine, "match"))
+    _whole(run_all(Match(folder, made_by, match.mode == EVERY), groups, engine, "match"))
     done = [folder.read_json(group.marker) for group in groups]
     rows = [rows for found in done for rows in found["read"]]
     folder.write_json(select.PARTS, {"pools": [p.pool for p in parts], "paths": [p.path for p in parts], "rows": rows})
