@@ -11,7 +11,7 @@ from conftest import draw, encoded, kill_when, pair
 from test_dedup_rules import scene
 
 from curate.dataset import Dataset
-from curate.dedup import join_bits, run
+from curate.dedup import equal, join_bits, run
 
 HERE = "local(workers=0)"
 
@@ -47,23 +47,26 @@ def test_a_killed_run_is_finished_by_the_next(make_dataset, tmp_path, moment):
 
 TASKS = """
 import sys
-from curate.dedup import join_bits, run
+from curate.dedup import equal, join_bits, run
 from curate.dataset import Dataset
 join_bits.BUCKET = 8
+equal.PART, equal.BUCKET = 6, 6
 run(Dataset.open(sys.argv[1]), ("exact", "pdq"), engine="local(workers=1)")
 """
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("moment", ["work/dedup/pool-*/pdq/*/words/00000.npy", "work/dedup/pool-*/pdq/*/pairs/*"])
+@pytest.mark.parametrize("moment", ["exact/digests/*", "exact/repeats-*/*", "pdq/*/words/00000.npy", "pdq/*/pairs/*"])
 def test_a_run_killed_among_its_buckets_is_finished_by_the_next(make_dataset, tmp_path, monkeypatch, moment):
     pairs = [{**pair(index), "image": encoded(scene(index % 10))} for index in range(16)]
     whole = run(make_dataset(pairs, 4, str(tmp_path / "whole")), engine=HERE)
     monkeypatch.setattr(join_bits, "BUCKET", 8)
+    monkeypatch.setattr(equal, "PART", 6)
+    monkeypatch.setattr(equal, "BUCKET", 6)
     broken = make_dataset(pairs, 4, str(tmp_path / "broken"))
     script = tmp_path / "tasks.py"
     script.write_text(TASKS.replace("run(Dataset", "if __name__ == '__main__':\n    run(Dataset"))
-    kill_when([sys.executable, str(script), broken.url], lambda: broken.folder.names(moment))
+    kill_when([sys.executable, str(script), broken.url], lambda: broken.folder.names(f"work/dedup/pool-*/{moment}"))
     assert not broken.folder.names("selections/*/*")
     run(Dataset.open(broken.url), engine=HERE)
     assert tables(Dataset.open(broken.url)) == tables(whole)

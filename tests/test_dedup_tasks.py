@@ -2,13 +2,15 @@
 
 import numpy as np
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from test_dedup_rules import dropped, scene, shown, worse
 from test_dedup_search import near_codes, near_vectors, unit_vectors
 
 from curate.dataset import Dataset
-from curate.dedup import join_bits, join_vectors
+from curate.dedup import equal, join_bits, join_vectors
 from curate.dedup import run as dedup
-from curate.dedup.codes import Comparison, read
+from curate.dedup.codes import Codes, Comparison, read
 from curate.dedup.faiss_install import load_search
 from curate.dedup.hamming import hamming_pairs
 from curate.dedup.pool import collect
@@ -48,6 +50,48 @@ def test_a_range_that_is_done_is_not_joined_again(tmp_path, monkeypatch):
     monkeypatch.undo()
     monkeypatch.setattr(join_bits, "BUCKET", 100)
     assert as_list(join_bits.code_pairs(folder, codes, np.arange(len(codes)), 4, 1.0, HERE, [])) == as_list(first)
+    assert {name: folder.read_bytes(name) for name in done} == done
+
+
+@settings(max_examples=40, deadline=None)
+@given(n=st.integers(0, 200), kinds=st.integers(1, 60), width=st.sampled_from([1, 8, 20]), part=st.integers(1, 90),
+       bucket=st.integers(1, 90), seed=st.integers(0, 2**32 - 1))  # fmt: skip
+def test_ranges_of_digests_hold_the_rows_with_equal_codes(tmp_path_factory, n, kinds, width, part, bucket, seed):
+    rng = np.random.default_rng(seed)
+    values = rng.integers(0, 256, (kinds, width), np.uint8)[rng.integers(0, kinds, n)]
+    codes = Codes(Comparison("exact", "exact", "equal", 0), values, rng.random(n) < 0.9, np.zeros(n, bool))
+    outside, moving = rng.random(n) < 0.1, rng.random(n) < 0.2
+    told = [(value.tobytes(), bool(moves)) if usable else None
+            for value, moves, usable in zip(values, moving, codes.comparable & ~outside, strict=True)]  # fmt: skip
+    folder = Folder(str(tmp_path_factory.mktemp("equal")))
+    whole = equal.repeated(codes, [moving], outside, folder, HERE)
+    assert not folder.names("**")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(equal, "PART", part)
+        patch.setattr(equal, "BUCKET", bucket)
+        rows, ids = equal.repeated(codes, [moving], outside, folder, HERE)
+    assert (rows.tolist(), ids.tolist()) == (whole[0].tolist(), whole[1].tolist())
+    assert rows.tolist() == [row for row, said in enumerate(told) if said and told.count(said) > 1]
+    assert len({(told[row], cls) for row, cls in zip(rows.tolist(), ids.tolist(), strict=True)}) == len({*ids.tolist()})
+
+
+def test_a_range_of_digests_that_is_done_is_not_read_again(tmp_path, monkeypatch):
+    monkeypatch.setattr(equal, "PART", 40)
+    monkeypatch.setattr(equal, "BUCKET", 25)
+    folder, values = Folder(str(tmp_path)), np.arange(100, dtype=np.uint8)[:, None] // 2
+    codes = Codes(Comparison("exact", "exact", "equal", 0), values, np.ones(100, bool), np.zeros(100, bool))
+    whole = equal.repeated(codes, [], np.zeros(100, bool), folder, HERE)
+    done = {name: folder.read_bytes(name) for name in folder.names("repeats-*/*")}
+    assert len(done) == 4
+    folder.remove(next(iter(done)))
+    monkeypatch.setattr(equal.Repeats, "_range", None)  # would break the reading of anything else than what is missing
+    with pytest.raises(TypeError):
+        equal.repeated(codes, [], np.zeros(100, bool), folder, HERE)
+    monkeypatch.undo()
+    monkeypatch.setattr(equal, "PART", 40)
+    monkeypatch.setattr(equal, "BUCKET", 25)
+    again = equal.repeated(codes, [], np.zeros(100, bool), folder, HERE)
+    assert [column.tolist() for column in again] == [column.tolist() for column in whole]
     assert {name: folder.read_bytes(name) for name in done} == done
 
 
@@ -124,6 +168,7 @@ def test_dedup_by_tasks_is_dedup(make_dataset, tmp_path, monkeypatch):
     rows = [shown(index, scene(index) if index < 25 else worse_of[index % 25]) for index in range(60)]
     whole = dedup(make_dataset(rows, url=str(tmp_path / "a")), ["pdq"], engine=HERE)
     monkeypatch.setattr(join_bits, "BUCKET", 10)
+    monkeypatch.setattr(equal, "PART", 15)
     tasks = dedup(make_dataset(rows, url=str(tmp_path / "b")), ["pdq"], engine=HERE)
     assert len(dropped(tasks)) >= 30
     assert dropped(tasks) == dropped(whole)
@@ -142,6 +187,8 @@ def test_every_engine_finds_the_same_duplicates(spec, make_dataset, tmp_path, mo
     rows = [shown(index, scene(index) if index < 6 else worse(scene(index % 6))) for index in range(12)]
     whole = dedup(make_dataset(rows, 4, str(tmp_path / "a")), engine="local(workers=0)")
     monkeypatch.setattr(join_bits, "BUCKET", 4)  # tasks for ranges of codes
+    monkeypatch.setattr(equal, "PART", 5)  # and of digests
+    monkeypatch.setattr(equal, "BUCKET", 5)
     tasks = dedup(make_dataset(rows, 4, str(tmp_path / "b")), engine=spec)
     patterns = ("selections/*/*", "reports/duplicates-*")
     found = [

@@ -11,9 +11,6 @@ import xxhash
 
 from curate import named
 from curate.dataset import Dataset
-from curate.dedup.ascending import find
-from curate.dedup.hamming import PRIME
-from curate.dedup.spill import Spill, blocks
 from curate.errors import BadShard, CurateError
 from curate.measure import embedding_name
 from curate.rows import FROM_IMAGE
@@ -160,55 +157,9 @@ def packed(codes: Codes) -> Codes:
     return replace(codes, values=np.frombuffer(digests, np.uint8).reshape(-1, 16))
 
 
-def repeated(codes: Codes, apart: Sequence[np.ndarray], outside: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """(rows, their class) of packed codes that another row has too, by row; rows `outside` have none.
-
-    apart: uint8 [rows, k] each, in which rows of one class are equal too. Holds 8 bytes a row, and the rows that share
-    a hash; equality is that of the whole codes.
-    """
-    hashes, usable = Spill(), 0
-    for part in blocks(len(codes)):
-        own = usable_rows(codes, outside, part)
-        hashes.append(_hashes(_side_by_side(codes, own, apart)))
-        usable += len(own)
-    if not usable:
-        return np.zeros(0, np.int64), np.zeros(0, np.int64)
-    held = hashes.mapped()
-    ordered = np.array(held)
-    ordered.sort()
-    twice = np.unique(ordered[1:][ordered[1:] == ordered[:-1]])
-    del ordered
-    found, start = [np.zeros(0, np.int64)], 0
-    for part in blocks(len(codes)):
-        own = usable_rows(codes, outside, part)
-        mine = held[start : start + len(own)]
-        start += len(own)
-        found.append(own[find(twice, mine)[1]])
-    rows = np.concatenate(found)
-    ids = _binary(_side_by_side(codes, rows, apart)).dictionary_encode().indices.to_numpy(zero_copy_only=False)
-    several = np.bincount(ids)[ids] > 1 if len(ids) else np.zeros(0, bool)
-    return rows[several], np.unique(ids[several], return_inverse=True)[1].astype(np.int64)
-
-
-def usable_rows(codes: Codes, outside: np.ndarray, part: slice) -> np.ndarray:
-    """int64: the rows of a stretch that have a code to compare and are not `outside`."""
-    return np.flatnonzero(codes.usable(part) & ~outside[part]) + part.start
-
-
-def _side_by_side(codes: Codes, rows: np.ndarray, apart: Sequence[np.ndarray]) -> np.ndarray:
-    more = [column[rows].reshape(len(rows), int(np.prod(column.shape[1:]))).view(np.uint8) for column in apart]
-    parts = [codes.values[rows], *more]
-    return np.ascontiguousarray(np.hstack(parts)) if apart else np.ascontiguousarray(parts[0])
-
-
-def _hashes(held: np.ndarray) -> np.ndarray:
-    """uint64 [n] of uint8 [n, width]."""
-    padded = np.pad(held, ((0, 0), (0, -held.shape[1] % 8))).view(np.uint64)
-    mixed = np.full(len(held), held.shape[1], np.uint64)
-    for word in padded.T:
-        mixed = (mixed ^ word) * PRIME
-        mixed ^= mixed >> np.uint64(29)
-    return mixed
+def binary(held: np.ndarray) -> pa.Array:
+    """uint8 [n, width] -> binary(width)."""
+    return pa.Array.from_buffers(pa.binary(held.shape[1]), len(held), [None, pa.py_buffer(held)])
 
 
 def _fixed(column: pa.Array) -> np.ndarray:
@@ -219,14 +170,10 @@ def _fixed(column: pa.Array) -> np.ndarray:
     return held.reshape(len(filled), width)
 
 
-def _binary(held: np.ndarray) -> pa.Array:
-    return pa.Array.from_buffers(pa.binary(held.shape[1]), len(held), [None, pa.py_buffer(held)])
-
-
 def _keys(codes: Codes, rows: np.ndarray) -> pa.Array:
     if isinstance(codes.values, pa.Array):
         return codes.values.take(pa.array(rows))
-    return _binary(np.ascontiguousarray(codes.values[rows]).view(np.uint8))
+    return binary(np.ascontiguousarray(codes.values[rows]).view(np.uint8))
 
 
 def _bits(shard: Shard, comparison: Comparison, table: pa.Table, flat: np.ndarray) -> Codes:

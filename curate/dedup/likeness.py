@@ -11,13 +11,15 @@ import numpy as np
 
 from curate.dedup import join_bits, join_vectors
 from curate.dedup.ascending import find
-from curate.dedup.codes import Codes, Comparison, repeated, usable_rows
+from curate.dedup.codes import Codes, Comparison
+from curate.dedup.equal import repeated, usable_rows
 from curate.dedup.faiss_install import load_search
 from curate.dedup.groups import Alike
 from curate.dedup.hamming import RECALL, Capped, Pairs, hamming_pairs
 from curate.dedup.pool import Pool
 from curate.dedup.spill import Spill, blocks
 from curate.dedup.whiten import Whitening
+from curate.files import Folder
 from curate.work import Engine
 
 COLOURS_APART = 0.06  # mean difference of chroma; JPEG at quality 10 moves it by 0.02, brightness x 1.5 by 0.05 at most
@@ -69,7 +71,8 @@ def likeness(
     """What one column of codes says of the rows that are not `outside`. order: int64 [rows], best first; rank: int64
     [rows], 0 is the best."""
     comparison = codes.comparison
-    rows, ids = repeated(codes, _apart(pool, comparison), outside)
+    folder = pool.dataset.folder.within(f"{search.folder}/{comparison.signal}")
+    rows, ids = repeated(codes, _apart(pool, comparison), outside, folder, search.engine)
     if comparison.kind == "equal":
         best, ids = _best(rows, ids, rank)
         none = np.zeros(0, np.int64)
@@ -78,7 +81,7 @@ def likeness(
     first, numbers, ids = _firsts(codes, outside, order, rank, rows, ids)
     capped: Capped = []
     near = _code_pairs if comparison.kind == "hamming" else _vector_pairs
-    i, j, distance = near(pool, codes, first, search, capped)
+    i, j, distance = near(pool, codes, first, search, folder, capped)
     same = ~told_apart(pool, first[i], first[j])
     i, j, distance = i[same], j[same], distance[same].astype(np.float64)
     crowds = [Crowd(comparison.signal, int(first[at]), size) for at, size in sorted(set(capped))]
@@ -117,20 +120,20 @@ def _firsts(codes: Codes, outside: np.ndarray, order: np.ndarray, rank: np.ndarr
     return (spill.mapped() if spill.rows else np.zeros(0, np.int64)), np.concatenate(numbers), ids
 
 
-def _code_pairs(pool: Pool, codes: Codes, first: np.ndarray, search: Search, capped: Capped) -> Pairs:
+def _code_pairs(pool: Pool, codes: Codes, first: np.ndarray, search: Search, folder: Folder,
+                capped: Capped) -> Pairs:  # fmt: skip
     threshold = int(codes.comparison.threshold)
     if len(first) <= min(join_bits.SMALL, join_bits.BUCKET):
         return hamming_pairs(codes.values[first], threshold, recall=search.recall, capped=capped)
-    folder = pool.dataset.folder.within(f"{search.folder}/{codes.comparison.signal}")
     return join_bits.code_pairs(folder, codes.values, first, threshold, search.recall, search.engine, capped)
 
 
-def _vector_pairs(pool: Pool, codes: Codes, first: np.ndarray, search: Search, capped: Capped) -> Pairs:
+def _vector_pairs(pool: Pool, codes: Codes, first: np.ndarray, search: Search, folder: Folder,
+                capped: Capped) -> Pairs:  # fmt: skip
     comparison = codes.comparison
     whitening = search.whitenings.get(comparison.signal)
     if len(first) <= join_vectors.EXACT:
         return load_search().cosine_pairs(pool.vectors(comparison, first, whitening), comparison.threshold)
-    folder = pool.dataset.folder.within(f"{search.folder}/{comparison.signal}")
     return join_vectors.vector_pairs(pool, folder, comparison, first, whitening, search.engine, capped)
 
 
