@@ -2,27 +2,24 @@
 
 import contextlib
 import errno
-import functools
+import importlib
 import io
 import json
 import os
-import shutil
-import socket
-import tempfile
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import fsspec
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import xxhash
 
+from curate import disk
 from curate.errors import BadShard, CurateError
+from curate.scratch import FULL, blamed, half_written, scratch, sweep
 
-FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
 UNWRITABLE = {*FULL, errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR, errno.EEXIST, errno.EISDIR,
               errno.ENAMETOOLONG}  # fmt: skip
 BLOCK, BLOCKS = 1 << 16, 8  # bytes and number of what `sample` reads: 0.5 MB of a tar of any size, in one go
@@ -36,16 +33,21 @@ class Folder:
     url: str
 
     @property
-    def fs(self) -> fsspec.AbstractFileSystem:
-        return _open(self.url)[0]
+    def fs(self) -> Any:
+        """Its filesystem as fsspec has it, which is imported for a store, or where it is asked for."""
+        return self._store[0]
 
     @property
     def root(self) -> str:
-        return _open(self.url)[1]
+        return disk.place(self.url) or self._store[1]
 
     @property
     def is_local(self) -> bool:
-        return "file" in _protocols(self.fs)
+        return disk.place(self.url) is not None
+
+    @property
+    def _store(self) -> tuple[Any, str]:
+        return importlib.import_module("curate.stores").store(self.url)
 
     def path(self, name: str = "") -> str:
         """The path of `name` as its filesystem spells it (no protocol)."""
@@ -55,28 +57,37 @@ class Folder:
         return Folder(f"{self.url.rstrip('/')}/{name}")
 
     def exists(self, name: str = "") -> bool:
-        return self.fs.exists(self.path(name))
+        return os.path.exists(self.path(name)) if self.is_local else self.fs.exists(self.path(name))
 
     def size(self, name: str) -> int:
-        return int(self.fs.size(self.path(name)))
+        return os.path.getsize(self.path(name)) if self.is_local else int(self.fs.size(self.path(name)))
 
     def names(self, pattern: str) -> list[str]:
         """Sorted names of the files that match a glob, half-written ones left out."""
-        prefix = len(self.root.rstrip("/")) + 1
-        matches = self.fs.glob(self.path(pattern), detail=True)
-        found = (path[prefix:] for path, about in matches.items() if about["type"] != "directory")
+        if self.is_local:
+            found = disk.names(self.root, pattern)
+        else:
+            prefix = len(self.root.rstrip("/")) + 1
+            matches = self.fs.glob(self.path(pattern), detail=True)
+            found = [path[prefix:] for path, about in matches.items() if about["type"] != "directory"]
         return sorted(name for name in found if not name.rsplit("/", 1)[-1].startswith("."))
 
     def read_bytes(self, name: str) -> bytes:
-        return self.fs.cat_file(self.path(name))
+        return Path(self.path(name)).read_bytes() if self.is_local else self.fs.cat_file(self.path(name))
 
     def sample(self, name: str, size: int) -> str:
         """A hash of what a file of `size` bytes holds at BLOCKS evenly spread places, its first and last bytes among
         them; of all of it where it is small. A few bytes changed elsewhere are not seen; other images are."""
         last = max(0, size - BLOCK)
         starts = [last * at // (BLOCKS - 1) for at in range(BLOCKS)] if size > BLOCK * BLOCKS else [0]
-        ends = [start + BLOCK for start in starts] if len(starts) > 1 else [size]
-        parts = self.fs.cat_ranges([self.path(name)] * len(starts), starts, ends, on_error="raise") if size else []
+        length = BLOCK if len(starts) > 1 else size
+        if not size:
+            parts = []
+        elif self.is_local:
+            parts = disk.ranges(self.path(name), starts, length)
+        else:
+            ends = [start + length for start in starts]
+            parts = self.fs.cat_ranges([self.path(name)] * len(starts), starts, ends, on_error="raise")
         return xxhash.xxh3_64_hexdigest(b"".join(parts))
 
     def read_json(self, name: str) -> Any:
@@ -86,41 +97,38 @@ class Folder:
             raise CurateError(f"{self.url}/{name} is not valid JSON ({error}); restore or delete it") from error
 
     def read_table(self, name: str, columns: list[str] | None = None) -> pa.Table:
-        try:
-            with self.fs.open(self.path(name), "rb") as file:
-                # Arrow's threads must not hold a Python file: as the process ends they abort it (45 of 200 short ones)
-                source = pa.OSFile(self.path(name)) if self.is_local else file
-                return pq.read_table(source, columns=columns, use_threads=self.is_local, pre_buffer=self.is_local)
-        except FileNotFoundError as error:
-            raise BadShard(f"{self.url}/{name} is missing") from error
-        except pa.ArrowInvalid as error:
-            raise BadShard(f"{self.url}/{name} cannot be read: {_one_line(error)}") from error
+        with self._blamed(name), self._opened(name) as source:
+            # Arrow's threads must not hold a Python file: as the process ends they abort it (45 of 200 short ones)
+            return pq.read_table(source, columns=columns, use_threads=self.is_local, pre_buffer=self.is_local)
 
     @contextlib.contextmanager
     def parquet(self, name: str, dictionary: Sequence[str] = ()) -> Iterator[tuple[pq.ParquetFile, pa.NativeFile]]:
         """A parquet file opened once for its metadata and some columns, and the bytes that it lies in; `dictionary`:
         columns of text to read as they are coded. Raises BadShard."""
-        try:
-            with contextlib.ExitStack() as stack:
-                if self.is_local:
-                    source = stack.enter_context(pa.memory_map(self.path(name)))
-                else:
-                    source = pa.PythonFile(stack.enter_context(self.fs.open(self.path(name), "rb")), mode="r")
-                yield pq.ParquetFile(source, read_dictionary=list(dictionary)), source
-        except FileNotFoundError as error:
-            raise BadShard(f"{self.url}/{name} is missing") from error
-        except pa.ArrowInvalid as error:
-            raise BadShard(f"{self.url}/{name} cannot be read: {_one_line(error)}") from error
+        with self._blamed(name), contextlib.ExitStack() as stack:
+            if self.is_local:
+                source = stack.enter_context(pa.memory_map(self.path(name)))
+            else:
+                source = pa.PythonFile(stack.enter_context(self._opened(name)), mode="r")
+            yield pq.ParquetFile(source, read_dictionary=list(dictionary)), source
 
     def schema(self, name: str) -> pa.Schema:
         """The columns of a parquet file. Raises BadShard."""
+        with self._blamed(name), self._opened(name) as file:
+            return pq.read_schema(file).remove_metadata()
+
+    @contextlib.contextmanager
+    def _blamed(self, name: str) -> Iterator[None]:
         try:
-            with self.fs.open(self.path(name), "rb") as file:
-                return pq.read_schema(file).remove_metadata()
+            yield
         except FileNotFoundError as error:
             raise BadShard(f"{self.url}/{name} is missing") from error
         except pa.ArrowInvalid as error:
-            raise BadShard(f"{self.url}/{name} cannot be read: {_one_line(error)}") from error
+            raise BadShard(f"{self.url}/{name} cannot be read: {str(error).strip().splitlines()[0]}") from error
+
+    def _opened(self, name: str) -> Any:
+        """A file to read, as Arrow takes it."""
+        return pa.OSFile(self.path(name)) if self.is_local else self.fs.open(self.path(name), "rb")
 
     def read_array(self, name: str) -> np.ndarray:
         """A .npy file; memory-mapped where the folder is on a local disk."""
@@ -132,7 +140,7 @@ class Folder:
         """What made a parquet file, or None where the file is not there."""
         if not self.exists(name):
             return None
-        with self.fs.open(self.path(name), "rb") as file:
+        with self._opened(name) as file:
             metadata = pq.read_schema(file).metadata or {}
         return json.loads(metadata.get(MADE_BY, b"{}"))
 
@@ -175,16 +183,16 @@ class Folder:
             with scratch() as folder:
                 temporary = f"{folder}/file"
                 yield temporary
-                with _blamed(f"{self.url}/{name}", UNWRITABLE):
+                with blamed(f"{self.url}/{name}", UNWRITABLE):
                     self.fs.makedirs(self.path(name).rsplit("/", 1)[0], exist_ok=True)
                     self.fs.put_file(temporary, self.path(name))
             return
         final = Path(self.path(name))
-        temporary_path = final.with_name(f".{final.name}.{socket.gethostname()}-{os.getpid()}.tmp")
-        with _blamed(str(final), {*UNWRITABLE, errno.ENOENT, errno.EINVAL}):
+        temporary_path = half_written(final)
+        with blamed(str(final), {*UNWRITABLE, errno.ENOENT, errno.EINVAL}):
             final.parent.mkdir(parents=True, exist_ok=True)
         try:
-            with _blamed(str(final), UNWRITABLE):
+            with blamed(str(final), UNWRITABLE):
                 yield str(temporary_path)
                 _sync(temporary_path)
                 os.replace(temporary_path, final)
@@ -206,16 +214,12 @@ class Folder:
     def remove(self, name: str) -> None:
         """Delete a file or a whole subfolder; nothing happens where it is not there."""
         if self.exists(name):
-            self.fs.rm(self.path(name), recursive=True)
+            disk.remove(self.path(name)) if self.is_local else self.fs.rm(self.path(name), recursive=True)
 
     def sweep(self) -> None:
         """Remove what processes of this machine that no longer live left half-written."""
-        if not self.is_local:
-            return
-        for path in Path(self.root).rglob(f".*.{socket.gethostname()}-*.tmp"):
-            pid = int(path.name.rsplit("-", 1)[1].removesuffix(".tmp"))
-            if not _alive(pid):
-                shutil.rmtree(path) if path.is_dir() else path.unlink(missing_ok=True)
+        if self.is_local:
+            sweep(self.root)
 
 
 def metadata_of(made_by: dict[str, Any] | None) -> dict[bytes, bytes]:
@@ -232,78 +236,6 @@ def _encodings(schema: pa.Schema) -> tuple[list[str] | bool, dict[str, str] | No
     return [name for name in schema.names if name not in floats], dict.fromkeys(floats, "BYTE_STREAM_SPLIT")
 
 
-@contextlib.contextmanager
-def scratch() -> Iterator[str]:
-    """A folder of this machine's temporary space that goes when the block ends; where that space is full, CurateError.
-
-    What a killed process left there goes with the next use.
-    """
-    place = tempfile.gettempdir()
-    _sweep_scratch(place)
-    with (
-        _blamed(place, FULL, "; set TMPDIR to a larger place"),
-        tempfile.TemporaryDirectory(prefix=f"curate-{socket.gethostname()}-{os.getpid()}-") as folder,
-    ):
-        yield folder
-
-
-@functools.cache
-def _sweep_scratch(place: str) -> None:
-    for path in Path(place).glob(f"curate-{socket.gethostname()}-*-*"):
-        pid = path.name.split("-")[-2]
-        if pid.isdigit() and not _alive(int(pid)):
-            shutil.rmtree(path, ignore_errors=True)
-
-
-@contextlib.contextmanager
-def _blamed(place: str, reasons: set[int], way_out: str = "; choose another place") -> Iterator[None]:
-    """An OSError for one of these reasons becomes a CurateError that names the place."""
-    try:
-        yield
-    except OSError as error:
-        if error.errno not in reasons:
-            raise
-        out = "; make room, then run again" if error.errno in FULL and "TMPDIR" not in way_out else way_out
-        raise CurateError(f"cannot write {place}: {os.strerror(error.errno)}{out}") from error
-
-
-def _open(url: str) -> tuple[fsspec.AbstractFileSystem, str]:
-    return _opened(url, "" if "://" in url or url.startswith("/") else os.getcwd())
-
-
-@functools.lru_cache(maxsize=256)  # fsspec takes a fifth of a millisecond to find out again
-def _opened(url: str, here: str) -> tuple[fsspec.AbstractFileSystem, str]:
-    try:
-        return fsspec.core.url_to_fs(url)
-    except ImportError as error:
-        package = str(error).rsplit("install ", 1)[-1].split()[0].strip("`'\"")
-        raise CurateError(f"{url} needs another package: pip install {package}") from error
-    except ValueError as error:
-        raise CurateError(f"{url}: {_one_line(error)}") from error
-
-
-def _protocols(fs: fsspec.AbstractFileSystem) -> tuple[str, ...]:
-    return (fs.protocol,) if isinstance(fs.protocol, str) else tuple(fs.protocol)
-
-
-def _one_line(error: Exception) -> str:
-    return str(error).strip().split("\n", 1)[0]
-
-
 def _sync(path: Path) -> None:
     with open(path, "rb+") as file:
         os.fsync(file.fileno())
-
-
-def _alive(pid: int) -> bool:
-    try:
-        os.kill(pid, 0)
-    except ProcessLookupError:
-        return False
-    except PermissionError:
-        return True
-    try:
-        about = Path(f"/proc/{pid}/stat").read_text()
-    except OSError:
-        return True
-    return about.rsplit(")", 1)[1].split()[0] != "Z"  # killed, but its parent has not looked yet

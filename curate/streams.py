@@ -10,10 +10,10 @@ import zlib
 from collections.abc import Callable
 from typing import Any, BinaryIO
 
-import fsspec
 import pyarrow as pa
 
 from curate.errors import CurateError
+from curate.stores import is_disk, store
 
 WEB = ("http://", "https://")
 BLOCK = 1 << 20  # bytes read at a time
@@ -36,7 +36,7 @@ def opened(part: str) -> BinaryIO:
         raise CurateError(f"no such pool file: {part}") from error
     except OSError as error:
         raise CurateError(f"{part} cannot be read: {error}") from error
-    return file if _is_local(fs) else Persistent(file)  # type: ignore[return-value]
+    return file if is_disk(fs) else Persistent(file)  # type: ignore[return-value]
 
 
 def exists(part: str) -> bool:
@@ -60,23 +60,12 @@ def size_of(part: str) -> int:
 
 
 def is_local(part: str) -> bool:
-    return _is_local(store(part)[0])
+    return is_disk(store(part)[0])
 
 
 def path_of(part: str) -> str:
     """The path without its protocol."""
     return store(part)[1]
-
-
-def store(path: str) -> tuple[fsspec.AbstractFileSystem, str]:
-    """The filesystem of a path or URL, and the path as it spells it. Raises CurateError where it cannot be opened."""
-    try:
-        return fsspec.core.url_to_fs(path)
-    except ImportError as error:
-        package = str(error).rsplit("install ", 1)[-1].split()[0].strip("`'\"")
-        raise CurateError(f"{path} needs another package: pip install {package}") from error
-    except ValueError as error:
-        raise CurateError(f"{path}: {str(error).split(chr(10), 1)[0]}") from error
 
 
 class Inflated:
@@ -239,10 +228,6 @@ def _failures() -> tuple[type[BaseException], ...]:
     """What stores raise when they do not answer: OSError, and the errors of their clients that are none."""
     clients = (("aiohttp", "ClientError"), ("botocore.exceptions", "BotoCoreError"))
     return (OSError, *(getattr(sys.modules[module], name) for module, name in clients if module in sys.modules))
-
-
-def _is_local(fs: fsspec.AbstractFileSystem) -> bool:
-    return "file" in fs.protocol if isinstance(fs.protocol, tuple) else fs.protocol == "file"
 
 
 def file_name(path: str) -> str:

@@ -13,7 +13,7 @@ import pyarrow as pa
 from curate import named, shard, tar
 from curate.dataset import fingerprint
 from curate.errors import CurateError
-from curate.files import Folder, scratch
+from curate.files import Folder
 from curate.harvest.choose import ranges
 from curate.harvest.choose.shuffle import Ranged
 from curate.harvest.download import known, stored
@@ -21,6 +21,7 @@ from curate.harvest.download.place import Place
 from curate.harvest.download.reasons import LOST
 from curate.harvest.pixels.results import RESULTS
 from curate.named import Spec
+from curate.scratch import scratch
 from curate.work import Report
 
 Archive = tuple[str, dict[str, str]]  # a tar, and the keys that some of its samples should have instead

@@ -1,0 +1,38 @@
+"""This machine's disk, without fsspec: that takes 0.1 s to import and ten times as long for each look at a file."""
+
+import glob
+import os
+import shutil
+from collections.abc import Sequence
+
+SCHEMES = ("file://", "local://", "file:", "local:")
+OTHERS = ("://", "::")
+
+
+def place(url: str) -> str | None:
+    """The absolute path of a folder or file of this machine, as fsspec spells it; None where a URL means a store."""
+    path = next((url.removeprefix(scheme) for scheme in SCHEMES if url.startswith(scheme)), url)
+    if any(mark in path for mark in OTHERS) or path.startswith("data:"):
+        return None
+    if path.startswith("~"):
+        path = os.path.expanduser(path)
+    elif not path.startswith("/"):
+        path = f"{os.getcwd()}/{'' if path == '.' else path.removeprefix('./')}"
+    return path.rstrip("/") or "/"
+
+
+def names(root: str, pattern: str) -> list[str]:
+    """The files under a folder that match a glob (** is any depth)."""
+    found = glob.iglob(pattern, root_dir=root, recursive=True, include_hidden=True)
+    return [name for name in found if not os.path.isdir(f"{root}/{name}")]
+
+
+def ranges(path: str, starts: Sequence[int], size: int) -> list[bytes]:
+    """`size` bytes of a file from each start on."""
+    with open(path, "rb") as file:
+        return [os.pread(file.fileno(), size, start) for start in starts]
+
+
+def remove(path: str) -> None:
+    """A file, or a folder with all that is in it."""
+    shutil.rmtree(path) if os.path.isdir(path) else os.remove(path)
