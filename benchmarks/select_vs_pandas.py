@@ -38,8 +38,8 @@ from curate import filter as filtering
 from curate import shard as shards
 from curate.dataset import Dataset
 from curate.files import Folder
-from curate.measure import _rows_hash
 from curate.memory import without_pandas
+from curate.signal_files import rows_hash
 
 RESULTS = Path(__file__).parent / "results" / "select_vs_pandas.json"
 PER_SHARD = 100_000
@@ -128,7 +128,7 @@ def drawn(url: str, rows: int) -> None:
         table = pa.table({"uid": uid, "key": [f"{name}{i:05d}" for i in range(PER_SHARD)], "url": uid, "caption": text,
                           "status": ["success"] * PER_SHARD})  # fmt: skip
         shards.write(folder, name, empty, table, {})
-        about = {"tar_bytes": len(empty), "rows": _rows_hash(table)}
+        about = {"tar_bytes": len(empty), "rows": rows_hash(table)}
         for signal, columns in measured.items():
             made_by = {"signal": signal, **about}
             folder.write_table(f"signals/{signal}/{name}.parquet", pa.table({"uid": uid, **columns}), made_by)

@@ -8,7 +8,6 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
-import xxhash
 
 from curate import images, named
 from curate.dataset import Dataset
@@ -16,11 +15,10 @@ from curate.errors import BadShard, CurateError
 from curate.named import Spec
 from curate.rows import DECODED, FROM_IMAGE, Rows
 from curate.shard import Shard
+from curate.signal_files import OF_THE_SHARD, TAR_SAMPLE, changed, rows_hash, tar_now
 from curate.work import Engine, Report, run_all
 
 BATCH = 128  # images decoded at a time: 25 MB of pixels at 256 x 256
-TAR_SAMPLE = "tar_sample"  # a file that was measured without it stays valid
-OF_THE_SHARD = ("tar_bytes", TAR_SAMPLE, "rows")  # of what made a file: what differs from shard to shard
 MOST_PIXELS = 1 << 25  # of all images of a batch: 100 MB, unless a single one has more
 
 
@@ -71,8 +69,7 @@ class Measure:
 
     def __call__(self, shard: Shard) -> Report:
         table = shard.rows()
-        size = shard.folder.size(shard.tar) if shard.folder.exists(shard.tar) else 0
-        about = {"tar_bytes": size, TAR_SAMPLE: shard.folder.sample(shard.tar, size), "rows": _rows_hash(table)}
+        about = {**tar_now(shard), "rows": rows_hash(table)}
         counts: dict[str, int] = {"undecodable": 0}
         skipped = True
         heads = {spec for spec in self.specs if _of(spec) is not None}
@@ -146,16 +143,6 @@ def _made_by(spec: Spec, shard: Shard, about: dict[str, Any]) -> dict[str, Any]:
     return {"signal": spec.name, "options": options, **about, **made_by}
 
 
-def _rows_hash(table: pa.Table) -> str:
-    """Of what tells one set of rows from another: uid, key, caption and, where a downloader wrote it, the hash of every
-    image. With the size and a sample of the tar it stands for the shard, whose images need not all be read again."""
-    state = xxhash.xxh3_64()
-    for name in ("uid", "key", "caption", "sha256"):
-        if name in table.column_names:
-            state.update("\0".join(map(str, table[name].to_pylist())).encode("utf-8", "surrogatepass"))
-    return state.hexdigest()
-
-
 def _embeddings(shard: Shard, signal: str, table: pa.Table) -> np.ndarray:
     """float16 [rows, dimensions] that a signal stored of these rows. Raises BadShard, CurateError."""
     if not shard.folder.exists(embedding_name(signal, shard)):
@@ -175,9 +162,9 @@ def check_current(dataset: Dataset, spec: Spec) -> None:
     for shard in dataset.shards[:1]:  # they agree, or whoever ranks them says so
         before = shard.folder.made_by(f"signals/{spec.slug}/{shard.name}.parquet")
         made_by = _made_by(spec, shard, {})
-        if before is not None and (changed := set(_changed(before, made_by)) - set(OF_THE_SHARD)):
+        if before is not None and (others := set(changed(before, made_by)) - set(OF_THE_SHARD)):
             raise CurateError(f"{dataset.url}/signals/{spec.slug} was measured with another "
-                              f"{', '.join(sorted(changed))} than {spec} has now; {_way_out(spec)}")  # fmt: skip
+                              f"{', '.join(sorted(others))} than {spec} has now; {_way_out(spec)}")  # fmt: skip
 
 
 def _done(shard: Shard, spec: Spec, made_by: dict[str, Any]) -> bool:
@@ -185,17 +172,13 @@ def _done(shard: Shard, spec: Spec, made_by: dict[str, Any]) -> bool:
     before = shard.folder.made_by(name)
     if before is None:
         return False
-    changed = _changed({TAR_SAMPLE: made_by[TAR_SAMPLE], **before}, made_by)
-    if not changed:
+    others = changed({TAR_SAMPLE: made_by[TAR_SAMPLE], **before}, made_by)
+    if not others:
         return True
-    if set(changed) <= set(OF_THE_SHARD):
+    if set(others) <= set(OF_THE_SHARD):
         raise BadShard(f"{shard.folder.url}/{name} was measured on another {shard.name}.tar; "
                        "delete this file and measure again")  # fmt: skip
-    raise BadShard(f"{shard.folder.url}/{name} was measured with another {', '.join(changed)}; {_way_out(spec)}")
-
-
-def _changed(before: dict[str, Any], made_by: dict[str, Any]) -> list[str]:
-    return sorted(key for key in {*before, *made_by} if before.get(key) != made_by.get(key))
+    raise BadShard(f"{shard.folder.url}/{name} was measured with another {', '.join(others)}; {_way_out(spec)}")
 
 
 def _way_out(spec: Spec) -> str:

@@ -17,7 +17,7 @@ LAYERS = [
     ["errors"],
     ["disk", "scratch", "stores", "files", "memory", "model_config", "tar", "images", "named", "streams", "tokenizer"],
     ["shard", "rows", "networks", "threads", "lite0"],
-    ["dataset"],
+    ["dataset", "signal_files"],
     ["work"],
     ["engines", "crawl", "pools", "encoders", "models", "benchmark"],
     ["measure"],

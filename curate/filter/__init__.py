@@ -5,6 +5,7 @@ by a column. The thresholds are exact over all shards, so worker count and order
 edited: what is kept can be exported as a fresh dataset (export.py).
 """
 
+import importlib
 import re
 from dataclasses import replace
 from typing import Any
@@ -19,7 +20,6 @@ from curate.filter.recipe import DEFAULT, Recipe, combined, decided, implicit, l
 from curate.filter.rules import Rules
 from curate.filter.select import Ids, Select, check, decide, funnel, scratch_of
 from curate.filter.steps import Subset
-from curate.measure import check_current, measure
 from curate.work import Engine, Outcome, run_all
 
 
@@ -98,8 +98,13 @@ def _measured(dataset: Dataset, signals: tuple[str, ...], engine: str | Engine) 
     todo = [spec for spec in dict.fromkeys(signals) if not _complete(dataset, named.parse(spec))]
     for spec in dict.fromkeys(signals):
         if spec not in todo:
-            check_current(dataset, named.parse(spec))
-    return measure(dataset, todo, engine) if todo else dataset
+            _measuring().check_current(dataset, named.parse(spec))
+    return _measuring().measure(dataset, todo, engine) if todo else dataset
+
+
+def _measuring() -> Any:
+    """curate.measure, and OpenCV with it, once a signal is to be measured."""
+    return importlib.import_module("curate.measure")
 
 
 def _complete(dataset: Dataset, spec: named.Spec) -> bool:

@@ -14,8 +14,8 @@ from curate.errors import BadShard, CurateError
 from curate.files import MADE_BY
 from curate.filter import arrays, keys
 from curate.filter.uids import Uids, stored
-from curate.measure import OF_THE_SHARD, TAR_SAMPLE
 from curate.shard import Shard
+from curate.signal_files import changed, check_tar, tar_now, told
 
 SCHEMA_SHARDS = 8  # a column without a single value in so many shards is taken for an untyped one
 
@@ -79,7 +79,7 @@ class Joined:
         self._first = ""  # the signal whose they are
         self._rows: str | None = None  # a hash of the rows, as a signal was told of it when it measured them
         self._kept: np.ndarray | None = None  # the rows of that file
-        self._tar = tar_now(shard)
+        self._tar = tar_now(shard, requests=False)
 
     def add(self, signal: str, columns: tuple[str, ...], made_by: str, places: bool) -> None:
         """The columns of a signal; with `places` its uids are looked at, unless it says that it was measured on the
@@ -178,31 +178,11 @@ def check_made_by(shard: Shard, signal: str, metadata: Mapping[bytes, bytes], wa
     made_by = json.loads(metadata.get(MADE_BY, b"{}"))
     check_tar(shard, signal, made_by, tar)
     if (said := told(made_by)) != wanted:
-        found, expected = json.loads(said), json.loads(wanted)
-        changed = ", ".join(sorted(key for key in {*found, *expected} if found.get(key) != expected.get(key)))
+        others = ", ".join(changed(json.loads(said), json.loads(wanted)))
         raise CurateError(f"{shard.folder.url}/signals/{signal}/{shard.name}.parquet was measured with another "
-                          f"{changed} than the first shard: the two cannot be ranked together; delete "
+                          f"{others} than the first shard: the two cannot be ranked together; delete "
                           f"signals/{signal} and measure it again")  # fmt: skip
     return made_by.get("rows")
-
-
-def tar_now(shard: Shard) -> dict[str, Any]:
-    """What tells the tar of a shard from another in its place: its size and, on a disk, what a few of its bytes are; on
-    a store they would cost a request for each shard."""
-    size = shard.folder.size(shard.tar)
-    return {"tar_bytes": size, **({TAR_SAMPLE: shard.folder.sample(shard.tar, size)} if shard.folder.is_local else {})}
-
-
-def check_tar(shard: Shard, signal: str, made_by: Mapping[str, Any], tar: dict[str, Any]) -> None:
-    """Raises BadShard where a signal was measured on another tar than `tar_now` tells of."""
-    if any(made_by.get(name, value) != value for name, value in tar.items()):
-        raise BadShard(f"{shard.folder.url}/signals/{signal}/{shard.name}.parquet was measured on another "
-                       f"{shard.name}.tar; delete this file and measure again")  # fmt: skip
-
-
-def told(made_by: dict[str, Any]) -> str:
-    """What made a signal, without what is a shard's own."""
-    return json.dumps({key: value for key, value in made_by.items() if key not in OF_THE_SHARD}, sort_keys=True)
 
 
 def considered(dataset: Dataset, parent: str | None, used: set[str], owner: dict[str, str]) -> Considered:

@@ -19,9 +19,10 @@ from curate.dataset import MANIFEST, Dataset, fingerprint
 from curate.errors import BadShard, CurateError
 from curate.files import Folder
 from curate.filter.blocks import Blocks
-from curate.filter.considered import check_tar, check_tars, for_tasks, kept_rows, schema_of, tar_now
+from curate.filter.considered import check_tars, for_tasks, kept_rows, schema_of
 from curate.filter.rules import rounded
 from curate.shard import SUCCESS, Shard, uid_of, write_sizes
+from curate.signal_files import check_tar, tar_now
 from curate.work import Engine, Outcome, Report, run_all
 
 PLAN = "export.json"  # what this export is of; written before its first shard
@@ -148,7 +149,7 @@ class Copy:
 
 def _check_tar(source: Source) -> None:
     """Raises BadShard where the tar is another than the signals were measured on that the selection may rest on."""
-    shard, tar_of = source.shard, tar_now(source.shard)
+    shard, tar_of = source.shard, tar_now(source.shard, requests=False)
     for signal in source.dataset.signals:
         check_tar(shard, signal, shard.folder.made_by(f"signals/{signal}/{shard.name}.parquet") or {}, tar_of)
 

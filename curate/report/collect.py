@@ -9,10 +9,10 @@ import pyarrow.compute as pc
 
 import curate
 from curate.dataset import Dataset
-from curate.measure import OF_THE_SHARD
 from curate.report import distributions, duplicates, queries, rows, tallies, thresholds
 from curate.report.recipe_text import recipe_text
 from curate.report.rows import Rows
+from curate.signal_files import OF_THE_SHARD
 
 
 @dataclass
