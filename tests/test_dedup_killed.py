@@ -23,7 +23,15 @@ def tables(dataset: Dataset) -> dict[str, bytes]:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("moment", ["signals/pdq/00002.parquet", "work/dedup/*/00001.parquet", "selections/*/*"])
+@pytest.mark.parametrize(
+    "moment",
+    [
+        "signals/pdq/00002.parquet",
+        "work/dedup/rows-*/00001.parquet",
+        "work/dedup/held-*/00001.parquet",
+        "selections/*/*",
+    ],
+)
 def test_a_killed_run_is_finished_by_the_next(make_dataset, tmp_path, moment):
     benchmark = tmp_path / "held"
     benchmark.mkdir()

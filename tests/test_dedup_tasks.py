@@ -1,6 +1,7 @@
 """Searches that are spread over tasks: the pairs of the search in one piece, in bounded buckets, on any engine."""
 
 import numpy as np
+import pyarrow as pa
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -8,7 +9,7 @@ from test_dedup_rules import dropped, scene, shown, worse
 from test_dedup_search import near_codes, near_vectors, unit_vectors
 
 from curate.dataset import Dataset
-from curate.dedup import equal, join_bits, join_vectors
+from curate.dedup import equal, join_bits, join_vectors, order, spill
 from curate.dedup import run as dedup
 from curate.dedup.codes import Codes, Comparison, read
 from curate.dedup.faiss_install import load_search
@@ -93,6 +94,24 @@ def test_a_range_of_digests_that_is_done_is_not_read_again(tmp_path, monkeypatch
     again = equal.repeated(codes, [], np.zeros(100, bool), folder, HERE)
     assert [column.tolist() for column in again] == [column.tolist() for column in whole]
     assert {name: folder.read_bytes(name) for name in done} == done
+
+
+@settings(max_examples=40, deadline=None)
+@given(n=st.integers(0, 150), kinds=st.integers(1, 4), bucket=st.integers(1, 90), block=st.integers(1, 90),
+       seed=st.integers(0, 2**32 - 1))  # fmt: skip
+def test_buckets_of_rows_lie_in_the_order_of_all_rows(n, kinds, bucket, block, seed):
+    rng = np.random.default_rng(seed)
+    columns = {name: rng.integers(0, kinds, n) for name in ("pixels", "original", "clip")}
+    uids = [f"{uid:x}" for uid in rng.integers(0, max(1, n), n)]  # some of them twice
+    rows = pa.table({"uid": pa.array(uids, pa.large_string())} | columns)
+    told = list(zip(*(-columns[name] for name in columns), uids, range(n), strict=True))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(order, "BUCKET", bucket)
+        patch.setattr(spill, "BLOCK", block)
+        best = order.ranked(rows)
+        rank = order.ranks(best)
+    assert best.tolist() == [row for *_, row in sorted(told)]
+    assert np.array_equal(rank[best], np.arange(n))
 
 
 def test_ranges_grow_where_they_would_be_many():

@@ -11,15 +11,16 @@ from typing import Any
 
 from curate.benchmark import Benchmark, open_benchmark
 from curate.dataset import Dataset, fingerprint
-from curate.dedup import overlap, overlap_report
+from curate.dedup import overlap, overlap_report, selection
 from curate.dedup.calibrate import calibrate
 from curate.dedup.codes import Comparison, comparisons
-from curate.dedup.decide import GROUPS, Decision, Rule, counts, decide, groups_tables, selection_table
+from curate.dedup.decide import Rule, counts, decide
 from curate.dedup.faiss_install import faiss_conflict, load_search
+from curate.dedup.groups_report import GROUPS, groups_tables
 from curate.dedup.hamming import RECALL
 from curate.dedup.likeness import Search
 from curate.dedup.measured import Measured, prepare
-from curate.dedup.pool import Pool, collect
+from curate.dedup.pool import collect
 from curate.dedup.predictions import read as read_predictions
 from curate.dedup.whitened import whiten_pool
 from curate.errors import CurateError
@@ -61,7 +62,7 @@ def run(dataset: Dataset, signals: Sequence[str] = ("exact", "pdq"), thresholds:
     measured = [prepare(benchmark, dataset.folder, compared_against, engine) for benchmark in benchmarks]
     overlap_report.check_predictions(told, measured)
     dataset = measure(dataset, list(dict.fromkeys([*signals, *more])), engine)
-    pool, whitenings = whiten_pool(collect(dataset, compared, parent, distinct_colours), whiten, thresholds)
+    pool, whitenings = whiten_pool(collect(dataset, compared, parent, distinct_colours, engine), whiten, thresholds)
     compared = list({codes.comparison.signal: codes.comparison for codes in pool.codes}.values()) or compared
     compared_against = overlap.at_scale(compared_against, len(pool), verify, {**thresholds, **looser})
     looked_at = candidates if verify else 0
@@ -85,7 +86,9 @@ def run(dataset: Dataset, signals: Sequence[str] = ("exact", "pdq"), thresholds:
     _refuse_other_options(dataset, name, made_by)
     search = Search(f"{overlap.WORK}/pool-{fingerprint(made_by)}", recall, whitenings, engine)
     decision = decide(pool, {name: each.matches for name, each in found.items()}, search, rule)
-    _write(dataset, name, pool, decision, made_by)
+    selection.write(dataset, name, pool, decision, made_by, engine)
+    groups = groups_tables(pool, decision)
+    dataset.folder.write_tables(f"reports/duplicates-{name}.parquet", GROUPS, groups, made_by)
     numbers = counts(pool, decision, [comparison.signal for comparison in compared])
     numbers["overlap"] = {
         m.name: overlap_report.write(dataset.folder, pool, m, found[m.name], made_by) for m in measured
@@ -94,7 +97,8 @@ def run(dataset: Dataset, signals: Sequence[str] = ("exact", "pdq"), thresholds:
         numbers["contamination"] = overlap_report.contamination(dataset.folder, told, measured, found)
     changes = dataset.with_selection(name, "dedup", parent, **options)
     dataset = dataset.after("dedup", options, _summary(numbers, measured), numbers, pool.failures, **changes).save()
-    dataset.folder.remove(search.folder)
+    for folder in (search.folder, pool.source):
+        dataset.folder.remove(folder)
     return dataset
 
 
@@ -138,14 +142,6 @@ def _refuse_other_options(dataset: Dataset, name: str, made_by: dict[str, Any]) 
         if before is not None and before != made_by:
             changed = ", ".join(sorted(key for key in {*made_by, *before} if before.get(key) != made_by.get(key)))
             raise CurateError(f"selection '{name}' was made with another {changed}; choose another --name")
-
-
-def _write(dataset: Dataset, name: str, pool: Pool, decision: Decision, made_by: dict[str, Any]) -> None:
-    for at, shard in enumerate(pool.shards):
-        table = selection_table(pool, decision, at)
-        dataset.folder.write_table(f"selections/{name}/{shard.name}.parquet", table, made_by)
-    groups = groups_tables(pool, decision)
-    dataset.folder.write_tables(f"reports/duplicates-{name}.parquet", GROUPS, groups, made_by)
 
 
 def _summary(numbers: dict[str, Any], measured: Sequence[Measured]) -> str:

@@ -12,12 +12,13 @@ from typing import Any
 
 import numpy as np
 
-from curate.dataset import Dataset, fingerprint
+from curate.dataset import Dataset
 from curate.dedup.codes import Codes, classes, comparisons
 from curate.dedup.faiss_install import load_search
 from curate.dedup.hamming import as_words
 from curate.dedup.likeness import Likeness, Search, likeness
-from curate.dedup.pool import Pool, collect, ranked, ranks
+from curate.dedup.order import ranked, ranks
+from curate.dedup.pool import Pool, collect
 from curate.dedup.whiten import Whitening
 from curate.dedup.whitened import sampled, whiten_pool
 from curate.errors import CurateError
@@ -25,6 +26,7 @@ from curate.measure import measure
 from curate.work import Engine
 
 WITNESSES = ("exact", "pdq", "phash")  # measured beside the signals asked for, to tell true duplicates
+SEARCH = "work/dedup/calibrate"
 REPORT = "reports/calibration.json"
 SAMPLE = 20_000  # images; 200 million pairs
 ROWS = 256  # of the matrix of distances that are held
@@ -106,8 +108,10 @@ def calibrate(
         load_search()
     parent = dataset.parent_for("dedup", start)
     dataset = measure(dataset, signals, engine)
-    pool, whitenings = whiten_pool(collect(dataset, compared, parent), whiten, ())
-    found = rates(pool, whitenings)
+    pool, whitenings = whiten_pool(collect(dataset, compared, parent, engine=engine), whiten, ())
+    found = rates(pool, whitenings, engine)
+    for folder in (SEARCH, pool.source):
+        dataset.folder.remove(folder)
     numbers = {each.signal: {**each.as_json(wished), "whitened": each.signal in whitenings} for each in found}
     dataset.folder.write_json(REPORT, numbers)
     summary = "\n".join(
@@ -117,11 +121,11 @@ def calibrate(
     return dataset.after("calibrate", options, summary, {"calibration": numbers}, pool.failures).save()
 
 
-def rates(pool: Pool, whitenings: Mapping[str, Whitening]) -> list[Rates]:
+def rates(pool: Pool, whitenings: Mapping[str, Whitening], engine: str | Engine = "local") -> list[Rates]:
     """The rates of every perceptual signal of a pool."""
     order = ranked(pool.rows)
     rank = ranks(order)
-    search = Search(f"work/dedup/calibrate-{fingerprint(len(pool))}", whitenings=whitenings)
+    search = Search(SEARCH, whitenings=whitenings, engine=engine)
     nobody = np.zeros(len(pool), bool)
     alike = [likeness(pool, codes, rank, order, nobody, search)[0] for codes in pool.codes]
     found = []

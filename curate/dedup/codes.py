@@ -162,6 +162,12 @@ def binary(held: np.ndarray) -> pa.Array:
     return pa.Array.from_buffers(pa.binary(held.shape[1]), len(held), [None, pa.py_buffer(held)])
 
 
+def numbers(column: pa.ChunkedArray) -> np.ndarray:
+    """A column without nulls: binary(width) as uint8 [n, width]."""
+    held = column.combine_chunks()
+    return _fixed(held) if pa.types.is_fixed_size_binary(held.type) else held.to_numpy(zero_copy_only=False)
+
+
 def _fixed(column: pa.Array) -> np.ndarray:
     """binary(width) -> uint8 [n, width], zeros where it is null."""
     width = column.type.byte_width

@@ -1,28 +1,21 @@
 """Which rows stay: what a benchmark holds goes first, then every row that matches a better one."""
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.compute as pc
 
 from curate.dedup.ascending import find
 from curate.dedup.codes import Codes, Comparison
 from curate.dedup.faiss_install import load_search
 from curate.dedup.groups import CHAINED, Stars, closure, semantic, stars
 from curate.dedup.likeness import Crowd, Likeness, Search, likeness
-from curate.dedup.pool import Pool, ranked, ranks
-from curate.dedup.spill import Texts, blocks
-from curate.errors import BadShard
+from curate.dedup.order import ranked, ranks
+from curate.dedup.pool import Pool
+from curate.dedup.spill import blocks
 
 CROWDS = 100  # that the history names
-STRETCH = 16_384  # groups that are put together at a time
-GROUPS = pa.schema(
-    [("keeper", pa.string()), ("shard", pa.string()), ("size", pa.int32()), ("texts", pa.list_(pa.string())),
-     ("uids", pa.list_(pa.string())), ("shards", pa.list_(pa.string())), ("signals", pa.list_(pa.string())),
-     ("distances", pa.list_(pa.float64()))]
-)  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -52,6 +45,11 @@ class Decision:
         found = np.zeros(self.of, bool)
         found[self.rows] = True
         return found
+
+    def members(self) -> np.ndarray:
+        """int64, ascending: the rows of all groups, dropped ones and keepers."""
+        hanging = self.keeper >= 0
+        return np.union1d(self.keeper[hanging], self.rows[hanging])
 
     def between(self, start: int, stop: int) -> slice:
         """Where the rows from start to stop stand."""
@@ -132,77 +130,6 @@ def _hardness(pool: Pool, near: Likeness, comparison: Comparison, search: Search
     """float64 [classes]: similarity of each class to the mean of its k-means cluster, among all."""
     vectors = pool.vectors(comparison, near.first, search.whitenings.get(comparison.signal))
     return load_search().hardness(vectors)[near.numbers]
-
-
-def selection_table(pool: Pool, decision: Decision, at: int) -> pa.Table:
-    """The rows of one shard as a selection holds them: uid, weight (0 = dropped), reason, keeper, signal, distance."""
-    start, stop = pool.bounds[at : at + 2].tolist()
-    own = decision.between(start, stop)
-    places = decision.rows[own] - start
-    weight = pool.rows["weight"].chunk(0).slice(start, stop - start).to_numpy().copy()
-    weight[places] = 0
-    keeper, distance = np.full(len(weight), -1, np.int64), np.full(len(weight), np.nan)
-    keeper[places], distance[places] = decision.keeper[own], decision.distance[own]
-    reason, signal = np.full(len(weight), None, object), np.full(len(weight), None, object)
-    reason[places], signal[places] = decision.reason[own], decision.signal[own]
-    columns = {
-        "uid": pool.uids_of(at),
-        "weight": pa.array(weight),
-        "reason": pa.array(reason, pa.string()),
-        "keeper": pool.uids(keeper, keeper < 0),
-        "signal": pa.array(signal, pa.string()),
-        "distance": pa.array(distance, pa.float64(), mask=np.isnan(distance)),
-    }
-    return pa.table(columns).combine_chunks()
-
-
-def groups_tables(pool: Pool, decision: Decision) -> Iterator[pa.Table]:
-    """One row for each keeper that others were dropped for, sorted by keeper: its uid and shard, all distinct texts of
-    the group (its own first), and the uid, shard, signal and distance of each dropped row, by uid. Raises BadShard."""
-    hanging = np.flatnonzero(decision.keeper >= 0)
-    dropped, keeper = decision.rows[hanging], decision.keeper[hanging]
-    keepers = np.unique(keeper)
-    held = np.union1d(keepers, dropped)
-    texts = _texts(pool, held)
-    keepers = keepers[pc.sort_indices(pool.uids(keepers)).to_numpy()]  # stable: equal uids by row, so by shard
-    by_keeper = np.argsort(keeper, kind="stable")
-    keeper = keeper[by_keeper]
-    for start in range(0, len(keepers), STRETCH):
-        own = keepers[start : start + STRETCH]
-        firsts, lasts = np.searchsorted(keeper, own), np.searchsorted(keeper, own, "right")
-        sizes = lasts - firsts
-        behind = np.cumsum(sizes)
-        at = hanging[by_keeper[np.repeat(firsts - behind + sizes, sizes) + np.arange(sizes.sum())]]
-        rows = decision.rows[at]
-        uids, shards = pool.uids(rows).to_pylist(), pool.shard_names(rows)
-        said = texts.take(pa.array(np.searchsorted(held, rows))).to_pylist()
-        own_texts = texts.take(pa.array(np.searchsorted(held, own))).to_pylist()
-        groups = []
-        for uid, shard, text, first, last in zip(pool.uids(own).to_pylist(), pool.shard_names(own), own_texts,
-                                                 (behind - sizes).tolist(), behind.tolist(), strict=True):  # fmt: skip
-            order = sorted(range(first, last), key=lambda place: (uids[place], shards[place], at[place]))
-            groups.append({
-                "keeper": uid, "shard": shard, "size": len(order) + 1,
-                "texts": [text, *sorted({*said[first:last]} - {text})],
-                "uids": [uids[place] for place in order], "shards": [shards[place] for place in order],
-                "signals": decision.signal[at[order]].tolist(), "distances": decision.distance[at[order]].tolist(),
-            })  # fmt: skip
-        yield pa.Table.from_pylist(groups, GROUPS)
-
-
-def _texts(pool: Pool, rows: np.ndarray) -> pa.Array:
-    """The captions of some rows, ascending, mapped; only the shards that hold them are read."""
-    found = Texts()
-    for at, shard in enumerate(pool.shards):
-        start, stop = np.searchsorted(rows, pool.bounds[at : at + 2]).tolist()
-        if start < stop:
-            table = shard.rows().select(["uid", "caption"])
-            captions = dict(zip(table["uid"].to_pylist(), table["caption"].to_pylist(), strict=True))
-            uids = pool.uids(rows[start:stop]).to_pylist()
-            if any(uid not in captions for uid in uids):
-                raise BadShard(f"{shard}: its rows changed while dedup ran; run it again")
-            found.append([captions[uid] for uid in uids])
-    return found.mapped()
 
 
 def _undecodable(pool: Pool) -> int:

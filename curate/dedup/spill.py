@@ -5,7 +5,6 @@ The files have no names: they go with the process, however it ends.
 
 import errno
 import tempfile
-from collections.abc import Sequence
 from typing import IO
 
 import numpy as np
@@ -52,11 +51,15 @@ class Texts:
         self.offsets.append(np.zeros(1, np.int64))
         self.bytes = 0
 
-    def append(self, part: Sequence[str]) -> None:
-        encoded = [text.encode() for text in part]
-        self.offsets.append(self.bytes + np.cumsum([len(text) for text in encoded], dtype=np.int64))
-        self.characters.append(np.frombuffer(b"".join(encoded), np.uint8))
-        self.bytes = self.bytes + sum(map(len, encoded))
+    def append(self, part: pa.StringArray) -> None:
+        """part: without nulls."""
+        if not len(part):
+            return
+        _, offsets, characters = part.buffers()
+        at = np.frombuffer(offsets, np.int32)[part.offset : part.offset + len(part) + 1].astype(np.int64)
+        self.offsets.append(at[1:] - at[0] + self.bytes)
+        self.characters.append(np.frombuffer(characters or b"", np.uint8)[at[0] : at[-1]])
+        self.bytes += int(at[-1] - at[0])
 
     def mapped(self) -> pa.Array:
         """large_string, in one piece."""
