@@ -9,6 +9,7 @@ from typing import Any
 import pyarrow as pa
 
 import curate
+from curate.arrow import compute
 from curate.errors import BadShard, CurateError
 from curate.files import Folder
 from curate.shard import Shard
@@ -106,7 +107,7 @@ class Dataset:
             return None
         self.check_selection(selection)
         table = self.folder.read_table(f"selections/{selection}/{shard.name}.parquet", ["uid", "weight"])
-        return table.filter(pa.compute.greater(table["weight"], 0))
+        return table.filter(compute().greater(table["weight"], 0))
 
     def check_selection(self, name: str | None) -> None:
         """Raises CurateError where there is no such selection."""

@@ -11,6 +11,8 @@ OTHERS = ("://", "::")
 
 def place(url: str) -> str | None:
     """The absolute path of a folder or file of this machine, as fsspec spells it; None where a URL means a store."""
+    if url.startswith("/") and "::" not in url:
+        return url.rstrip("/") or "/"
     path = next((url.removeprefix(scheme) for scheme in SCHEMES if url.startswith(scheme)), url)
     if any(mark in path for mark in OTHERS) or path.startswith("data:"):
         return None

@@ -105,11 +105,8 @@ class Folder:
     def parquet(self, name: str, dictionary: Sequence[str] = ()) -> Iterator[tuple[pq.ParquetFile, pa.NativeFile]]:
         """A parquet file opened once for its metadata and some columns, and the bytes that it lies in; `dictionary`:
         columns of text to read as they are coded. Raises BadShard."""
-        with self._blamed(name), contextlib.ExitStack() as stack:
-            if self.is_local:
-                source = stack.enter_context(pa.memory_map(self.path(name)))
-            else:
-                source = pa.PythonFile(stack.enter_context(self._opened(name)), mode="r")
+        with self._blamed(name), self._opened(name) as file:
+            source = file if self.is_local else pa.PythonFile(file, mode="r")
             yield pq.ParquetFile(source, read_dictionary=list(dictionary)), source
 
     def schema(self, name: str) -> pa.Schema:
@@ -169,16 +166,17 @@ class Folder:
             for table in tables:
                 file.write_table(table.replace_schema_metadata(schema.metadata))
 
-    def write_array(self, name: str, array: np.ndarray) -> None:
+    def write_array(self, name: str, array: np.ndarray, lasting: bool = True) -> None:
         array = np.ascontiguousarray(array)
-        with self.writing(name) as temporary, open(temporary, "wb") as file:
+        with self.writing(name, lasting) as temporary, open(temporary, "wb") as file:
             # what np.save writes; np.save itself does not say why a write failed
             np.lib.format.write_array_header_1_0(file, np.lib.format.header_data_from_array_1_0(array))
             file.write(array.reshape(-1).view(np.uint8).data)
 
     @contextlib.contextmanager
-    def writing(self, name: str) -> Iterator[str]:
-        """A local path to write; when the block ends without an error the file is at `name`, whole."""
+    def writing(self, name: str, lasting: bool = True) -> Iterator[str]:
+        """A local path to write; when the block ends without an error the file is at `name`, whole. One that is not
+        `lasting` need not outlive a power cut: the disk is not waited for."""
         if not self.is_local:
             with scratch() as folder:
                 temporary = f"{folder}/file"
@@ -190,11 +188,12 @@ class Folder:
         final = Path(self.path(name))
         temporary_path = half_written(final)
         with blamed(str(final), {*UNWRITABLE, errno.ENOENT, errno.EINVAL}):
-            final.parent.mkdir(parents=True, exist_ok=True)
+            os.makedirs(final.parent, exist_ok=True)
         try:
             with blamed(str(final), UNWRITABLE):
                 yield str(temporary_path)
-                _sync(temporary_path)
+                if lasting:
+                    _sync(temporary_path)
                 os.replace(temporary_path, final)
         finally:
             temporary_path.unlink(missing_ok=True)

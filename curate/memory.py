@@ -1,6 +1,7 @@
 """What a process holds beside its data: no pandas, one heap for Arrow and all others, a little of what is free."""
 
 import ctypes
+import functools
 import sys
 
 import pyarrow as pa
@@ -10,6 +11,7 @@ LARGEST = 32 << 20  # bytes; glibc takes no more. Larger blocks still go back at
 KEPT = 8 << 20  # bytes that stay when all behind them is free: with 32 MB no quicker, and 35 MB more after large images
 
 
+@functools.cache
 def keep_freed_memory() -> None:
     """For this whole process: what one image or batch of texts leaves is kept for the next, not given back.
 

@@ -10,10 +10,9 @@ from typing import IO, Any
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.compute as pc
 import xxhash
 
-from curate import tar
+from curate import arrow, tar
 from curate.errors import BadShard
 from curate.files import Folder
 from curate.tar import IMAGE_EXTENSIONS
@@ -55,7 +54,7 @@ class Shard:
         if self.folder.exists(self.parquet):
             table = self.folder.read_table(self.parquet, self._needed(columns))
             if "status" in table.column_names:
-                table = table.filter(pc.equal(table["status"], SUCCESS))
+                table = table.filter(arrow.compute().equal(table["status"], SUCCESS))
         else:
             table = self._rows_of_tar()
         return _sorted_by_uid(_named(table, self))
@@ -189,12 +188,12 @@ def _named(table: pa.Table, shard: Shard) -> pa.Table:
         raise BadShard(f"{shard.folder.url}/{shard.parquet} has no column 'key'; img2dataset's layout is expected")
     caption = next((name for name in ("caption", "text", "txt") if name in table.column_names), None)
     columns = {
-        "key": table["key"].cast(pa.string()),
+        "key": arrow.text(table["key"]),
         "url": _text(table, "url"),
         "caption": _text(table, caption),
     }
     if "uid" in table.column_names:
-        uids = table["uid"].cast(pa.string())
+        uids = arrow.text(table["uid"])
     else:
         named = zip(columns["url"].to_pylist(), columns["caption"].to_pylist(), columns["key"].to_pylist(), strict=True)
         uids = pa.chunked_array([pa.array([uid_of(url or key, text) for url, text, key in named], pa.string())])
@@ -205,8 +204,8 @@ def _named(table: pa.Table, shard: Shard) -> pa.Table:
 def _text(table: pa.Table, name: str | None) -> pa.ChunkedArray:
     if name is None or name not in table.column_names:
         return pa.chunked_array([pa.array([""] * len(table), pa.string())])
-    text = table[name].cast(pa.string())
-    return pc.fill_null(text, "") if text.null_count else text
+    text = arrow.text(table[name])
+    return text.fill_null("") if text.null_count else text
 
 
 def _sorted_by_uid(table: pa.Table) -> pa.Table:

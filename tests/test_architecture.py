@@ -15,7 +15,20 @@ PACKAGE = ROOT / "curate"
 # lowest first; a module may import from its own layer or a lower one
 LAYERS = [
     ["errors"],
-    ["disk", "scratch", "stores", "files", "memory", "model_config", "tar", "images", "named", "streams", "tokenizer"],
+    [
+        "arrow",
+        "disk",
+        "scratch",
+        "stores",
+        "files",
+        "memory",
+        "model_config",
+        "tar",
+        "images",
+        "named",
+        "streams",
+        "tokenizer",
+    ],
     ["shard", "rows", "networks", "threads", "lite0"],
     ["dataset", "signal_files"],
     ["work"],

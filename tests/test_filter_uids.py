@@ -1,6 +1,8 @@
 """The uids of a selection are copied compressed from another file; what comes out is the selection all the same."""
 
 import io
+import subprocess
+import sys
 
 import duckdb
 import numpy as np
@@ -11,7 +13,7 @@ from conftest import pair
 
 from curate import filter as filtering
 from curate.dataset import Dataset
-from curate.filter import limits
+from curate.filter import keys, limits, subset
 from curate.filter.keys import of_values
 from curate.filter.pages import Coded, coded
 from curate.filter.uids import beside, stored
@@ -66,6 +68,29 @@ def test_other_uids_are_other_bytes():
     assert not opened(pa.table({"uid": UIDS})).same(opened(pa.table({"uid": UIDS[::-1]})))
     assert not opened(pa.table({"uid": UIDS})).same(opened(pa.table({"uid": UIDS[:999]})))
     assert opened(pa.table({"x": [1]})) is None
+
+
+def test_selecting_by_what_is_measured_loads_nothing_that_it_does_not_need(dataset):
+    measured = measure(dataset, ["caption"], HERE)
+    unneeded = {"cv2", "fsspec", "numpy.ma", "pandas", "PIL", "pyarrow.compute", "pyarrow.dataset"}
+    code = (f"import sys; from curate.memory import without_pandas; without_pandas(); from curate import filter; "
+            f"from curate.dataset import Dataset; "
+            f"filter.run(Dataset.open({measured.url!r}), where=('caption_words > 0',), top='50%', "
+            f"by='caption_characters', engine={HERE!r}); print(sorted({unneeded} & set(sys.modules)))")  # fmt: skip
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "[]"
+
+
+@pytest.mark.parametrize("wrong", ["A" * 32, "g" * 32, "a" * 31 + " ", "a" * 31, "é" * 16, None])
+def test_uids_that_are_not_32_small_hex_digits_are_no_numbers(wrong):
+    assert keys.hex_halves(pa.array([UIDS[0], wrong], pa.string())) is None
+    high, low = keys.hex_halves(pa.array([UIDS[0], UIDS[1]]), np.array([1]))
+    assert f"{high[0]:016x}{low[0]:016x}" == UIDS[1]
+
+
+def test_ids_of_all_parts_are_sorted_by_both_halves():
+    parts = [np.array(pairs, subset.PAIR) for pairs in ([(1, 5), (7, 9)], [(1, 3), (1, 5), (7, 8)], [])]
+    assert subset.ordered(parts).tolist() == [(1, 3), (1, 5), (1, 5), (7, 8), (7, 9)]
 
 
 def chosen(dataset: Dataset) -> list[pa.Table]:

@@ -7,8 +7,8 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.compute as pc
 
+from curate.arrow import compute
 from curate.dataset import Dataset
 from curate.errors import BadShard, CurateError
 from curate.files import MADE_BY
@@ -148,13 +148,13 @@ def places(shard: Shard, uids: pa.Array, kept: pa.Array, selection: str | None) 
         return np.arange(len(uids))
     every, wanted = keys.words(uids), keys.words(kept)
     if every is None or wanted is None or not len(every):
-        at = pc.index_in(kept, value_set=uids).fill_null(-1).to_numpy()
+        at = compute().index_in(kept, value_set=uids).fill_null(-1).to_numpy()
         missing = at < 0
     else:
         at = np.minimum(np.searchsorted(every[:, 0], wanted[:, 0]), len(every) - 1)
         missing = (every[at] != wanted).any(axis=1)
         if missing.any():  # or they share their first 8 digits with another
-            again = pc.index_in(kept.filter(pa.array(missing)), value_set=uids).fill_null(-1).to_numpy()
+            again = compute().index_in(kept.filter(pa.array(missing)), value_set=uids).fill_null(-1).to_numpy()
             at[missing] = again
             missing = at < 0
     if missing.any():

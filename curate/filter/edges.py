@@ -59,7 +59,7 @@ def _edge(kind: pa.DataType, operator: str, number: str) -> int | None:
         step = -(-(last - first) // AT_ONCE)
         places = np.uint64(first) + np.arange(-(-(last - first) // step), dtype=np.uint64) * np.uint64(step)
         try:
-            rows = pa.table({"x": pa.array(_ordered(kind, places))})
+            rows = pa.table({"x": arrays.of(_ordered(kind, places))})
             holds, null = next(predicate.conditions(rows, [expression]))
         except CurateError:
             return None

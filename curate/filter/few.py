@@ -38,12 +38,12 @@ def looked_up(table: pa.Table, name: str, sql: str, where: str) -> Verdict | Non
     if verdict is None:
         return None
     true, null = verdict
-    return true[at], null[at] if null.any() else np.zeros(len(at), bool)
+    return arrays.looked_up(true, at), arrays.looked_up(null, at) if null.any() else np.zeros(len(at), bool)
 
 
 @functools.lru_cache(maxsize=64)
 def _of_numbers(sql: str, where: str, name: str, kind: pa.DataType) -> Verdict | None:
-    return _asked(sql, where, pa.table({name: pa.array(np.arange(SMALL, dtype=kind.to_pandas_dtype()))}))
+    return _asked(sql, where, pa.table({name: arrays.of(np.arange(SMALL, dtype=kind.to_pandas_dtype()))}))
 
 
 @functools.lru_cache(maxsize=1024)

@@ -1,11 +1,14 @@
 """Ranks as unsigned integers: the order of float64 values, of uids, of what chance draws for a uid."""
 
+import binascii
+
 import numpy as np
 import pyarrow as pa
 import xxhash
 
-NIBBLES = np.full(256, 255, np.uint8)
-NIBBLES[np.frombuffer(b"0123456789abcdef", np.uint8)] = np.arange(16, dtype=np.uint8)
+from curate.arrow import text
+
+SMALL = 0x20  # the bit that tells a to f, and no digit, from A to F
 SIGN = np.uint64(1 << 63)
 
 
@@ -35,7 +38,7 @@ def of_uids(uids: pa.Array) -> tuple[np.ndarray, np.ndarray]:
 
 def words(uids: pa.Array) -> np.ndarray | None:
     """uint64 [rows, 4]: the bytes of uids of 32 characters, in the order of the text; None where one has others."""
-    _, offsets, data = uids.cast(pa.string()).buffers()
+    _, offsets, data = text(uids).buffers()
     if not len(uids):
         return np.zeros((0, 4), np.uint64)
     ends = np.frombuffer(offsets, np.int32)[uids.offset : uids.offset + len(uids) + 1]
@@ -44,20 +47,23 @@ def words(uids: pa.Array) -> np.ndarray | None:
     return np.frombuffer(data, ">u8", count=4 * len(uids), offset=ends[0]).reshape(-1, 4).astype(np.uint64)
 
 
-def hex_halves(uids: pa.Array) -> tuple[np.ndarray, np.ndarray] | None:
-    """uint64 [rows] twice, or None where a uid is not 32 small hex digits."""
+def hex_halves(uids: pa.Array, rows: np.ndarray | None = None) -> tuple[np.ndarray, np.ndarray] | None:
+    """uint64 [rows] twice, of some rows or all, or None where a uid is not 32 small hex digits."""
     if len(uids) == 0:
         return np.zeros(0, np.uint64), np.zeros(0, np.uint64)
-    _, offsets, data = uids.cast(pa.string()).buffers()
+    _, offsets, data = text(uids).buffers()
     ends = np.frombuffer(offsets, np.int32)[uids.offset : uids.offset + len(uids) + 1]
     if uids.null_count or (np.diff(ends) != 32).any():
         return None
-    digits = NIBBLES[np.frombuffer(data, np.uint8)[ends[0] : ends[-1]]]
-    if digits.max() > 15:
+    digits = np.frombuffer(data, np.uint8)[ends[0] : ends[-1]].reshape(-1, 32)
+    digits = digits if rows is None else digits[rows]
+    if not (digits & SMALL).all():
         return None
-    pairs = digits.reshape(len(uids), 16, 2)
-    halves = (pairs[:, :, 0] << 4 | pairs[:, :, 1]).reshape(len(uids), 2, 8).view(">u8").astype(np.uint64)
-    return halves[:, 0, 0].copy(), halves[:, 1, 0].copy()
+    try:
+        halves = np.frombuffer(binascii.unhexlify(digits.data), ">u8").reshape(-1, 2).astype(np.uint64)
+    except binascii.Error:
+        return None
+    return halves[:, 0].copy(), halves[:, 1].copy()
 
 
 def drawn(high: np.ndarray, low: np.ndarray, seed: int, number: int = 0) -> np.ndarray:

@@ -42,7 +42,7 @@ class Rank:
         words, alive, _ = _ranked(self, shard)
         words = words if alive.all() else tuple(word[alive] for word in words)
         ranks = np.stack([word.ravel() for word in words])
-        shard.folder.write_array(f"{self.scratch}/{shard.name}.npy", ranks)
+        shard.folder.write_array(f"{self.scratch}/{shard.name}.npy", ranks, lasting=False)
         counts = {**_told(ranks[0], 64 - DIGIT), "survivors": int(alive.sum())}
         return Report(str(shard), ranks.shape[1], counts)
 
@@ -63,7 +63,7 @@ class Look:
 
     def ranks(self, shard: str) -> np.ndarray:
         """uint64 [words, ranks]: those of a shard that agree with what is found."""
-        words = self.folder.read_array(f"{self.scratch}/{shard}.npy")
+        words = np.asarray(self.folder.read_array(f"{self.scratch}/{shard}.npy"))  # a memmap is slow to be sliced
         for number, known in enumerate(self.found):
             words = words[:, words[number] == known]
         if self.bits:
@@ -214,8 +214,13 @@ def _ranked(task: Rank | Spread, shard: Shard) -> tuple[Any, np.ndarray, pa.Tabl
 
 def _told(word: np.ndarray, shift: int) -> dict[str, Number]:
     """How many of the ranks have each value of the 16 bits above `shift`."""
-    counts = np.bincount(((word >> np.uint64(shift)) & np.uint64((1 << DIGIT) - 1)).view(np.int64))
-    return {f"{digit}": int(counts[digit]) for digit in np.flatnonzero(counts)}
+    digits = (word >> np.uint64(shift)).ravel().view(np.int64)
+    if shift + DIGIT < 64:
+        digits &= (1 << DIGIT) - 1
+    least = int(digits.min(initial=1 << DIGIT))
+    counts = np.bincount(digits - least)  # few of the digits occur, side by side
+    there = np.flatnonzero(counts)
+    return dict(zip(map(str, (there + least).tolist()), counts[there].tolist(), strict=True))
 
 
 def _narrowed(reports: Sequence[Report], wanted: int) -> tuple[int, int, int]:

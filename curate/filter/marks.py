@@ -5,6 +5,7 @@ from functools import cached_property
 
 import numpy as np
 
+from curate.filter import arrays
 from curate.filter.pages import Coded
 from curate.work import Number
 
@@ -21,8 +22,8 @@ class Marks:
     def of(cls, passed: list[np.ndarray], rows: int) -> "Marks":
         """From bool [rows] passes it, of every step."""
         marks = np.zeros(rows, np.min_scalar_type(2 ** len(passed) - 1))
-        for step, passes in enumerate(passed):
-            marks |= (~passes).view(np.uint8).astype(marks.dtype, copy=False) << marks.dtype.type(step)
+        for step, passes in enumerate(passed):  # a bool less one has all bits where it is False
+            marks |= (passes.view(np.uint8).astype(marks.dtype) - marks.dtype.type(1)) & marks.dtype.type(1 << step)
         if marks.itemsize == 1:
             every = np.bincount(marks, minlength=2 ** len(passed))
             return cls(np.arange(len(every), dtype=np.uint64), marks, every)
@@ -47,24 +48,19 @@ class Marks:
     def counts(self, null: list[np.ndarray], errors: list[bool]) -> dict[str, Number]:
         """By "<name> <number of step>": alone passes it, kept passes it and all before it, only fails it and no other,
         null has no value for it (bool [rows]), undecided came to it without a value that `errors` says it must have."""
+        bit = np.uint64(1) << np.arange(len(null), dtype=np.uint64)[:, None]
+        passes, reached = self.values & bit == 0, self.values & (bit - np.uint64(1)) == 0
+        sums = {"alone": passes @ self.rows, "kept": (passes & reached) @ self.rows,
+                "only": (self.values == bit) @ self.rows}  # fmt: skip
         found: dict[str, Number] = {"of": len(self.codes)}
         for step, without in enumerate(null):
-            bit = np.uint64(1 << step)
-            reached = self.values & (bit - np.uint64(1)) == 0
-            found[f"alone {step}"] = self._sum(self.values & bit == 0)
-            found[f"kept {step}"] = self._sum(reached & (self.values & bit == 0))
-            found[f"only {step}"] = self._sum(self.values == bit)
+            found |= {f"{name} {step}": int(rows[step]) for name, rows in sums.items()}
             found[f"null {step}"] = int(np.count_nonzero(without))
             asked = errors[step] and found[f"null {step}"]
-            found[f"undecided {step}"] = int(np.count_nonzero(reached[self.codes] & without)) if asked else 0
-        return {**found, "kept": self._sum(self.values == 0)}
-
-    def _sum(self, of: np.ndarray) -> int:
-        return int(self.rows[of].sum())
+            here = self._each(reached[step]).view(bool) if asked else without[:0]
+            found[f"undecided {step}"] = int(np.count_nonzero(here & without)) if asked else 0
+        return {**found, "kept": int(self.rows[self.values == 0].sum())}
 
     def _each(self, said: np.ndarray) -> np.ndarray:
         """uint8 [rows]: what is said of the value of each row."""
-        table = said.astype(np.uint8)
-        if self.codes.itemsize > 1:
-            return table[self.codes]
-        return np.frombuffer(self.codes.tobytes().translate(table.tobytes().ljust(256)), np.uint8)
+        return arrays.looked_up(said.astype(np.uint8), self.codes)

@@ -5,6 +5,7 @@ than parquet's bits would be. Arrow's writer looks up the value of every row aga
 selection costs. Format: https://parquet.apache.org/docs/file-format/
 """
 
+import functools
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -19,6 +20,9 @@ DATA_PAGE, DICTIONARY_PAGE = 0, 2
 OPTIONAL, ZSTD = 1, 6
 UTF8, UINT_64 = 0, 14  # what the values mean, in old files and ...
 STRING, INTEGER = 1, 10  # ... in new ones
+ANY: Struct = {}
+TEXT: Struct = {6: (I32, UTF8), 10: (STRUCT, {STRING: (STRUCT, ANY)})}
+UNSIGNED: Struct = {6: (I32, UINT_64), 10: (STRUCT, {INTEGER: (STRUCT, {1: (I8, 64), 2: (FALSE, None)})})}
 
 
 @dataclass(frozen=True)
@@ -38,31 +42,25 @@ class Coded:
             values.type
         )
 
-    @property
-    def element(self) -> Struct:
-        """What the schema of a parquet file says of it, its name aside."""
-        about: Struct = {1: (I32, self._kind), 3: (I32, OPTIONAL)}
-        if self._kind == BYTE_ARRAY:
-            about |= {6: (I32, UTF8), 10: (STRUCT, {STRING: (STRUCT, {})})}
-        if self._kind == INT64:
-            about |= {6: (I32, UINT_64), 10: (STRUCT, {INTEGER: (STRUCT, {1: (I8, 64), 2: (FALSE, None)})})}
-        return about
+    def element(self, name: str) -> Struct:
+        """What the schema of a parquet file says of it."""
+        meaning = {BYTE_ARRAY: TEXT, INT64: UNSIGNED}.get(self._kind, {})
+        return {1: (I32, self._kind), 3: (I32, OPTIONAL), 4: (BINARY, name.encode()), **meaning}
 
     def chunk(self, name: str, rows: slice, at: int) -> tuple[list[bytes], Struct]:
-        """The bytes of a row group's chunk of it that begins at a place of a file, and what the footer says of it."""
+        """The bytes of a row group's chunk of it that begins at a place of a file, and its ColumnMetaData."""
         codes = self.codes[rows]
-        pages = [self._dictionary(), self._data(codes)]
-        zipped = [(page, pa.compress(body, "zstd", asbytes=True), len(body)) for page, body in pages]
-        heads = [written({1: (I32, DATA_PAGE if 5 in page else DICTIONARY_PAGE), 2: (I32, size),
-                          3: (I32, len(body)), **page}) for page, body, size in zipped]  # fmt: skip
-        sizes = [len(head) + len(body) for head, (_, body, _) in zip(heads, zipped, strict=True)]
+        words, inflated = _dictionary_page(len(self.values), self._dictionary)
+        page, body = self._data(codes)
+        zipped = pa.compress(body, "zstd", asbytes=True)
+        head = _head(DATA_PAGE, len(body), len(zipped), page)
         about: Struct = {
             1: (I32, self._kind), 2: (LIST, (I32, [PLAIN, RLE, RLE_DICTIONARY])),
             3: (LIST, (BINARY, [name.encode()])), 4: (I32, ZSTD), 5: (I64, len(codes)),
-            6: (I64, sum(len(head) + size for head, (_, _, size) in zip(heads, zipped, strict=True))),
-            7: (I64, sum(sizes)), 9: (I64, at + sizes[0]), 11: (I64, at),
+            6: (I64, inflated + len(head) + len(body)), 7: (I64, len(words) + len(head) + len(zipped)),
+            9: (I64, at + len(words)), 11: (I64, at),
         }  # fmt: skip
-        return [heads[0], zipped[0][1], heads[1], zipped[1][1]], {2: (I64, 0), 3: (STRUCT, about)}
+        return [words, head, zipped], about
 
     @property
     def _kind(self) -> int:
@@ -70,20 +68,19 @@ class Coded:
             return BYTE_ARRAY
         return {np.dtype(np.int32): INT32, np.dtype(np.uint64): INT64}[self.values.dtype]
 
-    def _dictionary(self) -> tuple[Struct, bytes]:
-        if isinstance(self.values, list):
-            texts = [text.encode() for text in self.values]
-            body = b"".join(len(text).to_bytes(4, "little") + text for text in texts)
-        else:
-            body = self.values.tobytes()
-        return {7: (STRUCT, {1: (I32, len(self.values)), 2: (I32, PLAIN)})}, body
+    @property
+    def _dictionary(self) -> bytes:
+        if not isinstance(self.values, list):
+            return self.values.tobytes()
+        texts = [text.encode() for text in self.values]
+        return b"".join(len(text).to_bytes(4, "little") + text for text in texts)
 
     def _data(self, codes: np.ndarray) -> tuple[Struct, bytes]:
         levels = packed(len(codes) << 1) + b"\1" if self.none is None else _run(codes != self.none, 1)
         levels = len(levels).to_bytes(4, "little") + levels
         width = 1 if len(self.values) <= 2 else 8 * codes.itemsize
         body = b"".join((levels, bytes([width]), _run(self._there(codes), width)))
-        page = {1: (I32, len(codes)), 2: (I32, RLE_DICTIONARY), 3: (I32, RLE), 4: (I32, RLE)}
+        page: Struct = {1: (I32, len(codes)), 2: (I32, RLE_DICTIONARY), 3: (I32, RLE), 4: (I32, RLE)}
         return {5: (STRUCT, page)}, body
 
     def _there(self, codes: np.ndarray) -> np.ndarray:
@@ -99,6 +96,18 @@ def coded(values: np.ndarray) -> Coded:
     """Numbers as a column, whatever they are."""
     found, codes = np.unique(values, return_inverse=True)
     return Coded(found, codes.astype(np.min_scalar_type(max(len(found) - 1, 0))))
+
+
+@functools.lru_cache(maxsize=64)  # most shards have the same one
+def _dictionary_page(count: int, body: bytes) -> tuple[bytes, int]:
+    """The page, and its size before it was compressed."""
+    zipped = pa.compress(body, "zstd", asbytes=True)
+    head = _head(DICTIONARY_PAGE, len(body), len(zipped), {7: (STRUCT, {1: (I32, count), 2: (I32, PLAIN)})})
+    return head + zipped, len(head) + len(body)
+
+
+def _head(kind: int, size: int, zipped: int, about: Struct) -> bytes:
+    return written({1: (I32, kind), 2: (I32, size), 3: (I32, zipped), **about})
 
 
 def _run(codes: np.ndarray, width: int) -> bytes:

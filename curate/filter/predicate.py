@@ -16,9 +16,9 @@ from typing import Any
 import duckdb
 import numpy as np
 import pyarrow as pa
-import pyarrow.compute as pc
 
 from curate import named
+from curate.arrow import compute
 from curate.errors import CurateError
 from curate.filter import arrays
 
@@ -112,10 +112,10 @@ def groups(table: pa.Table, expression: Expression) -> tuple[np.ndarray, pa.Arra
     with database(table) as connection:
         values = _column(connection, f"(\n{expression.sql}\n)", expression, len(table))
     if pa.types.is_list(values.type) or pa.types.is_large_list(values.type):
-        rows, values = pc.list_parent_indices(values).to_numpy(), pc.list_flatten(values)
+        rows, values = compute().list_parent_indices(values).to_numpy(), compute().list_flatten(values)
     else:
         rows = np.arange(len(values))
-    there = pc.is_valid(values).to_numpy(zero_copy_only=False)
+    there = compute().is_valid(values).to_numpy(zero_copy_only=False)
     return rows[there].astype(np.int64), values.filter(pa.array(there)).cast(pa.string())
 
 

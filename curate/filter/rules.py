@@ -7,8 +7,8 @@ from functools import cached_property
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.compute as pc
 
+from curate.arrow import compute
 from curate.errors import CurateError
 from curate.files import Folder
 from curate.filter import answers, keys, predicate, subset
@@ -163,6 +163,7 @@ def _arrivals(step: Sample, scores: np.ndarray, high: np.ndarray, low: np.ndarra
 def _within(folder: Folder, place: str, names: pa.Array, words: Words, free: bool) -> np.ndarray:
     """Whether ranks reach the limit of their group; a group without one is `free` or keeps nothing."""
     table, limits = _limits(folder, place)
+    pc = compute()
     found = pc.index_in(names, value_set=table)
     known = pc.is_valid(found).to_numpy(zero_copy_only=False)
     at = pc.fill_null(found, 0).to_numpy()

@@ -10,7 +10,7 @@ import pyarrow as pa
 from curate.dataset import Dataset, fingerprint
 from curate.errors import CurateError
 from curate.files import Folder, metadata_of
-from curate.filter import keys, limits, subset
+from curate.filter import arrays, keys, limits, subset
 from curate.filter.considered import Considered, Taken, considered, schema_of
 from curate.filter.marks import Marks
 from curate.filter.pages import Coded, coded
@@ -90,15 +90,15 @@ def _weights(shard: Shard, taken: Taken, copies: list[np.ndarray], marks: Marks)
 class Ids:
     """Write the uids that a selection keeps of one shard, each as often as its weight, for sample_ids.npy."""
 
-    dataset: Dataset
     selection: str
     scratch: str
 
     def __call__(self, shard: Shard) -> Report:
-        kept = self.dataset.kept(shard, self.selection)
-        assert kept is not None
-        found = subset.array(kept["uid"].combine_chunks(), kept["weight"].to_numpy())
-        shard.folder.write_array(f"{self.scratch}/{shard.name}.npy", subset.ordered([found]))
+        keep_freed_memory()
+        with shard.folder.parquet(f"selections/{self.selection}/{shard.name}.parquet") as (file, _):
+            table = file.read(["uid", "weight"], use_threads=False)
+        found = subset.array(table["uid"].combine_chunks(), arrays.numbers(table["weight"].combine_chunks()))
+        shard.folder.write_array(f"{self.scratch}/{shard.name}.npy", found, lasting=False)
         return Report(str(shard), len(found))
 
 

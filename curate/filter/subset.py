@@ -42,8 +42,8 @@ def listed(path: str) -> tuple[int, int]:
     return len(wanted), int(counts.sum())
 
 
-def halves(uids: pa.Array) -> tuple[np.ndarray, np.ndarray]:
-    found = keys.hex_halves(uids)
+def halves(uids: pa.Array, rows: np.ndarray | None = None) -> tuple[np.ndarray, np.ndarray]:
+    found = keys.hex_halves(uids, rows)
     if found is None:
         raise CurateError(f"sample_ids need uids of 32 hex digits as DataComp has them, not '{uids[0].as_py()}'")
     return found
@@ -51,16 +51,20 @@ def halves(uids: pa.Array) -> tuple[np.ndarray, np.ndarray]:
 
 def array(uids: pa.Array, weights: np.ndarray) -> np.ndarray:
     """The structured array of uids, each as often as its weight says; not yet sorted."""
-    high, low = halves(uids)
-    found = np.empty(len(high), PAIR)
-    found["f0"], found["f1"] = high, low
-    return np.repeat(found, weights)
+    kept = np.flatnonzero(weights)
+    found = np.empty(len(kept), PAIR)
+    found["f0"], found["f1"] = halves(uids, kept)
+    return np.repeat(found, weights[kept])
 
 
 def ordered(parts: list[np.ndarray]) -> np.ndarray:
     """All parts in one, sorted: 16 bytes for each id."""
     every = np.concatenate([*parts, np.empty(0, PAIR)])
-    return every[np.lexsort((every["f1"], every["f0"]))]
+    found = every[np.argsort(every["f0"], kind="stable")]  # joins sorted parts, in an eighth of lexsort's time
+    same = found["f0"][1:] == found["f0"][:-1]
+    if (same & (found["f1"][1:] < found["f1"][:-1])).any():
+        found = found[np.lexsort((found["f1"], found["f0"]))]
+    return found
 
 
 @functools.lru_cache(maxsize=1)

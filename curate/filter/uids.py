@@ -12,24 +12,26 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 import curate
-from curate.filter.pages import Coded
-from curate.filter.thrift import BINARY, I16, I32, I64, LIST, STRUCT, Struct, struct, written
+from curate.filter.pages import ANY, BYTE_ARRAY, OPTIONAL, TEXT, Coded
+from curate.filter.thrift import BINARY, I16, I32, I64, LIST, STRUCT, Struct, written
 
 MAGIC = b"PAR1"
-TAIL = 8  # length of the footer, magic
-SHIFTED = (9, 10, 11)  # places of pages in ColumnMetaData
-DROPPED = (14, 15)  # ... of a bloom filter, which is not copied
 WRITER = f"curate version {curate.__version__}".encode()
+NAME = b"uid"
+COMPRESSIONS = {"UNCOMPRESSED": 0, "SNAPPY": 1, "GZIP": 2, "BROTLI": 4, "ZSTD": 6}
+ENCODINGS = {"PLAIN": 0, "PLAIN_DICTIONARY": 2, "RLE": 3, "BIT_PACKED": 4, "DELTA_LENGTH_BYTE_ARRAY": 6,
+             "DELTA_BYTE_ARRAY": 7, "RLE_DICTIONARY": 8}  # fmt: skip
 
 
 @dataclass(frozen=True)
 class Uids:
-    """The column chunks of `uid`, one for each row group, and the footer that tells how to read them."""
+    """The column chunks of `uid`, one for each row group, and what the footer must say to read them; places count from
+    the beginning of the chunk."""
 
     chunks: tuple[pa.Buffer, ...]
-    starts: tuple[int, ...]
     rows: tuple[int, ...]
-    footer: pa.Buffer
+    about: tuple[Struct, ...]
+    nullable: bool
 
     def same(self, other: "Uids | None") -> bool:
         """Whether they are the same bytes, and so the same uids; other bytes may be the same uids, too."""
@@ -37,39 +39,44 @@ class Uids:
 
 
 def stored(file: pq.ParquetFile, source: pa.NativeFile) -> Uids | None:
-    """The uids of an opened parquet file; None where they do not lie in one piece a row group."""
-    about, chunks, starts, rows = file.metadata, [], [], []
-    if "uid" not in about.schema.names or about.num_columns != len(file.schema_arrow):
+    """The uids of an opened parquet file; None where they do not lie in one piece a row group, or are no text."""
+    found, chunks, rows, abouts = file.metadata, [], [], []
+    if "uid" not in found.schema.names or found.num_columns != len(file.schema_arrow):
         return None
-    place = about.schema.names.index("uid")
-    for number in range(about.num_row_groups):
-        column = about.row_group(number).column(place)
-        start = column.data_page_offset
+    place = found.schema.names.index("uid")
+    schema = found.schema.column(place)
+    if schema.physical_type != "BYTE_ARRAY" or schema.max_definition_level > 1:
+        return None
+    for number in range(found.num_row_groups):
+        group = found.row_group(number)
+        column = group.column(place)
+        pages = {9: column.data_page_offset}
         if column.has_dictionary_page and column.dictionary_page_offset is not None:
-            start = min(start, column.dictionary_page_offset)
-        source.seek(start)
-        chunks.append(source.read_buffer(column.total_compressed_size))
-        starts.append(start)
-        rows.append(about.row_group(number).num_rows)
-        if column.file_path or chunks[-1].size != column.total_compressed_size:
+            pages[11] = column.dictionary_page_offset
+        start, size = min(pages.values()), column.total_compressed_size
+        if column.file_path or column.compression not in COMPRESSIONS or not ENCODINGS.keys() >= {*column.encodings}:
             return None
-    size = source.size()
-    source.seek(size - TAIL)
-    length = int.from_bytes(source.read(4), "little")
-    source.seek(size - TAIL - length)
-    return Uids(tuple(chunks), tuple(starts), tuple(rows), source.read_buffer(length))
+        source.seek(start)
+        chunks.append(source.read_buffer(size))
+        rows.append(group.num_rows)
+        abouts.append({
+            1: (I32, BYTE_ARRAY), 2: (LIST, (I32, [ENCODINGS[name] for name in column.encodings])),
+            3: (LIST, (BINARY, [NAME])), 4: (I32, COMPRESSIONS[column.compression]), 5: (I64, column.num_values),
+            6: (I64, column.total_uncompressed_size), 7: (I64, size),
+            **{field: (I64, at - start) for field, at in pages.items()},
+        })  # fmt: skip
+        if chunks[-1].size != size:
+            return None
+    return Uids(tuple(chunks), tuple(rows), tuple(abouts), schema.max_definition_level > 0)
 
 
 def beside(uids: Uids, columns: Mapping[str, Coded], metadata: Mapping[bytes, bytes]) -> list[bytes | pa.Buffer]:
     """The bytes, in pieces, of a parquet file with the column `uid` and others, whose rows are in its order."""
-    theirs, _ = struct(uids.footer.to_pybytes())
-    names = [element[4][1] for element in theirs[2][1][1][1:]]
-    place = names.index(b"uid")
     pieces: list[bytes | pa.Buffer] = [MAGIC]
     at, row = len(MAGIC), 0
     groups: list[Struct] = []
-    for source, chunk, start, rows in zip(theirs[4][1][1], uids.chunks, uids.starts, uids.rows, strict=True):
-        first, found = at, [_moved(source[1][1][1][place], at - start)]
+    for chunk, rows, about in zip(uids.chunks, uids.rows, uids.about, strict=True):
+        first, found = at, [_moved(about, at)]
         pieces.append(chunk)
         at += chunk.size
         for name, column in columns.items():
@@ -78,21 +85,20 @@ def beside(uids: Uids, columns: Mapping[str, Coded], metadata: Mapping[bytes, by
             found.append(about)
             at += sum(map(len, data))
         row += rows
-        sizes = [sum(about[3][1][field][1] for about in found) for field in (6, 7)]
-        groups.append({1: (LIST, (STRUCT, found)), 2: (I64, sizes[0]), 3: (I64, rows), 5: (I64, first),
-                       6: (I64, sizes[1]), 7: (I16, len(groups))})  # fmt: skip
-    elements = [{4: (BINARY, b"schema"), 5: (I32, 1 + len(columns))}, theirs[2][1][1][1 + place],
-                *({**column.element, 4: (BINARY, name.encode())} for name, column in columns.items())]  # fmt: skip
+        sizes = [sum(about[field][1] for about in found) for field in (6, 7)]
+        groups.append({1: (LIST, (STRUCT, [{2: (I64, 0), 3: (STRUCT, about)} for about in found])),
+                       2: (I64, sizes[0]), 3: (I64, rows), 5: (I64, first), 6: (I64, sizes[1]),
+                       7: (I16, len(groups))})  # fmt: skip
+    elements = [{4: (BINARY, b"schema"), 5: (I32, 1 + len(columns))},
+                {1: (I32, BYTE_ARRAY), 3: (I32, OPTIONAL if uids.nullable else 0), 4: (BINARY, NAME), **TEXT},
+                *(column.element(name) for name, column in columns.items())]  # fmt: skip
     footer = written({
         1: (I32, 2), 2: (LIST, (STRUCT, elements)), 3: (I64, sum(uids.rows)), 4: (LIST, (STRUCT, groups)),
         5: (LIST, (STRUCT, [{1: (BINARY, key), 2: (BINARY, value)} for key, value in metadata.items()])),
-        6: (BINARY, WRITER), 7: (LIST, (STRUCT, [{1: (STRUCT, {})}] * (1 + len(columns)))),
+        6: (BINARY, WRITER), 7: (LIST, (STRUCT, [{1: (STRUCT, ANY)}] * (1 + len(columns)))),
     })  # fmt: skip
     return [*pieces, footer, len(footer).to_bytes(4, "little"), MAGIC]
 
 
-def _moved(column: Struct, by: int) -> Struct:
-    """A column chunk whose pages lie elsewhere; what is not copied with them is forgotten."""
-    about = {field: value for field, value in column[3][1].items() if field not in DROPPED}
-    about |= {field: (about[field][0], about[field][1] + by) for field in SHIFTED if field in about}
-    return {2: (I64, 0), 3: (STRUCT, about)}
+def _moved(about: Struct, by: int) -> Struct:
+    return about | {field: (kind, at + by) for field, (kind, at) in about.items() if field in (9, 11)}
