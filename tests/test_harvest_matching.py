@@ -13,9 +13,9 @@ from curate.dataset import Dataset
 from curate.errors import CurateError
 from curate.harvest import index, run
 from curate.harvest.index import Matching
-from curate.harvest.match.matcher import Matcher
-from curate.harvest.match.trie import Trie
 from curate.harvest.queries import Queries
+from curate.match.matcher import Matcher
+from curate.match.trie import Trie
 
 
 @pytest.fixture

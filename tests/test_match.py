@@ -12,8 +12,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from curate.errors import CurateError
-from curate.harvest.match import matcher as match
-from curate.harvest.match.matcher import Matcher
+from curate.match import matcher as match
+from curate.match.matcher import Matcher
 
 # what has broken matchers: marks in a row, blanks at the edges, characters that look like blanks, scripts, emoji
 PIECES = [

@@ -1,5 +1,9 @@
 """Matching with numba says what matching without it says, for any bytes."""
 
+import os
+import subprocess
+import sys
+
 import pyarrow as pa
 import pytest
 from hypothesis import given, settings
@@ -8,8 +12,9 @@ from hypothesis import strategies as st
 pytest.importorskip("numba", reason="numba (the extra 'fast') is missing")
 from test_match import dirty, lists, matches
 
-from curate.harvest.match import matcher as match
-from curate.harvest.match.matcher import Matcher
+from curate.match import machine
+from curate.match import matcher as match
+from curate.match.matcher import Matcher
 
 pytestmark = pytest.mark.slow
 bytes_and_texts = st.lists(st.one_of(dirty.map(str.encode), st.binary(max_size=4)), max_size=9).map(b" ".join)
@@ -48,3 +53,23 @@ def test_numba_is_used_only_once_it_pays(monkeypatch):
         assert matches(matcher, ["a dog", "no"]) == [[0], []]
         used.append(matcher._compiled is not None)
     assert used == [False, True]
+
+
+def test_the_machine_code_is_kept_and_made_again_where_it_is_damaged(tmp_path, monkeypatch):
+    monkeypatch.setenv("CURATE_CACHE", str(tmp_path))
+    kept = tmp_path / f"loops-{machine._made_by()}"
+    kept.write_bytes(b"damaged" * 9)
+    made = machine._object_code()
+    file = kept.stat().st_ino
+    assert kept.read_bytes().endswith(made)
+    assert machine._object_code() == made
+    assert kept.stat().st_ino == file
+
+
+def test_where_nothing_can_be_compiled_numpy_matches(tmp_path):
+    script = "import pyarrow as pa; from curate.match import matcher; matcher.COMPILE_AFTER = -1; "
+    script += "m = matcher.Matcher(['dog']); print(m.match(pa.array(['a dog']))[1].tolist(), m._compiled)"
+    environment = {**os.environ, "CURATE_CACHE": str(tmp_path), "NUMBA_DISABLE_JIT": "1"}
+    run = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, env=environment)
+    assert run.stdout == "[0] None\n"
+    assert not list(tmp_path.iterdir())

@@ -14,8 +14,8 @@ from click.testing import CliRunner
 from curate import named
 from curate.cli import main
 from curate.errors import CurateError
-from curate.harvest.match.matcher import Matcher
 from curate.harvest.queries import read
+from curate.match.matcher import Matcher
 from curate.queries import packages
 from curate.queries.blocklist import Blocklist
 from curate.queries.choose import choose, quotas, ranked

@@ -12,7 +12,7 @@ import pyarrow.compute as pc
 from curate.errors import BadShard
 from curate.files import Folder
 from curate.harvest.choose import ranges, uids
-from curate.harvest.match.matcher import Matcher
+from curate.match.matcher import Matcher
 from curate.memory import keep_freed_memory
 from curate.pools import open_pool
 from curate.work import Number, Report

@@ -1,4 +1,4 @@
-"""The same matching as one compiled loop (numba) over the Arrow buffers: same tables, same results, twice as quick.
+"""The same matching as one compiled loop over the Arrow buffers: same tables, same results, twice as quick.
 
 Texts that composing or case folding changes in more than single characters, and texts that are not UTF-8, are left to
 the numpy path: `Compiled` names them.
@@ -9,40 +9,54 @@ from functools import cache
 import numpy as np
 import pyarrow as pa
 
-from curate.harvest.match.characters import FOLDS, UNSTABLE, ascii_classes, metaclip_classes, unicode_classes
-from curate.harvest.match.kernel import LEFT, TOGETHER, UNICODE, matched
-from curate.harvest.match.tokens import buffers
-from curate.harvest.match.trie import Trie
+from curate.match.characters import FOLDS, UNSTABLE, ascii_classes, metaclip_classes, unicode_classes
+from curate.match.layout import ARRAYS, LEFT, RECENT, SPARE, TOGETHER, UNICODE
+from curate.match.machine import loops
+from curate.match.tokens import buffers
+from curate.match.trie import Trie
+
+TABLES = ("classes", "pages", "page_classes", "page_steps", "words", "windows", "twins")
 
 
 class Compiled:
-    """Matches blocks of texts with the tables of a Matcher. Compiled at the first call, once for a machine."""
+    """Matches blocks of texts with the tables of a Matcher. Raises RuntimeError where the loops cannot be compiled."""
 
     def __init__(self, trie: Trie, mode: str, casefold: bool, nfc: bool, longest: int):
-        self.spaced, self.lower, self.longest = mode == "metaclip", casefold and mode != "metaclip", longest
-        classes = metaclip_classes() if self.spaced else _byte_classes()
-        pages = _no_pages() if self.spaced else _pages(casefold, nfc)
-        self.text_tables = [_frozen(table) for table in (classes, *pages)]
-        self.trie_tables = [_frozen(table) for table in (trie.words, trie.windows, trie.twins)]
-        self.bits, self.plain = np.uint64(len(trie.words).bit_length() - 1), bool(trie.plain[0])
+        spaced = mode == "metaclip"
+        classes, pages = (metaclip_classes(), _no_pages()) if spaced else (_byte_classes(), _pages(casefold, nfc))
+        self.tables = dict(zip(TABLES, (classes, *pages, trie.words, trie.windows, trie.twins)))
+        self.options = (len(trie.words).bit_length() - 1, bool(trie.plain[0]), len(trie.twins) > 0, spaced,
+                        casefold and not spaced, longest)  # fmt: skip
+        self.loops, _ = loops()
 
     def match(self, block: pa.Array) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         """Matches in each text, int64 [n]; their queries, int32, ascending in a text; rows that are left, int64."""
         data, offsets = buffers(block)
-        room = max(int(np.diff(offsets).max(initial=0)), TOGETHER) + 16
-        text, kinds = np.zeros(room, np.uint8), np.zeros(room, np.uint8)
-        counts, left = np.zeros(len(block), np.int64), np.zeros(len(block), np.bool_)
-        queries = matched(_frozen(data), offsets, text, _eights(text), kinds, _eights(kinds), *self.text_tables,
-                         *self.trie_tables, self.bits, self.plain, self.spaced, self.lower, self.longest, counts,
-                         left)  # fmt: skip
-        return counts, queries, np.flatnonzero(left)
+        rows, size = len(block), 0
+        counts, left = np.zeros(rows, np.int64), np.zeros(rows, np.uint8)
+        found, progress = np.empty(len(data) // 8 + rows + 1024, np.int32), np.zeros(2, np.int64)
+        arrays = {**self.tables, **_rooms(int(np.diff(offsets).max(initial=0))), "data": data, "offsets": offsets,
+                  "counts": counts, "left": left, "progress": progress}  # fmt: skip
+        while progress[0] < rows:
+            self.loops(*_addresses(arrays | {"found": found}), rows, len(found) - SPARE, *self.options)
+            size = int(progress[1])
+            if progress[0] < rows:
+                found = np.concatenate((found, np.empty_like(found)))
+        return counts, found[:size], np.flatnonzero(left)
 
 
-def _frozen(array: np.ndarray) -> np.ndarray:
-    """A read-only view: what is loaded and what is built is the same type to the compiler then."""
-    view = array.view()
-    view.flags.writeable = False
-    return view
+def _rooms(longest: int) -> dict[str, np.ndarray]:
+    """What the loops work in, for texts of at most `longest` bytes."""
+    sizes = {"bounds": TOGETHER + 1, "few": 18, "recent": RECENT, "known": RECENT}
+    names = ("text", "kinds", "hashes", "before", "values", "nexts", "some", "paths", *sizes)
+    return {name: np.zeros(sizes.get(name, max(longest, TOGETHER) + 16), ARRAYS[name]) for name in names}
+
+
+def _addresses(arrays: dict[str, np.ndarray]) -> list[int]:
+    for name, dtype in ARRAYS.items():
+        assert arrays[name].dtype == dtype, name
+        assert arrays[name].flags.c_contiguous, name
+    return [arrays[name].ctypes.data for name in ARRAYS]
 
 
 def _byte_classes() -> np.ndarray:
@@ -89,8 +103,3 @@ def _shared(*tables: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     page = [numbers.setdefault(b"".join(row.tobytes() for row in rows), len(numbers)) for rows in zip(*tables)]
     first = np.unique(page, return_index=True)[1]
     return np.array(page, np.uint16), tables[0][first], tables[1][first]
-
-
-def _eights(data: np.ndarray) -> np.ndarray:
-    """The eight bytes from each place as one word: a view."""
-    return np.lib.stride_tricks.as_strided(data[:8].view("<u8"), (len(data) - 8,), (1,))

@@ -14,7 +14,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from curate.harvest.match.characters import (
+from curate.match.characters import (
     MARK,
     SYMBOL,
     UNSTABLE,
@@ -24,7 +24,7 @@ from curate.harvest.match.characters import (
     metaclip_classes,
     unicode_classes,
 )
-from curate.harvest.match.tokens import Tokens, buffers, hashes_of, looked_up, spans
+from curate.match.tokens import Tokens, buffers, hashes_of, looked_up, spans
 
 UNLIMITED = 1 << 62
 # a tab, a mark that touches anything but blanks, marks with one blank between them where spacing leaves at least two

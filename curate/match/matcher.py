@@ -14,9 +14,9 @@ import numpy as np
 import pyarrow as pa
 
 from curate.errors import CurateError
-from curate.harvest.match.rules import Default, Metaclip, encoded
-from curate.harvest.match.tokens import Tokens, buffers, joined
-from curate.harvest.match.trie import Paths, Trie
+from curate.match.rules import Default, Metaclip, encoded
+from curate.match.tokens import Tokens, buffers, joined
+from curate.match.trie import Paths, Trie
 
 MODES = ("default", "metaclip")
 BLOCK_TEXTS, BLOCK_BYTES = 1 << 14, 1 << 21  # what is worked on at once stays near the core's cache
@@ -25,7 +25,9 @@ FORMAT = "curate match 2"
 OPTIONS = ("mode", "casefold", "nfc", "_longest")
 NONE = np.zeros(0, np.int32)
 PROBED, DISTINCT = 16, 0.8  # one block in 16 is looked at; with fewer distinct texts each is matched once
-COMPILE_AFTER = 2_000_000  # texts: before, importing numba (and compiling, the first time) takes longer than it saves
+COMPILE_AFTER = (
+    2_000_000  # texts: before, loading the compiled loops (and compiling, the first time) takes longer than it saves
+)
 
 
 class Matcher:
@@ -210,9 +212,11 @@ class Matcher:
 @cache
 def _with_numba() -> ModuleType | None:
     try:
-        return importlib.import_module("curate.harvest.match.compiled")
-    except (ImportError, RuntimeError):  # no numba, or none for this numpy; no folder that it could keep its work in
+        module = importlib.import_module("curate.match.compiled")
+        module.loops()
+    except (ImportError, RuntimeError):  # no numba, or none for this numpy
         return None
+    return module
 
 
 def _blocks(texts: pa.Array | pa.ChunkedArray, times: int) -> Iterator[pa.Array]:

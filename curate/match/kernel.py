@@ -1,12 +1,10 @@
-"""The compiled loops of compiled.py.
+"""The compiled loops of compiled.py: numba's, which only the process that compiles them imports.
 
 A few texts at a time: all are cut into tokens, all tokens and the windows of two are looked up, then each text walks on
 from what was found, so that the look-ups wait for memory together.
 
-Every compiled function stands in this one file, because numba compiles again only when the function's own file changes.
-Arrays are handed on one by one and whole: numba counts the references to slices and tuples, which takes longer than the
-work. Numbers that meet hashes are unsigned: numba makes floats of mixed ones, and looks twice at a place that may be
-negative.
+They are handed bare pointers and allocate nothing, so that their machine code needs no numba, no Python and no memory
+but what the caller owns. Numbers that meet hashes are unsigned: numba makes floats of mixed ones.
 """
 
 from typing import Any
@@ -14,51 +12,17 @@ from typing import Any
 import numba
 import numpy as np
 
-from curate.harvest.match.characters import BLANK, JOINER, MARK, REMOVED, SYMBOL, WORD
-from curate.harvest.match.tokens import MIX, SALT
-from curate.harvest.match.trie import PARENT, TOUCH
+from curate.match.characters import BLANK, JOINER, MARK, REMOVED, SYMBOL, WORD
+from curate.match.hashing import MIX, PARENT, SALT, TOUCH
+from curate.match.layout import ARRAYS, INSIDE, LEFT, NUMBERS, RECENT, TOGETHER, UNICODE
 
-TOGETHER = 1 << 12  # bytes of text at a time: their tokens stay in the core's own cache
-RECENT = 1 << 11  # words whose nodes are remembered in a block
-UNICODE, INSIDE, LEFT = 64, 65, 66  # further classes: not ASCII; a character's other bytes; for the numpy path
 FIRST_MIX, LAST_MIX = MIX
 U = np.uint64
 ONES, TOPS = U(0x0101010101010101), U(0x8080808080808080)
 LAST = np.int32(2**31 - 1)
 FIRST = -1  # in place of how it touches the one before: the first token of a text
-compiled: Any = numba.njit(cache=True, nogil=True)
-
-
-@compiled
-def matched(data, offsets, text, text8, kinds, kinds8, classes, pages, page_classes, page_steps, words, windows,
-           twins, bits, plain, spaced, lower, longest, counts, left):  # fmt: skip
-    """Fills counts and left; returns the queries."""
-    hashes, before = np.empty(len(text), np.uint64), np.empty(len(text), np.int64)
-    values, nexts = np.empty(len(text), np.uint64), np.empty(len(text), np.uint64)
-    bounds, few = np.empty(TOGETHER + 1, np.int64), np.zeros(18, np.int32)
-    some, paths = np.empty(len(text), np.int64), np.empty(len(text), np.uint64)
-    recent, known = np.zeros(RECENT, np.uint64), np.zeros(RECENT, np.uint64)
-    found, size, row = np.empty(4 * len(counts) + 1024, np.int32), 0, 0
-    while row < len(counts):
-        first, tokens, bounds[0] = row, 0, 0
-        stop = offsets[row] + TOGETHER
-        while row < len(counts) and (row == first or (offsets[row + 1] <= stop and row - first < TOGETHER)):
-            length = _copied(data, offsets[row], offsets[row + 1], text, kinds, classes, lower)
-            if length < 0:
-                length = _decoded(data, offsets[row], offsets[row + 1], text, kinds, pages, page_classes, page_steps)
-            left[row] = length < 0
-            tokens = _cut(kinds, kinds8, text8, length, spaced, longest, hashes, before, tokens)
-            row += 1
-            bounds[row - first] = tokens
-        _look_up(words, windows, bits, plain, hashes, before, tokens, values, nexts, some, paths, recent, known)
-        while True:
-            after = _walk(words, windows, twins, bits, plain, hashes, before, values, nexts, some, bounds, found, size,
-                          few, counts, first, row)  # fmt: skip
-            if after >= 0:
-                break
-            found = np.append(found, np.empty(len(found), np.int32))
-        size = after
-    return found[:size]
+ZERO, NINE = np.int64(0), np.int64(9)  # not literals, for each of which numba compiles a function anew
+compiled: Any = numba.njit(no_cpython_wrapper=True)  # type: ignore[call-overload]
 
 
 @compiled
@@ -67,7 +31,7 @@ def _look_up(words, windows, bits, plain, hashes, before, tokens, values, nexts,
 
     Loops almost without branches, so that the processor waits for many places at once; common words are remembered.
     """
-    missing, likely, slots = np.int64(0), np.int64(0), U(len(recent) - 1)
+    missing, likely, slots = np.int64(0), np.int64(0), U(RECENT - 1)
     for token in range(tokens):
         slot = hashes[token] >> U(32) & slots
         values[token] = known[slot]
@@ -96,19 +60,19 @@ def _look_up(words, windows, bits, plain, hashes, before, tokens, values, nexts,
 
 
 @compiled
-def _walk(words, windows, twins, bits, plain, hashes, before, values, nexts, some, bounds, found, size, few, counts,
-          first, after):  # fmt: skip
-    """Append the queries of each text to found[:size]; the new size, -1 where there is no room."""
+def _walk(words, windows, twins, twinned, bits, plain, hashes, before, values, nexts, some, bounds, found, size, room,
+          few, counts, first, after):  # fmt: skip
+    """Append the queries of each text to found[:size], which has `room`; the new size, -1 where that is too little."""
     window = 0
     for row in range(first, after):
         begin, end = size, bounds[row - first + 1]
         for token in range(bounds[row - first], end):
-            size = _ended(values[token], twins, found, size)
+            size = _ended(values[token], twins, twinned, found, size, room)
         while some[window] < end:
             value, path, last = nexts[window], hashes[some[window]], some[window] + 1
             window += 1
             while value:
-                size = _ended(value, twins, found, size)
+                size = _ended(value, twins, twinned, found, size, room)
                 path = _longer(path, hashes[last], before[last], plain)
                 last += 1
                 if not value & U(1) or last == end or (plain and before[last] != 1):
@@ -116,7 +80,7 @@ def _walk(words, windows, twins, bits, plain, hashes, before, values, nexts, som
                 key = _longer(path, hashes[last], before[last], plain)
                 likely = _likely(key, windows, bits)
                 value = _value(key, words[(key >> (U(64) - bits)) * likely] * likely, words, bits)
-        if size > len(found) - 16:  # _eight reads on
+        if size > room:
             return -1
         size = _sorted(found, begin, size, few)
         counts[row] = size - begin
@@ -124,16 +88,16 @@ def _walk(words, windows, twins, bits, plain, hashes, before, values, nexts, som
 
 
 @compiled
-def _ended(value, twins, found, size):
+def _ended(value, twins, twinned, found, size, room):
     """Append the query of a node, if it has one, and its twins; what has no room is only counted."""
     query = np.int64(value >> U(1)) - 1
-    if size < len(found) - 16:
+    if size < room:
         found[size] = query
     size += query >= 0
-    if len(twins) and query >= 0:
+    if twinned and query >= 0:
         query = np.int64(twins[query])
         while query >= 0:
-            if size < len(found) - 16:
+            if size < room:
                 found[size] = query
             size += 1
             query = np.int64(twins[query])
@@ -160,7 +124,7 @@ def _value(key, held, words, bits):
     half = U(1) << (bits - U(1))
     value = key << bits ^ held
     missed = U(value >= half) & U(held != 0)
-    other = key >> (U(64) - bits) ^ (key >> (U(64) - U(2) * bits) & U(len(words) - 1))
+    other = key >> (U(64) - bits) ^ (key >> (U(64) - U(2) * bits) & (U(1) << bits) - U(1))
     rest = words[other * missed] ^ key << bits ^ half
     rest *= missed & U(rest < half)
     return value if value < half else rest
@@ -170,16 +134,16 @@ def _value(key, held, words, bits):
 def _sorted(found, begin, size, few):
     """Sort found[begin:size], drop repetitions; the new size. `few` int32 [18] is for its use."""
     if size - begin > 16:
-        found[begin:size].sort()
+        _by_gaps(found, begin, size)
         kept = begin
         for i in range(begin, size):
             found[kept] = found[i]
             kept += i + 1 == size or found[i + 1] != found[i]
         return kept
-    _eight(found, begin, size, few, 0)
+    _eight(found, begin, size, few, ZERO)
     few[8] = few[17] = LAST
     if size - begin > 8:
-        _eight(found, begin + 8, size, few, 9)
+        _eight(found, begin + 8, size, few, NINE)
     else:
         few[9] = LAST
     left, right, kept, before = 0, 9, begin, np.int32(-1)
@@ -191,6 +155,20 @@ def _sorted(found, begin, size, few):
         kept += query != before
         found[kept - 1] = before = query
     return kept
+
+
+@compiled
+def _by_gaps(found, begin, size):
+    """Sort found[begin:size] as Shell did, with gaps that shrink to 5/11: few texts have so many."""
+    gap = size - begin
+    while gap > 1:
+        gap = gap * 29 >> 6 if gap > 4 else 1
+        for i in range(begin + gap, size):
+            query, place = found[i], i
+            while place >= begin + gap and found[place - gap] > query:
+                found[place] = found[place - gap]
+                place -= gap
+            found[place] = query
 
 
 @compiled
@@ -237,26 +215,18 @@ def _decoded(data, i, length, text, kinds, pages, classes, steps):
     size = 0
     while i < length:
         code = np.int64(data[i])
-        if code < 0x80:
-            i += 1
-        elif 0xC2 <= code < 0xE0 and _continues(data, i + 1, length, 1):
-            code = (code & 0x1F) << 6 | data[i + 1] & 0x3F
-            i += 2
-        elif 0xE0 <= code < 0xF0 and _continues(data, i + 1, length, 2):
-            code = (code & 0x0F) << 12 | (np.int64(data[i + 1]) & 0x3F) << 6 | data[i + 2] & 0x3F
-            i += 3
-            if code < 0x800 or 0xD800 <= code < 0xE000:
-                return -1
-        elif 0xF0 <= code < 0xF5 and _continues(data, i + 1, length, 3):
-            code = (code & 0x07) << 18 | (np.int64(data[i + 1]) & 0x3F) << 12
-            code |= (np.int64(data[i + 2]) & 0x3F) << 6 | data[i + 3] & 0x3F
-            i += 4
-            if code < 0x10000 or code > 0x10FFFF:
-                return -1
-        else:
+        behind = int(code >= 0xC2) + int(code >= 0xE0) + int(code >= 0xF0)
+        if 0x80 <= code < 0xC2 or code >= 0xF5 or not _continues(data, i + 1, length, behind):
             return -1
-        page, place = pages[code >> 8], code & 0xFF
-        kind, code = classes[page, place], code + np.int64(steps[page, place])
+        code &= 0x3F >> behind if behind else 0x7F
+        for _ in range(behind):
+            i += 1
+            code = code << 6 | np.int64(data[i]) & 0x3F
+        i += 1
+        if (behind == 2 and code < 0x800) or (behind == 3 and not 0x10000 <= code < 0x110000) or code >> 11 == 27:
+            return -1
+        page, place = np.int64(pages[code >> 8]), code & 0xFF
+        kind, code = classes[page << 8 | place], code + np.int64(steps[page << 8 | place])
         if kind == LEFT:
             return -1
         if kind != REMOVED:
@@ -288,7 +258,7 @@ def _encoded(code, kind, text, kinds, size):
 
 
 @compiled
-def _cut(kinds, kinds8, text8, length, spaced, longest, hashes, before, tokens):
+def _cut(kinds, text, length, spaced, longest, hashes, before, tokens):
     """Append the tokens of a text: hash of each, and how it touches the one before."""
     i, end, behind = 0, 0, BLANK
     kinds[max(length, 0)] = BLANK
@@ -296,7 +266,7 @@ def _cut(kinds, kinds8, text8, length, spaced, longest, hashes, before, tokens):
         kind = kinds[i]
         start = i
         if kind == WORD:
-            i = _word_end(kinds, kinds8, i)
+            i = _word_end(kinds, i)
         else:
             i += 1
             while kinds[i] == INSIDE:
@@ -309,17 +279,17 @@ def _cut(kinds, kinds8, text8, length, spaced, longest, hashes, before, tokens):
             before[tokens] = start - end + (behind == MARK) + (kind == MARK)
         else:
             before[tokens] = 0 if kind == behind == SYMBOL and start == end else 1
-        hashes[tokens] = _hash(text8, start, i - start, longest)
+        hashes[tokens] = _hash(text, start, i - start, longest)
         end, behind = i, kind
         tokens += 1
     return tokens
 
 
 @compiled
-def _word_end(kinds, kinds8, i):
+def _word_end(kinds, i):
     """Eight places at a time."""
     while True:
-        other = kinds8[i] ^ ONES * U(WORD)
+        other = _eight_bytes(kinds, i) ^ ONES * U(WORD)
         if not other:
             i += 8
             continue
@@ -331,14 +301,49 @@ def _word_end(kinds, kinds8, i):
 
 
 @compiled
-def _hash(text8, start, length, longest):
+def _hash(text, start, length, longest):
     """See hashes_of."""
     hashed, done = U(0), 0
     while True:
         count = min(length - done, 8)
-        word = (text8[start + done] << U(64 - 8 * count)) + U(count) * SALT
+        word = (_eight_bytes(text, start + done) << U(64 - 8 * count)) + U(count) * SALT
         hashed = (hashed ^ word) * FIRST_MIX
         hashed = (hashed ^ hashed >> U(32)) * LAST_MIX
         done += 8
         if done >= length or done > longest:
             return hashed
+
+
+@compiled
+def _eight_bytes(data, i):
+    """As one word: a single load to LLVM."""
+    low = U(data[i]) | U(data[i + 1]) << U(8) | U(data[i + 2]) << U(16) | U(data[i + 3]) << U(24)
+    high = U(data[i + 4]) | U(data[i + 5]) << U(8) | U(data[i + 6]) << U(16) | U(data[i + 7]) << U(24)
+    return low | high << U(32)
+
+
+@numba.cfunc(numba.void(*(numba.types.CPointer(getattr(numba.types, kind)) for kind in ARRAYS.values()),
+                        *(numba.int64 for _ in NUMBERS)))  # fmt: skip
+def matched(data, offsets, text, kinds, hashes, before, values, nexts, some, paths, bounds, few, recent, known, classes,
+            pages, page_classes, page_steps, words, windows, twins, found, counts, left, progress, rows, room, bits,
+            plain, twinned, spaced, lower, longest):  # fmt: skip
+    """Fills counts, left and found from progress on, (row, size of found); stops where found has no room for a text."""
+    row, size = progress[0], progress[1]
+    while row < rows:
+        first, tokens, bounds[0] = row, ZERO, 0
+        stop = offsets[row] + TOGETHER
+        while row < rows and (row == first or (offsets[row + 1] <= stop and row - first < TOGETHER)):
+            length = _copied(data, offsets[row], offsets[row + 1], text, kinds, classes, lower != 0)
+            if length < 0:
+                length = _decoded(data, offsets[row], offsets[row + 1], text, kinds, pages, page_classes, page_steps)
+            left[row] = length < 0
+            tokens = _cut(kinds, text, length, spaced != 0, longest, hashes, before, tokens)
+            row += 1
+            bounds[row - first] = tokens
+        _look_up(words, windows, U(bits), plain != 0, hashes, before, tokens, values, nexts, some, paths, recent, known)
+        after = _walk(words, windows, twins, twinned != 0, U(bits), plain != 0, hashes, before, values, nexts, some,
+                      bounds, found, size, room, few, counts, first, row)  # fmt: skip
+        if after < 0:
+            break
+        progress[0], progress[1] = row, after
+        size = after

@@ -5,10 +5,8 @@ from dataclasses import dataclass
 import numpy as np
 import pyarrow as pa
 
-from curate.harvest.match.characters import JOINER, MARK, WORD
-
-MIX = np.uint64(0xBF58476D1CE4E5B9), np.uint64(0x94D049BB133111EB)
-SALT = np.uint64(0x9E3779B97F4A7C15)  # tells "a" from "\0a"
+from curate.match.characters import JOINER, MARK, WORD
+from curate.match.hashing import MIX, SALT
 
 
 @dataclass

@@ -14,9 +14,9 @@ from dataclasses import dataclass, fields
 
 import numpy as np
 
-from curate.harvest.match.tokens import Tokens
+from curate.match.hashing import PARENT, TOUCH
+from curate.match.tokens import Tokens
 
-PARENT, TOUCH = np.uint64(0xD6E8FEB86659FD93), np.uint64(0xA0761D6478BD642F)
 LONGER, NO_TWINS = np.uint64(1), np.zeros(0, np.int32)
 
 
