@@ -1,9 +1,11 @@
 """This machine's disk, without fsspec: that takes 0.1 s to import and ten times as long for each look at a file."""
 
 import glob
+import hashlib
 import os
 import shutil
 from collections.abc import Sequence
+from pathlib import Path
 
 SCHEMES = ("file://", "local://", "file:", "local:")
 OTHERS = ("://", "::")
@@ -38,3 +40,9 @@ def ranges(path: str, starts: Sequence[int], size: int) -> list[bytes]:
 def remove(path: str) -> None:
     """A file, or a folder with all that is in it."""
     shutil.rmtree(path) if os.path.isdir(path) else os.remove(path)
+
+
+def sha256(path: str | Path) -> str:
+    """Of a file; it tells other weights of the same name."""
+    with open(path, "rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()

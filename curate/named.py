@@ -1,11 +1,13 @@
 """A plug-in is one file, found by its name: "phash(size=8)" is the Signal of curate/signals/phash.py with size=8."""
 
 import ast
+import contextlib
 import importlib
 import importlib.util
 import inspect
 import pkgutil
 import re
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -76,20 +78,33 @@ def available(kind: str) -> list[str]:
 
 def plugin(kind: str, spec: Spec) -> type:
     """The class behind a spec. Raises CurateError for an unknown name or a package that is not installed."""
-    try:
-        if spec.name.endswith(".py"):
+    if spec.name.endswith(".py"):
+        with _packaged(spec.name):
             return getattr(_file(spec.name), CLASSES[kind])
-        module = spec.name.replace("-", "_")  # bag-of-words is bag_of_words.py
-        if module not in available(kind):
-            kinds = kind.rsplit(".", 1)[-1]
-            raise CurateError(f"no {kinds} called '{spec.name}'; choose from: {', '.join(available(kind))}")
-        return getattr(importlib.import_module(f"curate.{kind}.{module}"), CLASSES[kind])
+    module = spec.name.replace("-", "_")  # bag-of-words is bag_of_words.py
+    if module not in available(kind):
+        kinds = kind.rsplit(".", 1)[-1]
+        raise CurateError(f"no {kinds} called '{spec.name}'; choose from: {', '.join(available(kind))}")
+    return getattr(needed(f"curate.{kind}.{module}", spec.name), CLASSES[kind])
+
+
+def needed(module: str, by: str) -> Any:
+    """A module that is imported only where it comes to be used. Raises CurateError, saying by whom, for a package that
+    is not installed."""
+    with _packaged(by):
+        return importlib.import_module(module)
+
+
+@contextlib.contextmanager
+def _packaged(by: str) -> Iterator[None]:
+    try:
+        yield
     except ModuleNotFoundError as error:
         missing = (error.name or "").split(".")[0]
         if missing == "curate":
             raise
         raise CurateError(
-            f"'{spec.name}' needs the package {missing}: {INSTALL.get(missing, f'pip install {missing}')}"
+            f"'{by}' needs the package {missing}: {INSTALL.get(missing, f'pip install {missing}')}"
         ) from error
 
 

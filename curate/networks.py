@@ -1,7 +1,6 @@
 """Networks of others in ONNX files: an array in, arrays out, on one thread, with the same numbers in every worker."""
 
 import functools
-import hashlib
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +21,20 @@ def session(path: str) -> onnxruntime.InferenceSession:
     return onnxruntime.InferenceSession(path, providers=["CPUExecutionProvider"])
 
 
+def one_thread(network: str | bytes, on_gpu: bool = False) -> onnxruntime.InferenceSession:
+    """A file, or the bytes of one, with the same sums in the same order in every worker. Raises CurateError."""
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = options.inter_op_num_threads = 1
+    options.log_severity_level = 4  # what goes wrong is raised
+    wanted = ["CUDAExecutionProvider", "CPUExecutionProvider"][0 if on_gpu else 1 :]
+    providers = [name for name in wanted if name in onnxruntime.get_available_providers()]
+    try:
+        return onnxruntime.InferenceSession(network, options, providers=providers)
+    except ERRORS as error:
+        name = network if isinstance(network, str) else "this"
+        raise CurateError(f"{name} is no ONNX file that onnxruntime {onnxruntime.__version__} can read") from error
+
+
 class Network:
     """An ONNX file with one image input. shape: of its input, None where a length is free. type: of its numbers."""
 
@@ -29,13 +42,7 @@ class Network:
         if not Path(path).is_file():
             raise CurateError(f"no such ONNX file: {path}")
         self.path = path
-        options = onnxruntime.SessionOptions()
-        options.intra_op_num_threads = options.inter_op_num_threads = 1
-        options.log_severity_level = 4  # what goes wrong is raised
-        try:
-            self._session = onnxruntime.InferenceSession(path, options, providers=["CPUExecutionProvider"])
-        except ERRORS as error:
-            raise CurateError(f"{path} is no ONNX file that onnxruntime {onnxruntime.__version__} can read") from error
+        self._session = one_thread(path)
         given = self._session.get_inputs()
         if len(given) != 1 or len(given[0].shape) != 4 or given[0].type not in TYPES:
             what = ", ".join(f"{each.name} {each.type} {each.shape}" for each in given)
@@ -52,9 +59,3 @@ class Network:
             reason = str(error).strip().split("\n", 1)[0][:200]
             raise CurateError(f"{self.path} cannot take a batch of {shape}: {reason}") from error
         return [np.asarray(each) for each in found]
-
-
-def sha256(path: str | Path) -> str:
-    """Of a file; it tells other weights of the same name."""
-    with open(path, "rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()

@@ -11,7 +11,8 @@ from curate.errors import BadShard
 from curate.shard import Shard
 
 TAR_SAMPLE = "tar_sample"  # a file that was measured without it stays valid
-OF_THE_SHARD = ("tar_bytes", TAR_SAMPLE, "rows")  # what differs from shard to shard
+COMPUTED_BY = "computed_by"  # the library, where several may: told, and never a reason to measure again
+OF_THE_SHARD = ("tar_bytes", TAR_SAMPLE, "rows", COMPUTED_BY)  # what differs from shard to shard
 
 
 def tar_now(shard: Shard, requests: bool = True) -> dict[str, Any]:
@@ -48,5 +49,5 @@ def told(made_by: Mapping[str, Any]) -> str:
 
 
 def changed(before: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
-    """The names under which the two differ."""
-    return sorted(key for key in {*before, *now} if before.get(key) != now.get(key))
+    """The names under which the two differ in more than the library that computed them."""
+    return sorted(key for key in {*before, *now} - {COMPUTED_BY} if before.get(key) != now.get(key))

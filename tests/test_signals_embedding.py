@@ -1,6 +1,8 @@
 """Embeddings: networks that users bring as files, their pictures, and what is wrong with some of them."""
 
 import re
+import subprocess
+import sys
 
 import numpy as np
 import pytest
@@ -8,6 +10,7 @@ import torch
 from conftest import draw, encoded, pair
 from PIL import Image
 
+from curate import filter as filtering
 from curate import measure as measuring
 from curate import named
 from curate.errors import CurateError
@@ -126,6 +129,29 @@ def test_embeddings_are_stored_as_unit_vectors_in_half_precision_with_the_hash_o
     measuring._build.cache_clear()  # as in another process
     again = measure(measured, [spec], "local(workers=0)")
     assert "was measured with another weights; delete signals/embedding" in again.failures["shards/00000"]
+
+
+def test_which_library_computed_the_features_is_told_and_no_reason_to_measure_again(dataset):
+    measured = measure(dataset, ["embedding"], "local(workers=0)")
+    name = "signals/embedding/00001.parquet"
+    made_by = measured.folder.made_by(name)
+    assert re.fullmatch(r"(onnxruntime|torch) [\d.]+.*", made_by["computed_by"])
+    made_by["computed_by"] = "another 1.0"
+    measured.folder.write_table(name, measured.folder.read_table(name), made_by)
+    again = measure(measured, ["embedding"], "local(workers=0)")
+    assert (again.failures, again.history[-1]["counts"]["skipped"]) == ({}, 3)
+    kept = filtering.run(again, where=("not embedding_flat",), on_null="drop", signals=("embedding",),
+                         engine="local(workers=0)")  # fmt: skip
+    assert not kept.failures
+
+
+@pytest.mark.parametrize("spec", ["embedding", "embedding(model=FILE, size=32)", "head(path=FILE)"])
+def test_a_signal_whose_values_are_there_already_loads_no_torch(tmp_path, spec):
+    spec = spec.replace("FILE", saved(Pool(), tmp_path / "net.pt"))
+    code = (f"import sys; from curate import named; made_by = named.load('signals', {spec!r}).made_by; "
+            f"print(len(made_by['weights']), sorted({{'torch', 'onnxruntime'}} & set(sys.modules)))")  # fmt: skip
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "64 []"
 
 
 @pytest.mark.parametrize(

@@ -146,7 +146,10 @@ def test_a_head_needs_a_file_and_embeddings(vectors, tmp_path):
     measured = measure(vectors, ["size"], HERE)
     for spec, message in (
         ("head(path=none.pt)", "no such head file: none.pt"),
-        (f"head(path={tmp_path}/text.safetensors)", r"text.safetensors is no .safetensors, .npz or PyTorch state dict"),
+        (
+            f"head(path={tmp_path}/text.safetensors, of=vectors)",
+            "text.safetensors is no .safetensors, .npz or PyTorch",
+        ),
         (f"head(path={path})", r"reads the embeddings of 'clip', which .* does not have; first: curate measure"),
         (f"head(path={path}, of=size)", "signals/size holds no embeddings; of= names a signal that does"),
     ):

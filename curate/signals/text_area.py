@@ -14,9 +14,10 @@ import cv2
 import numpy as np
 import pyarrow as pa
 
+from curate.disk import sha256
 from curate.errors import CurateError
 from curate.named import INSTALL
-from curate.networks import Network, sha256
+from curate.networks import Network
 
 PACKAGE, PATTERN = "rapidocr_onnxruntime", "models/*_det_infer.onnx"
 STEP = 32  # the network halves the sides five times

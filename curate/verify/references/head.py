@@ -30,7 +30,7 @@ class Reference:
         self.of, self.columns = of, head.columns
         self.between, self.last = EXACT[activation], EXACT[final]
         self.layers = [(layer.weight.double().numpy(), 0.0 if layer.bias is None else layer.bias.double().numpy())
-                       for layer in head.layers]  # fmt: skip
+                       for layer in head.head.layers]  # fmt: skip
 
     def measure_embeddings(self, embeddings: np.ndarray) -> dict[str, list]:
         found = [self._values(row.astype(np.float64)) if row.any() else None for row in embeddings]
