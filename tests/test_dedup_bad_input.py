@@ -15,6 +15,7 @@ from test_signals_odd_images import png
 from curate.cli import main
 from curate.dataset import Dataset
 from curate.dedup.codes import Comparison
+from curate.dedup.faiss_install import load_search
 from curate.dedup.pool import Pool, collect
 from curate.dedup.spill import Spill
 from curate.errors import CurateError
@@ -157,6 +158,7 @@ def test_two_faiss_packages_end_the_run_before_any_work(make_dataset, tmp_path, 
         folder.mkdir()
         (folder / "METADATA").write_text(f"Metadata-Version: 2.1\nName: {package}\nVersion: 1.15.1\n")
     monkeypatch.syspath_prepend(str(tmp_path))
+    load_search.cache_clear()  # as in a new process
     scene(2).save(tmp_path / "good.png")
     dataset = make_dataset([pair(0)])
     result = command(dataset, "--against", str(tmp_path))

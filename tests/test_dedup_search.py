@@ -172,5 +172,6 @@ def test_two_faiss_packages_are_told_with_the_way_out(monkeypatch, tmp_path):
         package, version = name.split("-")
         (folder / "METADATA").write_text(f"Metadata-Version: 2.1\nName: {package}\nVersion: {version}\n")
     monkeypatch.syspath_prepend(str(tmp_path))
+    load_search.cache_clear()  # as in a new process
     with pytest.raises(CurateError, match="pip uninstall -y faiss-cpu faiss-gpu && pip install faiss-gpu"):
         load_search()

@@ -1,5 +1,6 @@
 """Which FAISS is installed, told without importing it: faiss-cpu and faiss-gpu overwrite each other's files."""
 
+import functools
 import importlib
 from importlib import metadata
 from typing import Any
@@ -23,6 +24,7 @@ def faiss_conflict() -> str | None:
     )
 
 
+@functools.cache  # asking takes ten times as long as comparing two pictures
 def load_search() -> Any:
     """The module curate.dedup.search, which imports FAISS. Raises CurateError where FAISS is missing or doubled."""
     conflict = faiss_conflict()

@@ -6,8 +6,7 @@ of both pictures compared where the map lays one over the other. Measured on 384
 none, though ten of those have 15 inliers.
 """
 
-from functools import lru_cache
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import cv2
 import numpy as np
@@ -58,7 +57,7 @@ def inliers(benchmark: Features, pool: Features) -> int:
     the grey levels differ."""
     if min(len(benchmark.points), len(pool.points)) < INLIERS:
         return 0
-    gaps, nearest = _search().two_nearest(benchmark.descriptors, pool.descriptors)
+    gaps, nearest = load_search().two_nearest(benchmark.descriptors, pool.descriptors)
     good = np.flatnonzero(gaps[:, 0] < RATIO * gaps[:, 1])
     if len(good) < INLIERS:
         return 0
@@ -69,12 +68,6 @@ def inliers(benchmark: Features, pool: Features) -> int:
         return 0
     least = LOOSER if count >= MANY else CORRELATION
     return count if _correlation(benchmark.small, pool.grey, affine) >= least else 0
-
-
-@lru_cache(maxsize=1)
-def _search() -> Any:
-    """Asking which FAISS is installed takes ten times as long as comparing two pictures."""
-    return load_search()
 
 
 def _plausible(affine: np.ndarray) -> bool:
