@@ -28,7 +28,7 @@ def place(url: str) -> str | None:
 def names(root: str, pattern: str) -> list[str]:
     """The files under a folder that match a glob (** is any depth)."""
     found = glob.iglob(pattern, root_dir=root, recursive=True, include_hidden=True)
-    return [name for name in found if not os.path.isdir(f"{root}/{name}")]
+    return [name for name in found if os.path.isfile(f"{root}/{name}")]  # `x/**` finds x/ though it is not there
 
 
 def ranges(path: str, starts: Sequence[int], size: int) -> list[bytes]:
