@@ -168,26 +168,29 @@ def by_script(python: str, script: str, images: Path) -> Callable[[Path], dict]:
 
 
 def watched(command: list[str]) -> dict:
-    """Run it: seconds, CPU seconds, and the most memory that it and its children held at a time, in MB."""
-    before, start, most = os.times(), time.perf_counter(), 0
+    """Run it: seconds, CPU seconds of it and its children, and the most memory that they held at a time, in MB."""
+    start, most = time.perf_counter(), 0
+    spent: dict[int, float] = {}  # by process: nobody waits for the workers of a fork server, so no rusage counts them
     with tempfile.TemporaryFile() as said:
         process = subprocess.Popen(command, stdout=said, stderr=subprocess.STDOUT)
         while process.poll() is None:
-            most = max(most, resident(process.pid))
+            most = max(most, resident(process.pid, spent))
             time.sleep(SAMPLED)
-        wall, after = time.perf_counter() - start, os.times()
+        wall = time.perf_counter() - start
         if process.returncode:
             said.seek(0)
             raise SystemExit(f"{' '.join(command)}: {said.read()[-3000:].decode(errors='replace')}")
-    cpu = after.children_user + after.children_system - before.children_user - before.children_system
-    return {"wall_s": wall, "cpu_s": cpu, "rss_mb": most / 2**20}
+    return {"wall_s": wall, "cpu_s": sum(spent.values()), "rss_mb": most / 2**20}
 
 
-def resident(pid: int) -> int:
+def resident(pid: int, spent: dict[int, float]) -> int:
+    """Bytes that a process and its children hold; notes what CPU each of them has spent."""
     total = 0
     try:
         for process in (own := psutil.Process(pid), *own.children(recursive=True)):
-            total += process.memory_info().rss
+            with process.oneshot():
+                total += process.memory_info().rss
+                spent[process.pid] = sum(process.cpu_times()[:2])
     except psutil.NoSuchProcess:  # it ended between two looks
         return 0
     return total

@@ -1,6 +1,6 @@
 """How many photographs each rule removes from a folder of photographs that are nearly all different.
 
-    OMP_NUM_THREADS=1 python benchmarks/dedup_real_photos.py [--embedding] FOLDER [FOLDER ...]
+    OMP_NUM_THREADS=1 python benchmarks/dedup_real_photos.py [--embedding] [--thorough] FOLDER [FOLDER ...]
 
 The result in results/ is of 5,286 photographs: BSDS500 (github.com/BIDS/BSDS500), one of each ImageNet class
 (github.com/EliSchwartz/imagenet-sample-images) and garments (github.com/alexeygrigorev/clothing-dataset-small), of
@@ -49,15 +49,20 @@ BY_EMBEDDING: dict[str, dict] = {
     "exact, pdq, embedding (whitened, at 0.8)": {"signals": ("exact", "pdq", "embedding"), "whiten": True},
     "exact, pdq, embedding (as they are, at 0.95)": {"signals": ("exact", "pdq", "embedding"), "whiten": False},
 }
+THOROUGH: dict[str, dict] = {
+    "curate's default, --thorough": {"thorough": True},
+    "the same, --no-verify": {"thorough": True, "verify": False},
+}
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("folders", nargs="+")
     parser.add_argument("--embedding", action="store_true", help="The packaged network too: minutes of CPU.")
+    parser.add_argument("--thorough", action="store_true", help="Also compare views and local features: minutes too.")
     options = parser.parse_args()
     files = sorted(path for folder in options.folders for path in Path(folder).rglob("*") if is_photo(path))
-    rules = {**RULES, **(BY_EMBEDDING if options.embedding else {})}
+    rules = {**RULES, **(BY_EMBEDDING if options.embedding else {}), **(THOROUGH if options.thorough else {})}
     signals = ("pdq", "phash", *(["embedding"] if options.embedding else []))
     with tempfile.TemporaryDirectory() as place:
         dataset = stored(files, Folder(place))

@@ -277,6 +277,12 @@ def measure(dataset: str, signals: tuple[str, ...], engine: str) -> Any:
 @click.option(
     "--calibrate-rate", default=0.01, show_default=True, help="False partners of an image that --calibrate aims at."
 )
+@click.option(
+    "--thorough",
+    is_flag=True,
+    help="Also find crops, mirror images, tilts, frames and screenshots inside DATASET, as --against does; for up to "
+    "some 100,000 images.",
+)
 @click.option("--distinct-colours", is_flag=True, help="A recoloured picture is another one.")
 @click.option(
     "--whiten/--no-whiten",

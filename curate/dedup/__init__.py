@@ -22,6 +22,7 @@ from curate.dedup.likeness import Search
 from curate.dedup.measured import Measured, prepare
 from curate.dedup.pool import collect
 from curate.dedup.predictions import read as read_predictions
+from curate.dedup.thorough import Views
 from curate.dedup.whitened import whiten_pool
 from curate.errors import CurateError
 from curate.measure import measure
@@ -35,8 +36,8 @@ def run(dataset: Dataset, signals: Sequence[str] = ("exact", "pdq"), thresholds:
         against_thresholds: Mapping[str, float] | None = None, verify: bool = True, candidates: int = 10,
         predictions: Sequence[str] = (),
         closure: bool = False, semdedup: float = 0.0, distinct_colours: bool = False, whiten: bool | None = None,
-        recall: float = RECALL, name: str | None = None, start: str | None = None, engine: str | Engine = "local",
-        device: str = "auto") -> Dataset:  # fmt: skip
+        recall: float = RECALL, thorough: bool = False, name: str | None = None, start: str | None = None,
+        engine: str | Engine = "local", device: str = "auto") -> Dataset:  # fmt: skip
     """Write the selection `name` (told by its content by default), its groups, and a report for each benchmark.
 
     against_signals and against_thresholds hold between the pool and the benchmarks, where they differ from those inside
@@ -44,7 +45,7 @@ def run(dataset: Dataset, signals: Sequence[str] = ("exact", "pdq"), thresholds:
     a model said of the benchmarks' images, as BENCHMARK=FILE, or the folder that `curate eval` wrote.
     closure, semdedup: other rules than stars (see `Rule`). distinct_colours: a recoloured picture is another one.
     whiten: embeddings on the pool; None where it is large enough. recall: of the pairs right at the threshold, where
-    codes are too long for an exact search.
+    codes are too long for an exact search. thorough: compare what stays with itself as with a benchmark, too.
 
     Raises CurateError for a signal that tells no duplicates, a folder that is no benchmark, two FAISS packages.
     """
@@ -52,13 +53,18 @@ def run(dataset: Dataset, signals: Sequence[str] = ("exact", "pdq"), thresholds:
     compared = comparisons(signals, thresholds)
     looser = against_thresholds or {}
     benchmarks = _opened(against, dataset)
-    compared_against = overlap.compare_by(signals, against_signals, thresholds, looser) if benchmarks else []
+    compared_against = []
+    if benchmarks or thorough:
+        compared_against = overlap.compare_by(signals, against_signals, thresholds, looser)
     told = read_predictions(predictions, [benchmark.name for benchmark in benchmarks])
-    if benchmarks or any(comparison.kind == "cosine" for comparison in compared):
+    if compared_against or any(comparison.kind == "cosine" for comparison in compared):
         load_search()
     rule = _rule(closure, semdedup, recall, compared)
     parent = dataset.parent_for("dedup", start)
-    more = [*overlap.measured_by(compared_against), *(["thumbprint"] if distinct_colours else [])]
+    more = [
+        *(overlap.measured_by(compared_against) if benchmarks else []),
+        *(["thumbprint"] if distinct_colours else []),
+    ]
     measured = [prepare(benchmark, dataset.folder, compared_against, engine) for benchmark in benchmarks]
     overlap_report.check_predictions(told, measured)
     dataset = measure(dataset, list(dict.fromkeys([*signals, *more])), engine)
@@ -71,21 +77,24 @@ def run(dataset: Dataset, signals: Sequence[str] = ("exact", "pdq"), thresholds:
     options = {
         "signals": [comparison.spec for comparison in compared],
         "thresholds": _thresholds(compared),
-        "against_thresholds": _thresholds(compared_against) if benchmarks else {},
+        "against_thresholds": _thresholds(compared_against),
         "against_signals": [comparison.spec for comparison in compared_against],
         "against": {m.name: m.digest for m in measured},
-        "candidates": looked_at if benchmarks else 0,
+        "candidates": looked_at if compared_against else 0,
         "rule": "closure" if closure else "stars",
         "semdedup": semdedup,
         "distinct_colours": distinct_colours,
         "whitened": sorted(whitenings),
         "recall": recall,
+        **({"thorough": True} if thorough else {}),
     }
     made_by = {"stage": "dedup", "parent": parent, "ranked_by": _ranked_by(dataset), **options}
     name = name or f"dedup-{fingerprint([made_by, dataset.shards_fingerprint(), [s.name for s in pool.shards]])}"
     _refuse_other_options(dataset, name, made_by)
     search = Search(f"{overlap.WORK}/pool-{fingerprint(made_by)}", recall, whitenings, engine)
-    decision = decide(pool, {name: each.matches for name, each in found.items()}, search, rule)
+    views = Views(dataset.folder.within(search.folder), compared_against, looked_at, engine, device)
+    overlaps = {name: each.matches for name, each in found.items()}
+    decision = decide(pool, overlaps, search, rule, views if thorough else None)
     selection.write(dataset, name, pool, decision, made_by, engine)
     groups = groups_tables(pool, decision)
     dataset.folder.write_tables(f"reports/duplicates-{name}.parquet", GROUPS, groups, made_by)

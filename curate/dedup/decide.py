@@ -14,6 +14,7 @@ from curate.dedup.likeness import Crowd, Likeness, Search, likeness
 from curate.dedup.order import ranked, ranks
 from curate.dedup.pool import Pool
 from curate.dedup.spill import blocks
+from curate.dedup.thorough import Views
 
 CROWDS = 100  # that the history names
 
@@ -56,8 +57,11 @@ class Decision:
         return slice(*np.searchsorted(self.rows, [start, stop]).tolist())
 
 
-def decide(pool: Pool, overlaps: Mapping[str, pa.Table], search: Search, rule: Rule = Rule()) -> Decision:
-    """overlaps: benchmark -> matches (shard, uid, signal, distance); the first benchmark that holds a row names it."""
+def decide(
+    pool: Pool, overlaps: Mapping[str, pa.Table], search: Search, rule: Rule = Rule(), views: Views | None = None
+) -> Decision:
+    """overlaps: benchmark -> matches (shard, uid, signal, distance); the first benchmark that holds a row names it.
+    views: how what then stays is compared with itself, if at all."""
     found = _of_benchmarks(pool, overlaps)
     order = ranked(pool.rows)
     rank = ranks(order)
@@ -65,8 +69,11 @@ def decide(pool: Pool, overlaps: Mapping[str, pa.Table], search: Search, rule: R
     alike = _likenesses(pool, first, rank, order, found, search)
     rows = np.unique(np.concatenate([found.rows[:0], *(each.rows for each in alike)]))
     compared = [each.among(rows) for each in alike]
-    star = (closure if rule.closure else stars)(np.argsort(rank[rows]), compared)
-    found = _drop(found, rows, star, [each.signal for each in compared])
+    choose = closure if rule.closure else stars
+    found = _drop(found, rows, choose(np.argsort(rank[rows]), compared), [each.signal for each in compared])
+    if views is not None:
+        rows, compared = views.alike(pool, np.flatnonzero(~found.outside()))
+        found = _drop(found, rows, choose(np.argsort(rank[rows]), compared), [each.signal for each in compared])
     for codes in pool.codes:
         if rule.semdedup and codes.comparison.kind == "cosine":
             (near,) = _likenesses(pool, [codes], rank, order, found, search)
@@ -146,11 +153,11 @@ def counts(pool: Pool, decision: Decision, signals: Sequence[str]) -> dict[str, 
     image."""
     inside = decision.signal[decision.keeper >= 0]
     crowds = sorted(set(decision.crowds), key=lambda crowd: (-crowd.codes, crowd.row, crowd.signal))
-    chained = bool((inside == "closure").any())
+    named = [*signals, *sorted({*inside.tolist()} - {*signals})]
     return {
         "of": len(pool),
         "kept": len(pool) - len(decision.rows),
-        "duplicates": {name: int((inside == name).sum()) for name in [*signals, *(["closure"] * chained)]},
+        "duplicates": {name: int((inside == name).sum()) for name in named},
         "undecodable": _undecodable(pool),
         "groups": len(np.unique(decision.keeper[decision.keeper >= 0])),
         "crowds": [

@@ -92,11 +92,12 @@ def reach(comparison: Comparison, rows: int) -> float | None:
     return max(comparison.threshold, pdq_threshold(rows)) + GRAY_BITS
 
 
-def find(dataset: Dataset, pool: Sequence[Shard], measured: Measured, compared: Sequence[Comparison],
-         rows: int, candidates: int, engine: str | Engine, device: str) -> Overlap:  # fmt: skip
+def find(dataset: Dataset, pool: Sequence[Shard], measured: Measured, compared: Sequence[Comparison], rows: int,
+         candidates: int, engine: str | Engine, device: str, everywhere: bool = False) -> Overlap:  # fmt: skip
     """The rows of every pool shard that show an image of the benchmark, with the name of their shard, sorted.
 
-    rows: of the pool. candidates: how many of each image local features look at, 0 for none.
+    rows: of the pool. candidates: how many of each image local features look at, 0 for none. everywhere: pictures that
+    have only a background in common are no copies.
     """
     if measured.thumbnails:
         compared = [_strict(comparison) for comparison in compared]
@@ -114,7 +115,7 @@ def find(dataset: Dataset, pool: Sequence[Shard], measured: Measured, compared: 
     chosen = doubtful.table()
     numbers = {"candidates": int(outcome.total("candidates")), "checked": len(chosen), "confirmed": 0}
     if len(chosen):
-        confirmed = verify.confirm(dataset, pool, measured, chosen, task.folder, engine)
+        confirmed = verify.confirm(dataset, pool, measured, chosen, task.folder, engine, everywhere)
         numbers["confirmed"] = len(confirmed)
         parts.append(_confirmed(measured, confirmed))
     empty = SCHEMA.append(pa.field("shard", pa.string())).empty_table()

@@ -64,13 +64,14 @@ def nearest(table: pa.Table, candidates: int, vectors: Sequence[str]) -> pa.Tabl
 
 
 def confirm(dataset: Dataset, pool: Sequence[Shard], measured: Measured, chosen: pa.Table, folder: str,
-            engine: str | Engine) -> pa.Table:  # fmt: skip
-    """The candidates (image, uid, shard) that local features confirm: CONFIRMED and the shard."""
+            engine: str | Engine, everywhere: bool = False) -> pa.Table:  # fmt: skip
+    """The candidates (image, uid, shard) that local features confirm, with `everywhere` in every part of the picture:
+    CONFIRMED and the shard."""
     places = [shard for shard in pool if shard.name in set(chosen["shard"].unique().to_pylist())]
     for shard in places:
         own = chosen.filter(pc.equal(chosen["shard"], shard.name)).select(CHOSEN.names)
         dataset.folder.write_table(f"{folder}/candidates/{shard.name}.parquet", own)
-    task = Verify(measured.folder, folder)
+    task = Verify(measured.folder, folder, everywhere)
     run_all(task, places, engine, f"verify {measured.name}").whole("run dedup again")
     parts = []
     for shard in places:
@@ -85,17 +86,19 @@ class Verify:
 
     benchmark: Folder
     folder: str
+    everywhere: bool
 
     def __call__(self, shard: Shard) -> Report:
         wanted = shard.folder.read_table(f"{self.folder}/candidates/{shard.name}.parquet").sort_by("uid")
-        made_by = {**MADE_BY, "candidates": fingerprint(wanted.to_pylist()), "bytes": shard.folder.size(shard.tar)}
+        made_by = {**MADE_BY, "everywhere": self.everywhere, "candidates": fingerprint(wanted.to_pylist()),
+                   "bytes": shard.folder.size(shard.tar)}  # fmt: skip
         if shard.folder.made_by(self.output(shard)) == made_by:
             return Report(str(shard), len(wanted), skipped=True)
         found = []
         with shard.images() as encoded, _Pictures(self.benchmark) as pictures:
             for uid, key, rows in _by_uid(shard, wanted):
                 if (seen := _seen(encoded[key])) is not None:
-                    compared = [(row, *pictures.compared(row, seen)) for row in rows]
+                    compared = [(row, *pictures.compared(row, seen, self.everywhere)) for row in rows]
                     found += [{"image": row, "uid": uid, "view": view, "inliers": count}
                               for row, view, count in compared if count]  # fmt: skip
         table = pa.Table.from_pylist(found, CONFIRMED)
@@ -125,11 +128,11 @@ class _Pictures:
     def __exit__(self, *_: Any) -> None:
         self.stack.close()
 
-    def compared(self, row: int, pool: Features) -> tuple[str, int]:
+    def compared(self, row: int, pool: Features, everywhere: bool) -> tuple[str, int]:
         """(view, inliers) of the picture as it is or, where that is none, mirrored; 0 inliers where neither is."""
         for view, mirrored in ((WHOLE, False), (called(WHOLE, MIRRORED), True)):
             own = self.features(row, mirrored)
-            if own is not None and (count := inliers(own, pool)):
+            if own is not None and (count := inliers(own, pool, everywhere)):
                 return view, count
         return WHOLE, 0
 

@@ -120,8 +120,9 @@ def _download_failures(dataset: Dataset) -> dict[str, int]:
 def _funnel(numbers: dict[str, Any]) -> list[dict[str, Any]]:
     """label and count of every stage, from the pool to what is selected."""
     harvest = numbers["harvest"] or {}
-    told = [("pool", "rows of url and text read"), ("matched", "texts that hold a query"),
-            ("selected", "drawn under the cap"), ("downloaded", "images downloaded")]  # fmt: skip
+    drawn = "drawn under the cap" if harvest.get("cap") else "taken, each once"
+    told = [("pool", "rows of url and text read"), ("matched", "texts that hold a query"), ("selected", drawn),
+            ("downloaded", "images downloaded")]  # fmt: skip
     funnel = [{"stage": "harvest", "label": label, "count": harvest[name]} for name, label in told if name in harvest]
     if "downloaded" not in harvest:
         funnel.append({"stage": "dataset", "label": "pairs with an image", "count": numbers["rows"]})
