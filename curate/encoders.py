@@ -9,42 +9,29 @@ from typing import Any, NamedTuple
 import numpy as np
 import open_clip
 import torch
-import torch.nn.functional as F
 from open_clip.transformer import ResidualAttentionBlock, VisionTransformer
 from torch.utils.checkpoint import checkpoint
 from torchvision.transforms.v2 import functional as TF
 
+from curate.attention import (
+    ROWS,
+    Group,
+    Linear,
+    Residual,
+    block_of,
+    cast,
+    live_linear,
+    live_residual,
+    onednn,
+    residual,
+    rounded,
+    same,
+)
+
 ELONGATED = 8  # images longer than this many times their width are cut to this before they are resized
-ROWS = {"cpu": 1024, "cuda": 1 << 17}  # of activations at a time: on a CPU under 20 MB, which malloc keeps
 LENGTH_STEP = {"cpu": 1, "cuda": 8}  # texts attend together whose lengths round up to the same multiple of this
 
 GATHERED = "with_weights_gathered"  # the method of blocks with shared-out weights: live_residual, weights being there
-
-Linear = Callable[[torch.Tensor], torch.Tensor]  # [rows, in] -> [rows, out]
-
-
-class Block(NamedTuple):
-    """A residual attention block of open_clip as functions of rows, whose weights may be live or prepared for good."""
-
-    norms: tuple[Linear, Linear]
-    qkv: tuple[Linear, Linear, Linear]  # query, key and value; query alone; key and value
-    out: Linear
-    mlp: Linear
-    scales: tuple[Linear, Linear]
-    heads: int
-
-
-class Group(NamedTuple):
-    """Rows of the packed matrix that attend alike: `number` sequences of `length` rows, one after the other."""
-
-    number: int
-    length: int
-    ends: torch.Tensor  # int64 [number]: the row that each sequence is pooled from, counted from its first
-    causal: bool
-
-
-# (groups, rows, whether it is the last block) -> rows; of the last block those that the sequences are pooled from
-Residual = Callable[[list[Group], torch.Tensor, bool], torch.Tensor]
 
 
 class Tower(NamedTuple):
@@ -114,8 +101,8 @@ def live(tower: Any) -> Tower:
     blocks = tower.transformer.resblocks
     rows = ROWS[_kind(blocks[0].attn.in_proj_weight.device)]
     if hasattr(blocks[0], GATHERED):  # all processes enter a block equally often, however long their texts are
-        return _tower(tower, [getattr(block, GATHERED) for block in blocks], _live, _live, sys.maxsize)
-    return _tower(tower, [functools.partial(live_residual, block) for block in blocks], _live, _live, rows)
+        return _tower(tower, [getattr(block, GATHERED) for block in blocks], live_linear, live_linear, sys.maxsize)
+    return _tower(tower, [functools.partial(live_residual, block) for block in blocks], live_linear, live_linear, rows)
 
 
 def prepared(tower: Any, precision: str) -> Tower:
@@ -127,12 +114,12 @@ def prepared(tower: Any, precision: str) -> Tower:
     blocks = tower.transformer.resblocks
     kind = _kind(blocks[0].attn.in_proj_weight.device)
     on_cpu = kind == "cpu"
-    linear = _onednn if on_cpu and torch.backends.mkldnn.is_available() else _cast
+    linear = onednn if on_cpu and torch.backends.mkldnn.is_available() else cast
     if precision == "bf16" and on_cpu and not torch.ops.mkldnn._is_mkldnn_bf16_supported():
-        linear = _rounded if linear is _onednn else _cast
+        linear = rounded if linear is onednn else cast
     dtype = torch.bfloat16 if precision == "bf16" else torch.float32
     inner, last = functools.partial(linear, dtype), functools.partial(linear, torch.float32)
-    ready = [functools.partial(_residual, _block(block, inner)) for block in blocks]
+    ready = [functools.partial(residual, block_of(block, inner)) for block in blocks]
     return _tower(tower, ready, inner, last, ROWS[kind])
 
 
@@ -190,10 +177,6 @@ def _standard(transformer: Any) -> bool:
     )
 
 
-def _same(x: torch.Tensor) -> torch.Tensor:
-    return x
-
-
 def _kind(device: torch.device) -> str:
     return "cpu" if device.type == "cpu" else "cuda"
 
@@ -204,48 +187,9 @@ def _tower(tower: Any, blocks: Sequence[Residual], linear: Callable[..., Linear]
     if isinstance(projection, torch.nn.Linear):
         project = last(projection.weight, projection.bias)
     else:
-        project = _same if projection is None else last(projection.T, None)
-    patches = linear(tower.conv1.weight.flatten(1), None) if hasattr(tower, "conv1") else _same
+        project = same if projection is None else last(projection.T, None)
+    patches = linear(tower.conv1.weight.flatten(1), None) if hasattr(tower, "conv1") else same
     return Tower(patches, blocks, project, portion)
-
-
-def _block(block: Any, linear: Callable[..., Linear]) -> Block:
-    attn, width = block.attn, block.attn.embed_dim
-    weight, bias = attn.in_proj_weight, attn.in_proj_bias
-    wide = linear(block.mlp.c_fc.weight, block.mlp.c_fc.bias, block.mlp.gelu)
-    narrow = linear(block.mlp.c_proj.weight, block.mlp.c_proj.bias)
-    return Block(
-        norms=(block.ln_1, block.ln_2),
-        qkv=(linear(weight, bias), linear(weight[:width], bias[:width]), linear(weight[width:], bias[width:])),
-        out=linear(attn.out_proj.weight, attn.out_proj.bias),
-        mlp=lambda x: narrow(wide(x)),
-        scales=(block.ls_1, block.ls_2),
-        heads=attn.num_heads,
-    )
-
-
-def _live(weight: torch.Tensor, bias: torch.Tensor | None, then: Linear = _same) -> Linear:
-    return lambda x: then(F.linear(x, weight, bias))
-
-
-def _cast(dtype: torch.dtype, weight: torch.Tensor, bias: torch.Tensor | None, then: Linear = _same) -> Linear:
-    weight, bias = weight.detach().to(dtype), None if bias is None else bias.detach().to(dtype)
-    return lambda x: then(F.linear(x.to(dtype), weight, bias))
-
-
-def _onednn(dtype: torch.dtype, weight: torch.Tensor, bias: torch.Tensor | None, then: Linear = _same) -> Linear:
-    weight = torch.ops.mkldnn._reorder_linear_weight(weight.detach().to(dtype).contiguous(), ROWS["cpu"])
-    bias = None if bias is None else bias.detach().to(dtype).contiguous()
-    if isinstance(then, torch.nn.GELU) and then.approximate == "none":  # in the product's own loop
-        return lambda x: torch.ops.mkldnn._linear_pointwise(x.to(dtype), weight, bias, "gelu", [], "none")
-    return lambda x: then(torch.ops.mkldnn._linear_pointwise(x.to(dtype), weight, bias, "none", [], ""))
-
-
-def _rounded(dtype: torch.dtype, weight: torch.Tensor, bias: torch.Tensor | None, then: Linear = _same) -> Linear:
-    """bf16 for processors without it: values rounded to bf16 are multiplied in fp32, which on AVX2 takes a seventh of
-    the time of torch's own bf16 products."""
-    linear = _onednn(torch.float32, weight.detach().to(dtype), None if bias is None else bias.detach().to(dtype), then)
-    return lambda x: linear(x.to(dtype))
 
 
 def _portions(order: torch.Tensor, lengths: torch.Tensor, tokens: int) -> list[torch.Tensor]:
@@ -287,57 +231,3 @@ def _transformed(transformer: Any, blocks: Sequence[Residual], x: torch.Tensor, 
         last = index == len(blocks) - 1
         x = checkpoint(block, groups, x, last, use_reentrant=False) if again else block(groups, x, last)
     return x
-
-
-def live_residual(module: Any, groups: list[Group], x: torch.Tensor, last: bool) -> torch.Tensor:
-    """A residual attention block of open_clip on packed rows, by the weights that it has at this moment."""
-    return _residual(_block(module, _live), groups, x, last)
-
-
-def _residual(block: Block, groups: list[Group], x: torch.Tensor, last: bool) -> torch.Tensor:
-    normed = block.norms[0](x)
-    if last:
-        ends = _ends(groups)
-        attended = _attended_at_ends(block.qkv[1](normed[ends]), block.qkv[2](normed), groups, block.heads)
-        x = x[ends]
-    else:
-        attended = _attended(block.qkv[0](normed), groups, block.heads)
-    x = x + block.scales[0](block.out(attended))
-    return x + block.scales[1](block.mlp(block.norms[1](x)))
-
-
-def _ends(groups: list[Group]) -> torch.Tensor:
-    """The rows that the sequences are pooled from."""
-    found, start = [], 0
-    for group in groups:
-        first = start + group.length * torch.arange(group.number, device=group.ends.device)
-        found.append(first + group.ends)
-        start += group.number * group.length
-    return torch.cat(found)
-
-
-def _attended(qkv: torch.Tensor, groups: list[Group], heads: int) -> torch.Tensor:
-    """Query, key and value of all rows [rows, 3 * width] -> [rows, width]."""
-    found = []
-    for group, rows in zip(groups, qkv.split([group.number * group.length for group in groups]), strict=True):
-        query, key, value = rows.view(group.number, group.length, 3, heads, -1).permute(2, 0, 3, 1, 4)
-        attended = F.scaled_dot_product_attention(query, key, value, is_causal=group.causal)
-        found.append(attended.transpose(1, 2).reshape(len(rows), -1))
-    return torch.cat(found)
-
-
-def _attended_at_ends(query: torch.Tensor, key_value: torch.Tensor, groups: list[Group], heads: int) -> torch.Tensor:
-    """Query of the ends [sequences, width], key and value of all rows [rows, 2 * width] -> [sequences, width]."""
-    queries = query.split([group.number for group in groups])
-    rows = key_value.split([group.number * group.length for group in groups])
-    found = []
-    for group, asked, told in zip(groups, queries, rows, strict=True):
-        key, value = told.view(group.number, group.length, 2, heads, -1).permute(2, 0, 3, 1, 4)
-        asked = asked.view(group.number, heads, 1, -1) * key.shape[-1] ** -0.5
-        # written out: torch's own attention of single queries sums in another order for every number of threads
-        likeness = asked @ key.transpose(-1, -2)
-        if group.causal:
-            unseen = torch.arange(group.length, device=query.device) > group.ends.view(-1, 1, 1, 1)
-            likeness = likeness.masked_fill(unseen, -torch.inf)
-        found.append((likeness.softmax(dim=-1) @ value).reshape(group.number, -1))
-    return torch.cat(found)

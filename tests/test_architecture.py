@@ -17,7 +17,7 @@ LAYERS = [
     ["errors"],
     ["arrow", "disk", "scratch", "stores"],
     ["files", "cache", "memory", "model_config", "tar", "images", "named", "pictures", "streams", "tokenizer"],
-    ["shard", "rows", "networks", "threads", "lite0", "exported", "heads"],
+    ["shard", "rows", "networks", "threads", "lite0", "attention", "exported", "heads"],
     ["dataset", "signal_files"],
     ["work"],
     ["engines", "crawl", "match", "pools", "encoders", "models", "benchmark"],
