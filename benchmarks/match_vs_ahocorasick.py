@@ -248,9 +248,9 @@ def processes(queries: list[str], captions: list[str]) -> dict:
     with tempfile.TemporaryDirectory() as folder:
         Path(f"{folder}/queries.txt").write_text("\n".join(queries), encoding="utf-8")
         pq.write_table(pa.table({"text": captions}), f"{folder}/captions", row_group_size=50_000)
-        environment = {**os.environ, "CURATE_CACHE": f"{folder}/cache"}
         jobs = ["build", "match"] + ["numba", "numba"] * bool(importlib.util.find_spec("numba"))
         for mode in match.MODES:
+            environment = {**os.environ, "CURATE_CACHE": f"{folder}/{mode}-cache"}
             for number, job in enumerate(jobs):
                 command = [sys.executable, "-c", SCRIPT, job, mode, f"{folder}/queries.txt", f"{folder}/captions",
                            f"{folder}/index"]  # fmt: skip

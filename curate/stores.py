@@ -13,10 +13,6 @@ def store(url: str) -> tuple[fsspec.AbstractFileSystem, str]:
     return _opened(url, "" if "://" in url or url.startswith("/") else os.getcwd())
 
 
-def is_disk(fs: fsspec.AbstractFileSystem) -> bool:
-    return "file" in ((fs.protocol,) if isinstance(fs.protocol, str) else fs.protocol)
-
-
 @functools.lru_cache(maxsize=256)  # fsspec takes a fifth of a millisecond to find out again
 def _opened(url: str, here: str) -> tuple[fsspec.AbstractFileSystem, str]:
     try:

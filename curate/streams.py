@@ -2,6 +2,7 @@
 
 import bz2
 import functools
+import importlib
 import io
 import lzma
 import sys
@@ -13,7 +14,6 @@ from typing import Any, BinaryIO
 import pyarrow as pa
 
 from curate.errors import CurateError
-from curate.stores import is_disk, store
 
 WEB = ("http://", "https://")
 BLOCK = 1 << 20  # bytes read at a time
@@ -25,6 +25,15 @@ CODECS: dict[str, Callable[[], Any]] = {
     ".bz2": bz2.BZ2Decompressor,
     ".xz": lzma.LZMADecompressor,
 }
+
+
+def store(url: str) -> tuple[Any, str]:
+    """See curate.stores, which imports fsspec: where a file is opened, not where this is imported."""
+    return importlib.import_module("curate.stores").store(url)
+
+
+def is_disk(fs: Any) -> bool:
+    return "file" in ((fs.protocol,) if isinstance(fs.protocol, str) else fs.protocol)
 
 
 def opened(part: str) -> BinaryIO:

@@ -12,7 +12,7 @@ import llvmlite.binding as llvm
 
 from curate.match.kernel import matched
 from curate.match.layout import ENTRY
-from curate.match.machine import this_processor
+from curate.match.processor import target_machine
 
 
 def object_code() -> bytes:
@@ -21,17 +21,17 @@ def object_code() -> bytes:
     for part in (*module.functions, *module.global_variables):
         if not part.is_declaration and part.name != ENTRY:
             part.linkage = "internal"
-    processor = this_processor()
+    machine = target_machine()
     passes = llvm.create_new_module_pass_manager()
     passes.add_ipsccp_pass()
     passes.add_simplify_cfg_pass()
     passes.add_dead_arg_elimination_pass()
     passes.add_global_dead_code_eliminate_pass()
-    passes.run(module, llvm.create_pass_builder(processor, llvm.create_pipeline_tuning_options()))
+    passes.run(module, llvm.create_pass_builder(machine, llvm.create_pipeline_tuning_options()))
     needed = {part.name for part in (*module.functions, *module.global_variables) if part.is_declaration}
     if needed := {name for name in needed if not name.startswith("llvm.")}:
         raise RuntimeError(f"the compiled loops would need {', '.join(sorted(needed))}")
-    return processor.emit_object(module)
+    return machine.emit_object(module)
 
 
 if __name__ == "__main__":

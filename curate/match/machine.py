@@ -1,6 +1,6 @@
 """The compiled loops as machine code: compiled once for a machine in a process of its own, kept, loaded by LLVM alone.
 
-numba takes 110 MB and a second to load what it has compiled; LLVM 40 MB and 0.1 s.
+numba takes 110 MB and a second to load what it has compiled, LLVM 40 MB and 0.05 s.
 """
 
 import ctypes
@@ -12,23 +12,15 @@ from collections.abc import Callable
 from functools import cache
 from pathlib import Path
 
-import llvmlite
 import llvmlite.binding as llvm
 
 from curate import cache as machine_cache
+from curate.match import processor
 from curate.match.layout import ARRAYS, ENTRY, NUMBERS
 
-SOURCES = ("kernel", "compile", "layout", "hashing", "characters")
+SOURCES = ("kernel", "compile", "processor", "layout", "hashing", "characters")
 KEPT = 4  # object files: a home may be shared by machines with different processors
 HERE = Path(__file__).parent
-
-
-def this_processor() -> llvm.TargetMachine:
-    """LLVM for the very processor that it runs on."""
-    llvm.initialize_native_target()
-    llvm.initialize_native_asmprinter()
-    target = llvm.Target.from_default_triple()
-    return target.create_target_machine(cpu=llvm.get_host_cpu_name(), features=_features(), opt=3, jit=True)
 
 
 @cache
@@ -37,7 +29,7 @@ def loops() -> tuple[Callable[..., None], llvm.ExecutionEngine]:
 
     Raises RuntimeError where it cannot be compiled: no numba, or none that works with this numpy.
     """
-    engine = llvm.create_mcjit_compiler(llvm.parse_assembly(""), this_processor())
+    engine = llvm.create_mcjit_compiler(llvm.parse_assembly(""), processor.target_machine())
     engine.add_object_file(llvm.ObjectFileRef.from_data(_object_code()))
     engine.finalize_object()
     kinds = [ctypes.c_void_p] * len(ARRAYS) + [ctypes.c_int64] * len(NUMBERS)
@@ -74,9 +66,4 @@ def _checked(path: str) -> bytes:
 def _made_by() -> str:
     """SHA-256 of all that decides the machine code."""
     sources = [(HERE / f"{name}.py").read_text(encoding="utf-8") for name in SOURCES]
-    decides = [llvmlite.__version__, llvm.get_default_triple(), llvm.get_host_cpu_name(), _features(), *sources]
-    return hashlib.sha256("\0".join(decides).encode()).hexdigest()
-
-
-def _features() -> str:
-    return llvm.get_host_cpu_features().flatten()
+    return hashlib.sha256("\0".join([*processor.description(), *sources]).encode()).hexdigest()

@@ -5,7 +5,6 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any, Protocol
 
-import fsspec
 import pyarrow as pa
 
 from curate import named, streams
@@ -219,7 +218,7 @@ def sidecar_of(part: str) -> str | None:
     return f"{found[1]}.parquet" if found else None
 
 
-def _is_dataset(fs: fsspec.AbstractFileSystem, root: str) -> bool:
+def _is_dataset(fs: Any, root: str) -> bool:
     return fs.exists(f"{root}/manifest.json") and fs.isdir(f"{root}/shards")
 
 

@@ -4,9 +4,8 @@ import hashlib
 import json
 from collections.abc import Iterator
 from functools import lru_cache
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
-import fsspec
 import pyarrow as pa
 import pyarrow.compute as pc
 
@@ -216,7 +215,7 @@ def _contents(folder: str, names: list[str]) -> Iterator[bytes | OSError]:
             yield content if isinstance(content, bytes) else _again(fs, path, streams.is_local(folder))
 
 
-def _again(fs: fsspec.AbstractFileSystem, path: str, is_local: bool) -> bytes | OSError:
+def _again(fs: Any, path: str, is_local: bool) -> bytes | OSError:
     try:
         return fs.cat_file(path) if is_local else streams.persist(lambda: fs.cat_file(path))
     except OSError as error:
