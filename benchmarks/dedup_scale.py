@@ -38,8 +38,9 @@ from curate import named
 from curate.dataset import Dataset
 from curate.dedup import run as dedup
 from curate.files import Folder
-from curate.measure import _made_by, _rows_hash
+from curate.measure import _made_by
 from curate.shard import Shard
+from curate.signal_files import rows_hash
 
 RESULTS = Path(__file__).parent / "results" / "dedup_scale.json"
 HASHING = Path(__file__).parent / "results" / "hashing_vs_peers.json"
@@ -154,7 +155,7 @@ def shard(folder: Folder, name: str, rng: np.random.Generator, files: np.ndarray
     quality = pa.array(np.full(count, 100), pa.int8())
     pdq = {"pdq": fixed(codes), "pdq_quality": quality, "pdq_flat": plain}
     held = Shard(folder, name)
-    about = {"tar_bytes": len(EMPTY_TAR), "rows": _rows_hash(held.rows())}
+    about = {"tar_bytes": len(EMPTY_TAR), "rows": rows_hash(held.rows())}
     for signal, columns in (("exact", exact), ("pdq", pdq)):
         folder.write_table(f"signals/{signal}/{name}.parquet", pa.table({"uid": uids} | columns),
                            _made_by(named.parse(signal), held, about))  # fmt: skip

@@ -57,18 +57,20 @@ TASKS = """
 import sys
 from curate.dedup import equal, join_bits, run
 from curate.dataset import Dataset
-join_bits.BUCKET = 8
+join_bits.BUCKET, join_bits.RANGES = 8, 1
 equal.PART, equal.BUCKET = 6, 6
 run(Dataset.open(sys.argv[1]), ("exact", "pdq"), engine="local(workers=1)")
 """
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("moment", ["exact/digests/*", "exact/repeats-*/*", "pdq/*/words/00000.npy", "pdq/*/pairs/*"])
+@pytest.mark.parametrize("moment", ["exact/digests/*", "exact/repeats-*/*", "pdq/*/words/00000.npy",
+                                    "pdq/*/placed/*/*", "pdq/*/pairs/*"])  # fmt: skip
 def test_a_run_killed_among_its_buckets_is_finished_by_the_next(make_dataset, tmp_path, monkeypatch, moment):
     pairs = [{**pair(index), "image": encoded(scene(index % 10))} for index in range(16)]
     whole = run(make_dataset(pairs, 4, str(tmp_path / "whole")), engine=HERE)
     monkeypatch.setattr(join_bits, "BUCKET", 8)
+    monkeypatch.setattr(join_bits, "RANGES", 1)
     monkeypatch.setattr(equal, "PART", 6)
     monkeypatch.setattr(equal, "BUCKET", 6)
     broken = make_dataset(pairs, 4, str(tmp_path / "broken"))

@@ -11,7 +11,7 @@ from test_dedup_search import near_codes, near_vectors, unit_vectors
 from curate.dataset import Dataset
 from curate.dedup import equal, join_bits, join_vectors, order, spill
 from curate.dedup import run as dedup
-from curate.dedup.codes import Codes, Comparison, read
+from curate.dedup.codes import Codes, Comparison, classes, read
 from curate.dedup.faiss_install import load_search
 from curate.dedup.hamming import hamming_pairs
 from curate.dedup.pool import collect
@@ -28,14 +28,18 @@ def as_list(pairs) -> list[tuple]:
     return list(zip(*(column.tolist() for column in pairs), strict=True))
 
 
+@pytest.mark.parametrize("ranges", [16, 2], ids=["picked", "placed"])
 @pytest.mark.parametrize(("width", "threshold"), [(8, 4), (8, 8), (32, 31)])
-def test_ranges_of_codes_hold_the_pairs_of_all_codes(tmp_path, monkeypatch, width, threshold):
+def test_ranges_of_codes_hold_the_pairs_of_all_codes(tmp_path, monkeypatch, width, threshold, ranges):
+    monkeypatch.setattr(join_bits, "RANGES", ranges)
+    monkeypatch.setattr(join_bits, "FILES", 2)
     codes = np.unique(near_codes(1200, width, 1, flips=threshold + 2), axis=0)
     monkeypatch.setattr(join_bits, "BUCKET", 500)
     monkeypatch.setattr(join_bits, "PART", 300)
     found = join_bits.code_pairs(Folder(str(tmp_path)), codes, np.arange(len(codes)), threshold, 1.0, HERE, [])
     assert as_list(found) == as_list(hamming_pairs(codes, threshold, recall=1.0))
     assert len(found[0]) > 300
+    assert not Folder(str(tmp_path)).names("*/placed/**")
 
 
 def test_a_range_that_is_done_is_not_joined_again(tmp_path, monkeypatch):
@@ -71,6 +75,7 @@ def test_ranges_of_digests_hold_the_rows_with_equal_codes(tmp_path_factory, n, k
         patch.setattr(equal, "PART", part)
         patch.setattr(equal, "BUCKET", bucket)
         rows, ids = equal.repeated(codes, [moving], outside, folder, HERE)
+        assert equal.distinct(codes, folder, HERE).tolist() == classes(codes)[1].tolist()
     assert (rows.tolist(), ids.tolist()) == (whole[0].tolist(), whole[1].tolist())
     assert rows.tolist() == [row for row, said in enumerate(told) if said and told.count(said) > 1]
     assert len({(told[row], cls) for row, cls in zip(rows.tolist(), ids.tolist(), strict=True)}) == len({*ids.tolist()})
@@ -109,13 +114,9 @@ def test_buckets_of_rows_lie_in_the_order_of_all_rows(n, kinds, bucket, block, s
         patch.setattr(order, "BUCKET", bucket)
         patch.setattr(spill, "BLOCK", block)
         best = order.ranked(rows)
-        rank = order.ranks(best)
+        rank = order.places(best, n)
     assert best.tolist() == [row for *_, row in sorted(told)]
     assert np.array_equal(rank[best], np.arange(n))
-
-
-def test_ranges_grow_where_they_would_be_many():
-    assert [join_bits.ranges_of(n) for n in (1, 10**7, 10**8, 4 * 10**8, 5 * 10**9)] == [1, 3, 16, 25, 313]
 
 
 def test_a_sample_by_uid_does_not_depend_on_the_order_of_rows(pool):
@@ -187,6 +188,7 @@ def test_dedup_by_tasks_is_dedup(make_dataset, tmp_path, monkeypatch):
     rows = [shown(index, scene(index) if index < 25 else worse_of[index % 25]) for index in range(60)]
     whole = dedup(make_dataset(rows, url=str(tmp_path / "a")), ["pdq"], engine=HERE)
     monkeypatch.setattr(join_bits, "BUCKET", 10)
+    monkeypatch.setattr(join_bits, "RANGES", 1)  # codes are placed, too
     monkeypatch.setattr(equal, "PART", 15)
     tasks = dedup(make_dataset(rows, url=str(tmp_path / "b")), ["pdq"], engine=HERE)
     assert len(dropped(tasks)) >= 30

@@ -26,6 +26,7 @@ from curate.dedup.thorough import Views
 from curate.dedup.whitened import whiten_pool
 from curate.errors import CurateError
 from curate.measure import measure
+from curate.memory import give_back_freed_memory
 from curate.work import Engine
 
 __all__ = ["calibrate", "faiss_conflict", "run"]
@@ -68,7 +69,8 @@ def run(dataset: Dataset, signals: Sequence[str] = ("exact", "pdq"), thresholds:
     measured = [prepare(benchmark, dataset.folder, compared_against, engine) for benchmark in benchmarks]
     overlap_report.check_predictions(told, measured)
     dataset = measure(dataset, list(dict.fromkeys([*signals, *more])), engine)
-    pool, whitenings = whiten_pool(collect(dataset, compared, parent, distinct_colours, engine), whiten, thresholds)
+    pool = collect(dataset, compared, parent, distinct_colours, engine)
+    pool, whitenings = whiten_pool(pool, whiten, thresholds, engine)
     compared = list({codes.comparison.signal: codes.comparison for codes in pool.codes}.values()) or compared
     compared_against = overlap.at_scale(compared_against, len(pool), verify, {**thresholds, **looser})
     looked_at = candidates if verify else 0
@@ -95,6 +97,7 @@ def run(dataset: Dataset, signals: Sequence[str] = ("exact", "pdq"), thresholds:
     views = Views(dataset.folder.within(search.folder), compared_against, looked_at, engine, device)
     overlaps = {name: each.matches for name, each in found.items()}
     decision = decide(pool, overlaps, search, rule, views if thorough else None)
+    give_back_freed_memory()
     selection.write(dataset, name, pool, decision, made_by, engine)
     groups = groups_tables(pool, decision)
     dataset.folder.write_tables(f"reports/duplicates-{name}.parquet", GROUPS, groups, made_by)

@@ -13,11 +13,12 @@ from typing import Any
 import numpy as np
 
 from curate.dataset import Dataset
-from curate.dedup.codes import Codes, classes, comparisons
+from curate.dedup.codes import Codes, comparisons
+from curate.dedup.equal import distinct
 from curate.dedup.faiss_install import load_search
 from curate.dedup.hamming import as_words
 from curate.dedup.likeness import Likeness, Search, likeness
-from curate.dedup.order import ranked, ranks
+from curate.dedup.order import places, ranked
 from curate.dedup.pool import Pool, collect
 from curate.dedup.whiten import Whitening
 from curate.dedup.whitened import sampled, whiten_pool
@@ -108,7 +109,7 @@ def calibrate(
         load_search()
     parent = dataset.parent_for("dedup", start)
     dataset = measure(dataset, signals, engine)
-    pool, whitenings = whiten_pool(collect(dataset, compared, parent, engine=engine), whiten, ())
+    pool, whitenings = whiten_pool(collect(dataset, compared, parent, engine=engine), whiten, (), engine)
     found = rates(pool, whitenings, engine)
     for folder in (SEARCH, pool.source):
         dataset.folder.remove(folder)
@@ -124,7 +125,7 @@ def calibrate(
 def rates(pool: Pool, whitenings: Mapping[str, Whitening], engine: str | Engine = "local") -> list[Rates]:
     """The rates of every perceptual signal of a pool."""
     order = ranked(pool.rows)
-    rank = ranks(order)
+    rank = places(order, len(order))
     search = Search(SEARCH, whitenings=whitenings, engine=engine)
     nobody = np.zeros(len(pool), bool)
     alike = [likeness(pool, codes, rank, order, nobody, search)[0] for codes in pool.codes]
@@ -132,12 +133,14 @@ def rates(pool: Pool, whitenings: Mapping[str, Whitening], engine: str | Engine 
     for codes in pool.codes:
         if codes.comparison.kind != "equal":
             others = [each for each in alike if each.alike.signal != codes.comparison.signal]
-            found.append(_rates(pool, codes, others, whitenings.get(codes.comparison.signal)))
+            folder = pool.dataset.folder.within(f"{SEARCH}/{codes.comparison.signal}")
+            rows = sampled(pool, distinct(codes, folder, engine), SAMPLE)
+            found.append(_rates(pool, codes, rows, others, whitenings.get(codes.comparison.signal)))
     return found
 
 
-def _rates(pool: Pool, codes: Codes, others: Sequence[Likeness], whitening: Whitening | None) -> Rates:
-    rows = sampled(pool, classes(codes)[1], SAMPLE)
+def _rates(pool: Pool, codes: Codes, rows: np.ndarray, others: Sequence[Likeness],
+           whitening: Whitening | None) -> Rates:  # fmt: skip
     known = _confirmed(rows, others)
     hamming = codes.comparison.kind == "hamming"
     values = codes.values[rows] if hamming else pool.vectors(codes.comparison, rows, whitening)

@@ -11,10 +11,11 @@ from curate.dedup.codes import Codes, Comparison
 from curate.dedup.faiss_install import load_search
 from curate.dedup.groups import CHAINED, Stars, closure, semantic, stars
 from curate.dedup.likeness import Crowd, Likeness, Search, likeness
-from curate.dedup.order import ranked, ranks
+from curate.dedup.order import places, ranked
 from curate.dedup.pool import Pool
 from curate.dedup.spill import blocks
 from curate.dedup.thorough import Views
+from curate.memory import give_back_freed_memory
 
 CROWDS = 100  # that the history names
 
@@ -64,7 +65,7 @@ def decide(
     views: how what then stays is compared with itself, if at all."""
     found = _of_benchmarks(pool, overlaps)
     order = ranked(pool.rows)
-    rank = ranks(order)
+    rank = places(order, len(order))
     first = [codes for codes in pool.codes if not rule.semdedup or codes.comparison.kind != "cosine"]
     alike = _likenesses(pool, first, rank, order, found, search)
     rows = np.unique(np.concatenate([found.rows[:0], *(each.rows for each in alike)]))
@@ -103,6 +104,7 @@ def _likenesses(pool: Pool, columns: Sequence[Codes], rank: np.ndarray, order: n
         near, crowded = likeness(pool, codes, rank, order, outside, search)
         alike.append(near)
         found.crowds.extend(crowded)
+        give_back_freed_memory()
     return alike
 
 

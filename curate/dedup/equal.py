@@ -11,14 +11,15 @@ from dataclasses import dataclass
 import numpy as np
 import xxhash
 
+from curate.dedup.ascending import find
 from curate.dedup.codes import Codes, binary
 from curate.dedup.hamming import PRIME
-from curate.dedup.spill import BLOCK, blocks
+from curate.dedup.spill import BLOCK, Spill, blocks
 from curate.files import Folder
 from curate.work import Engine, Report, run_all
 
-PART = 8 * BLOCK  # rows whose digests are sorted at once and make a file, in 100 MB; a pool of so many needs no task
-BUCKET = 8_000_000  # rows in a range, about: 35 bytes each
+PART = 4 * BLOCK  # rows whose digests are sorted at once and make a file, in 60 MB; a pool of so many needs no task
+BUCKET = 2_000_000  # rows in a range, about: 35 bytes each
 END = 2**64
 
 
@@ -73,6 +74,17 @@ def repeated(codes: Codes, apart: Sequence[np.ndarray], outside: np.ndarray, fol
     return rows[several], np.unique(ids[several], return_inverse=True)[1].astype(np.int64)
 
 
+def distinct(codes: Codes, folder: Folder, engine: str | Engine) -> np.ndarray:
+    """int64, mapped: the first row of every class of equal codes, ascending."""
+    rows, ids = repeated(codes, [], np.zeros(len(codes), bool), folder, engine)
+    others = np.delete(rows, np.unique(ids, return_index=True)[1])
+    found = Spill()
+    for part in blocks(len(codes)):
+        own = np.flatnonzero(codes.usable(part)) + part.start
+        found.append(own[~find(others, own)[1]])
+    return found.mapped() if found.rows else np.zeros(0, np.int64)
+
+
 def shared(digests: np.ndarray, rows: np.ndarray) -> np.ndarray:
     """The rows, ascending, whose digest another row has. uint64 [n], int64 [n]."""
     order = np.argsort(digests)
@@ -81,11 +93,6 @@ def shared(digests: np.ndarray, rows: np.ndarray) -> np.ndarray:
     twice[1:] = ordered[1:] == ordered[:-1]
     twice[:-1] |= twice[1:]
     return np.sort(rows[order[twice]])
-
-
-def usable_rows(codes: Codes, outside: np.ndarray, part: slice) -> np.ndarray:
-    """int64: the rows of a stretch that have a code to compare and are not `outside`."""
-    return np.flatnonzero(codes.usable(part) & ~outside[part]) + part.start
 
 
 def _written(folder: Folder, digests: np.ndarray, rows: np.ndarray) -> str:
@@ -102,7 +109,8 @@ def _written(folder: Folder, digests: np.ndarray, rows: np.ndarray) -> str:
 def _digests(codes: Codes, apart: Sequence[np.ndarray], outside: np.ndarray,
              part: slice) -> tuple[np.ndarray, np.ndarray]:  # fmt: skip
     """uint64 and int64 [n]: the digest of every usable row of a stretch, and the row."""
-    rows = [usable_rows(codes, outside, block) for block in blocks(part.stop, part.start)]
+    stretches = blocks(part.stop, part.start)
+    rows = [np.flatnonzero(codes.usable(each) & ~outside[each]) + each.start for each in stretches]
     digests = [_hashes(_side_by_side(codes, own, apart)) for own in rows]
     return np.concatenate([np.zeros(0, np.uint64), *digests]), np.concatenate([np.zeros(0, np.int64), *rows])
 

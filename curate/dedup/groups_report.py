@@ -31,7 +31,8 @@ def groups_tables(pool: Pool, decision: Decision) -> Iterator[pa.Table]:
     by_keeper = np.argsort(keeper, kind="stable")
     keeper, hanging = keeper[by_keeper], hanging[by_keeper]
     keepers = np.unique(keeper)
-    keepers = keepers[pc.sort_indices(pool.uids(keepers)).to_numpy()]  # stable: equal uids by row, so by shard
+    uids = pool.rows["uid"].chunk(0).take(pa.array(keepers))
+    keepers = keepers[pc.sort_indices(uids).to_numpy()]  # stable: equal uids by row, so by shard
     names = pa.array([shard.name for shard in pool.shards], pa.string())
     for start in range(0, len(keepers), STRETCH):
         own = keepers[start : start + STRETCH]

@@ -1,7 +1,8 @@
 """Near pairs of more codes than one process should hold: a task for each table and range of its keys.
 
-The codes lie in files of a few million; a task reads all of them and keeps those in its range, so that its memory is
-bounded by a bucket and nothing is written but the codes, once, and the pairs.
+The codes lie in files; a task keeps those in its range, so that its memory is bounded by a bucket. Up to RANGES ranges
+it reads all of them. Where there are more, each such pass would cost more than the join: for one table at a time the
+codes are then written again, range by range, and a task reads its own.
 """
 
 from dataclasses import dataclass
@@ -28,8 +29,9 @@ from curate.work import Engine, Report, run_all
 
 SMALL = 1_000_000  # codes that the driver joins itself, in a third of a GB; tasks would take half as long again
 BUCKET = 4_000_000  # codes in a range, about
-RANGES, MOST = 16, 16_000_000  # ranges from which they grow, since each is a pass over all codes; codes in one then
+RANGES = 16  # that a task picks its codes for from all of them, at 40 ns each; to write them by range takes 300, once
 PART = 500_000  # codes in a file
+FILES = 8  # that are written by range together
 STRETCH = 100_000  # codes that are looked at together
 FEW = 10_000  # codes that tables are planned for at least: fewer would simply be compared
 SCHEMA = pa.schema([("i", pa.int64()), ("j", pa.int64()), ("distance", pa.float64())])
@@ -57,12 +59,13 @@ class JoinBits:
     bits: int
     threshold: int
     plan: Tables
+    placed: bool  # by range, by PlaceCodes
 
     def __call__(self, part: Range) -> Report:
         name = f"pairs/{part}.parquet"
         if self.folder.exists(name):
             return Report(str(part), skipped=True)
-        rows, words = self._read(part)
+        rows, words = (self._read_placed if self.placed else self._read)(part)
         capped: Capped = []
         i, j, distance = in_order([joined(words, self.threshold, self.plan, part.table, capped, whole(self.bits))])
         write_pairs(
@@ -82,6 +85,41 @@ class JoinBits:
             start += len(held)
         return np.concatenate(rows), np.asfortranarray(np.concatenate(words))
 
+    def _read_placed(self, part: Range) -> tuple[np.ndarray, np.ndarray]:
+        """The same."""
+        found = []
+        for first in range(0, self.parts, FILES):
+            start, stop = self.folder.read_array(bounds_of(part.table, first))[part.number : part.number + 2].tolist()
+            found.append(self.folder.read_array(placed_of(part.table, first))[start:stop])
+        held = np.concatenate(found)
+        return held[:, -1].view(np.int64), np.asfortranarray(held[:, :-1])
+
+
+@dataclass(frozen=True)
+class PlaceCodes:
+    """Write FILES files of codes range by range of the keys of a table, unless they are there already: uint64
+    [codes, words + 1], the number of each code in the last column."""
+
+    folder: Folder
+    parts: int
+    plan: Tables
+    table: int
+    of: int
+
+    def __call__(self, first: int) -> Report:
+        name = placed_of(self.table, first)
+        if self.folder.exists(name):
+            return Report(name, skipped=True)
+        files = range(first, min(first + FILES, self.parts))
+        words = np.concatenate([self.folder.read_array(words_of(number)) for number in files], axis=1).T
+        own = range_of(signatures(words, self.plan.masks[self.table]), self.of).astype(np.uint16)
+        held = np.empty((len(own), words.shape[1] + 1), np.uint64)
+        held[:, :-1], held[:, -1] = words, np.arange(len(own)) + first * PART
+        bounds = np.concatenate(([0], np.cumsum(np.bincount(own, minlength=self.of))))
+        self.folder.write_array(bounds_of(self.table, first), bounds)
+        self.folder.write_array(name, held[np.argsort(own, kind="stable")])
+        return Report(name, len(own))
+
 
 def code_pairs(folder: Folder, codes: np.ndarray, rows: np.ndarray, threshold: int, recall: float,
                engine: str | Engine, capped: Capped) -> Pairs:  # fmt: skip
@@ -94,16 +132,21 @@ def code_pairs(folder: Folder, codes: np.ndarray, rows: np.ndarray, threshold: i
     digest = xxhash.xxh3_64()
     for start in range(0, count, STRETCH):
         digest.update(codes[rows[start : start + STRETCH]].data)
-    of = ranges_of(count)
+    of = -(-count // BUCKET)
     own = folder.within(f"{digest.hexdigest()[:12]}-{threshold}-{len(plan)}-{of}")
     parts = range(-(-count // PART))
     for number in parts:
         if not own.exists(words_of(number)):
             held = codes[rows[number * PART : (number + 1) * PART]]
             own.write_array(words_of(number), as_words(held).T)
+    task = JoinBits(own, len(parts), bits, threshold, plan, placed=of > RANGES)
     ranges = [Range(table, number, of) for table in range(len(plan)) for number in range(of)]
-    task = JoinBits(own, len(parts), bits, threshold, plan)
-    run_all(task, ranges, engine, "join codes").whole("run it again")
+    for todo in [ranges[at : at + of] for at in range(0, len(ranges), of)] if task.placed else [ranges]:
+        if task.placed and not all(own.exists(f"pairs/{part}.parquet") for part in todo):
+            place = PlaceCodes(own, len(parts), plan, todo[0].table, of)
+            run_all(place, parts[::FILES], engine, "place codes").whole("run it again")
+        run_all(task, todo, engine, "join codes").whole("run it again")
+        own.remove(f"placed/{todo[0].table:04d}")
     return read_pairs(own, [str(part) for part in ranges], capped)
 
 
@@ -139,9 +182,13 @@ def range_of(signed: np.ndarray, of: int) -> np.ndarray:
     return (mixed * np.uint64(of)) >> np.uint64(32)
 
 
-def ranges_of(codes: int) -> int:
-    """Into how many ranges of keys so many codes fall."""
-    return min(-(-codes // BUCKET), max(RANGES, -(-codes // MOST)))
+def placed_of(table: int, first: int) -> str:
+    return f"placed/{table:04d}/{first:05d}.npy"
+
+
+def bounds_of(table: int, first: int) -> str:
+    """int64 [ranges + 1]: where each begins in the file of `placed_of`."""
+    return f"placed/{table:04d}/{first:05d}-bounds.npy"
 
 
 def words_of(number: int) -> str:

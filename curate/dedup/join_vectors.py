@@ -18,7 +18,9 @@ from curate.dedup.codes import Comparison
 from curate.dedup.faiss_install import load_search
 from curate.dedup.hamming import Capped, Pairs
 from curate.dedup.join_bits import read_pairs, write_pairs
+from curate.dedup.order import places
 from curate.dedup.pool import Pool, vectors_of
+from curate.dedup.spill import blocks
 from curate.dedup.whiten import Whitening, read
 from curate.dedup.whitened import sampled
 from curate.files import Folder
@@ -114,14 +116,11 @@ class JoinVectors:
 def vector_pairs(pool: Pool, folder: Folder, comparison: Comparison, rows: np.ndarray, whitening: Whitening | None,
                  engine: str | Engine, capped: Capped) -> Pairs:  # fmt: skip
     """cosine_pairs of the vectors of some rows by tasks; their files stand below `folder`. Raises CurateError."""
-    digests = next(codes.values for codes in pool.codes if codes.comparison.signal == comparison.signal)
-    said = [
-        digests[rows].tobytes(),
-        rows.tobytes(),
-        repr(pool.bounds.tolist()).encode(),
-        whitening.name.encode() if whitening else b"",
-    ]
-    digest = xxhash.xxh3_64_hexdigest(b"|".join(said))[:12]
+    codes = next(codes for codes in pool.codes if codes.comparison.signal == comparison.signal)
+    said = xxhash.xxh3_64(repr([pool.bounds.tolist(), whitening.name if whitening else ""]).encode())
+    for part in blocks(len(rows)):
+        said.update(codes.values[rows[part]].tobytes() + rows[part].tobytes())
+    digest = said.hexdigest()[:12]
     clusters = min(MOST_CLUSTERS, max(1, int(4 * np.sqrt(len(rows)))))
     own = folder.within(f"{digest}-{comparison.threshold:g}-{clusters}")
     if not own.exists(MEANS):
@@ -138,13 +137,13 @@ def vector_pairs(pool: Pool, folder: Folder, comparison: Comparison, rows: np.nd
 
 def _write_members(pool: Pool, folder: Folder, rows: np.ndarray) -> list[Shard]:
     """For each shard that holds some of the rows: which of its rows they are, and their numbers."""
-    shards = []
-    order = np.argsort(rows)
+    numbers, shards = places(rows, len(pool)), []
     for at, shard in enumerate(pool.shards):
-        own = order[slice(*np.searchsorted(rows[order], pool.bounds[at : at + 2]).tolist())]
+        start, stop = pool.bounds[at : at + 2].tolist()
+        own = np.flatnonzero(numbers[start:stop] >= 0)
         if len(own):
             shards.append(shard)
-            columns = {"row": pool.place[rows[own]].astype(np.int32), "number": own}
+            columns = {"row": pool.place[start + own], "number": numbers[start + own]}
             if not folder.exists(f"members/{shard.name}.parquet"):
                 folder.write_table(f"members/{shard.name}.parquet", pa.table(columns))
     return shards

@@ -12,7 +12,7 @@ import numpy as np
 from curate.dedup import join_bits, join_vectors
 from curate.dedup.ascending import find
 from curate.dedup.codes import Codes, Comparison
-from curate.dedup.equal import repeated, usable_rows
+from curate.dedup.equal import repeated
 from curate.dedup.faiss_install import load_search
 from curate.dedup.groups import Alike
 from curate.dedup.hamming import RECALL, Capped, Pairs, hamming_pairs
@@ -106,15 +106,16 @@ def _firsts(codes: Codes, outside: np.ndarray, order: np.ndarray, rank: np.ndarr
             ids: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:  # fmt: skip
     """The best row of every class, best first, mapped; where the best of `rows` stand in it; their classes by rank."""
     best, ids = _best(rows, ids, rank)
-    left_out = np.ones(len(codes), bool)
+    masks = Spill()
     for part in blocks(len(codes)):
-        left_out[usable_rows(codes, outside, part)] = False
-    left_out[rows] = True
-    left_out[best] = False
+        masks.append(codes.usable(part) & ~outside[part])
+    stands = masks.mapped()
+    stands[rows] = False
+    stands[best] = True
     spill, numbers, several = Spill(), [np.zeros(0, np.int64)], np.sort(best)
     for part in blocks(len(order)):
         own = order[part]
-        own = own[~left_out[own]]
+        own = own[stands[own]]
         numbers.append(np.flatnonzero(find(several, own)[1]) + spill.rows)
         spill.append(own)
     return (spill.mapped() if spill.rows else np.zeros(0, np.int64)), np.concatenate(numbers), ids

@@ -23,14 +23,14 @@ def ranked(rows: pa.Table) -> np.ndarray:
     return order.mapped()
 
 
-def ranks(order: np.ndarray) -> np.ndarray:
-    """int64 [rows], mapped: the rank of each row, 0 is the best."""
-    rank = Spill()
-    for part in blocks(len(order)):
-        rank.append(np.zeros(part.stop - part.start, np.int64))
-    held = rank.mapped()
-    for part in blocks(len(order)):
-        held[order[part]] = np.arange(part.start, part.stop)
+def places(rows: np.ndarray, of: int) -> np.ndarray:
+    """int64 [of], mapped: where each of `of` rows stands in an array of rows, -1 where it does not."""
+    found = Spill()
+    for part in blocks(of):
+        found.append(np.full(part.stop - part.start, -1, np.int64))
+    held = found.mapped()
+    for part in blocks(len(rows)):
+        held[rows[part]] = np.arange(part.start, part.stop)
     return held
 
 

@@ -54,9 +54,6 @@ class Pool:
         """int64: the place in `shards` of the shard that holds each row."""
         return np.searchsorted(self.bounds, rows, "right") - 1
 
-    def shard_names(self, rows: np.ndarray) -> list[str]:
-        return [self.shards[at].name for at in self.shard_of(rows).tolist()]
-
     def find(self, shards: pa.ChunkedArray, uids: pa.ChunkedArray) -> np.ndarray:
         """int64: the row of each (shard name, uid), -1 where the pool does not hold it."""
         found = np.full(len(uids), -1, np.int64)

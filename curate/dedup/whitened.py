@@ -8,16 +8,19 @@ import numpy as np
 import xxhash
 
 from curate.dataset import fingerprint
-from curate.dedup.codes import Comparison, classes
+from curate.dedup.codes import Comparison
+from curate.dedup.equal import distinct
 from curate.dedup.pool import Pool
 from curate.dedup.spill import blocks
 from curate.dedup.whiten import FIT_ON, LEAST, Whitening, read
+from curate.work import Engine
 
 THRESHOLD = 0.8  # of cosine similarity after whitening: 2 of 13.9 million pairs of unlike photographs reach it
 SEED = 0
 
 
-def whiten_pool(pool: Pool, wanted: bool | None, given: Collection[str]) -> tuple[Pool, dict[str, Whitening]]:
+def whiten_pool(pool: Pool, wanted: bool | None, given: Collection[str],
+                engine: str | Engine) -> tuple[Pool, dict[str, Whitening]]:  # fmt: skip
     """The pool with the threshold of whitened vectors, unless one is `given`, and the whitening of each signal.
 
     wanted: None whitens where there are at least LEAST distinct images to fit on.
@@ -25,7 +28,8 @@ def whiten_pool(pool: Pool, wanted: bool | None, given: Collection[str]) -> tupl
     found, columns = {}, []
     for codes in pool.codes:
         if codes.comparison.kind == "cosine" and wanted is not False:
-            rows = sampled(pool, classes(codes)[1], FIT_ON)
+            folder = pool.dataset.folder.within(f"{pool.source}/{codes.comparison.signal}")
+            rows = sampled(pool, distinct(codes, folder, engine), FIT_ON)
             if len(rows) > 1 and (wanted or len(rows) >= LEAST):
                 found[codes.comparison.signal] = _fitted(pool, codes.comparison, rows)
                 if codes.comparison.signal not in given:
@@ -36,13 +40,14 @@ def whiten_pool(pool: Pool, wanted: bool | None, given: Collection[str]) -> tupl
 
 def sampled(pool: Pool, rows: np.ndarray, most: int) -> np.ndarray:
     """At most so many of the rows, by a hash of their uids, ascending."""
-    if len(rows) <= most:
-        return np.sort(rows)
-    hashes = np.empty(len(rows), np.uint64)
-    for part in blocks(len(rows)):
+    kept, hashes = rows[:0], np.zeros(0, np.uint64)
+    for part in blocks(len(rows) if len(rows) > most else 0):
         uids = pool.uids(rows[part]).to_pylist()
-        hashes[part] = [xxhash.xxh3_64_intdigest(uid.encode(), SEED) for uid in uids]
-    return np.sort(rows[np.lexsort((pool.shard_of(rows), hashes))[:most]])
+        own = np.array([xxhash.xxh3_64_intdigest(uid.encode(), SEED) for uid in uids], np.uint64)
+        kept, hashes = np.concatenate([kept, rows[part]]), np.concatenate([hashes, own])
+        first = np.lexsort((pool.shard_of(kept), hashes))[:most]
+        kept, hashes = kept[first], hashes[first]
+    return np.sort(kept if len(rows) > most else rows)
 
 
 def _fitted(pool: Pool, comparison: Comparison, rows: np.ndarray) -> Whitening:
