@@ -7,11 +7,10 @@ from contextlib import AbstractContextManager, nullcontext
 from typing import Any, NamedTuple
 
 import numpy as np
-import open_clip
 import torch
-from open_clip.transformer import ResidualAttentionBlock, VisionTransformer
 from torch.utils.checkpoint import checkpoint
-from torchvision.transforms.v2 import functional as TF
+
+from curate.clip_library import TF, ResidualAttentionBlock, VisionTransformer, open_clip
 
 from curate.attention import (
     ROWS,

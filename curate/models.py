@@ -11,11 +11,11 @@ from contextlib import nullcontext
 from typing import Any
 
 import numpy as np
-import open_clip
 import torch
 import torch.nn.functional as F
 
 from curate import encoders
+from curate.clip_library import open_clip, with_timm
 from curate.encoders import embed_dim, encode_image, encode_text, image_size, normalised, preprocessing, resized
 from curate.errors import CurateError
 from curate.model_config import PRECISIONS, config_of, made_by, weights_file
@@ -109,6 +109,7 @@ def build(config: dict[str, Any]) -> Any:
     custom = config.pop("custom_text", False) or bool(config["text_cfg"].get("hf_model_name"))
     if config["vision_cfg"].get("timm_model_name"):
         config["vision_cfg"]["timm_model_pretrained"] = False
+        with_timm()
     if config["text_cfg"].get("hf_model_name"):
         config["text_cfg"]["hf_model_pretrained"] = False
     kind = open_clip.CoCa if "multimodal_cfg" in config else open_clip.CustomTextCLIP if custom else open_clip.CLIP

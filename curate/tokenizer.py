@@ -2,8 +2,9 @@
 
 from collections.abc import Sequence
 
-import open_clip
 import torch
+
+from curate.clip_library import open_clip
 
 REMEMBERED = 1_000_000  # words; a few hundred MB at most, then the memory starts anew
 

@@ -14,7 +14,7 @@ ROOT = Path(__file__).parent.parent
 PACKAGE = ROOT / "curate"
 # lowest first; a module may import from its own layer or a lower one
 LAYERS = [
-    ["errors"],
+    ["errors", "clip_library"],
     ["arrow", "disk", "scratch", "stores"],
     ["files", "cache", "memory", "model_config", "tar", "images", "named", "pictures", "streams", "tokenizer"],
     ["shard", "rows", "networks", "threads", "lite0", "attention", "exported", "heads"],
@@ -117,6 +117,13 @@ def test_heavy_packages_stay_in_leaf_files(name):
         assert not {target.split(".")[0] for target in imported(top)} & (HEAVY | {"pyarrow", "numpy", "duckdb"})
     else:
         assert not reachable(name, {name}) & HEAVY
+
+
+def test_open_clip_and_torchvision_come_from_one_module():
+    """It leaves out what few models use; where another imported them first, that would be loaded after all."""
+    found = {name for name, tree in MODULES.items() for target in imported(tree)
+             if target.split(".")[0] in {"open_clip", "torchvision"}}  # fmt: skip
+    assert found == {"clip_library"}
 
 
 @pytest.mark.parametrize("name", [name for name in MODULES if name])

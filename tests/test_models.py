@@ -1,6 +1,8 @@
 """Models: the features are open_clip's, whatever the weights come from, and what is wrong is said in one line."""
 
 import json
+import subprocess
+import sys
 
 import huggingface_hub
 import numpy as np
@@ -46,6 +48,30 @@ def siglip_like():
     """A text tower without a causal mask, pooled at the last token."""
     text = find_config(TINY)[1]["text_cfg"]
     return fresh(custom_text=True, text_cfg={**text, "no_causal_mask": True, "pool_type": "last"})
+
+
+LIGHT = """
+import sys
+from curate import models
+assert not {"timm", "torch._dynamo", "sympy", "wandb"} & sys.modules.keys()
+import timm, torch, torchvision
+tower = {"timm_model_name": "resnet10t", "timm_pool": "", "timm_proj": "linear", "image_size": 32}
+model = models.build({"embed_dim": 8, "vision_cfg": tower, "text_cfg": {"width": 8, "heads": 1, "layers": 1}})
+assert type(model.visual.trunk) is timm.models.resnet.ResNet
+assert type(model.visual) is sys.modules["open_clip.timm_model"].TimmModel
+assert "torch._dynamo.convert_frame" in sys.modules  # timm asks for it
+like = torchvision.tv_tensors.Image(torch.zeros(1, 2, 2))
+assert type(torchvision.tv_tensors.wrap(torch.zeros(2), like=like)) is torchvision.tv_tensors.Image
+torch.use_deterministic_algorithms(True)
+box = torch.tensor([[0.0, 0, 0, 4, 4]])
+assert torchvision.ops.roi_align(torch.ones(1, 1, 8, 8), box, (2, 2)).tolist() == [[[[1, 1], [1, 1]]]]
+"""
+
+
+@pytest.mark.slow
+def test_timm_and_the_compiler_are_loaded_when_they_are_asked_for():
+    done = subprocess.run([sys.executable, "-c", LIGHT], capture_output=True, text=True, timeout=240)
+    assert done.returncode == 0, done.stderr
 
 
 @pytest.mark.parametrize(

@@ -3,9 +3,9 @@
 from collections.abc import Sequence
 from typing import Any
 
-import open_clip
 import torch
 
+from curate.clip_library import open_clip
 from curate.errors import CurateError
 from curate.tokenizer import Tokenizer
 

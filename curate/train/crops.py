@@ -9,8 +9,8 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
-from torchvision.transforms.v2 import functional as TF
 
+from curate.clip_library import TF
 from curate.errors import CurateError
 
 SMALLEST = 0.9  # of the area of the largest square, or of the image: open_clip's default scale

@@ -5,9 +5,9 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-import open_clip
 import torch
 
+from curate.clip_library import open_clip
 from curate.train import cached
 from curate.train.chunk import Encode, cut, encoded_by
 from curate.train.loader import Batch

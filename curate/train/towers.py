@@ -4,9 +4,8 @@ from collections.abc import Iterator
 from typing import Any
 
 import torch
-from open_clip.modified_resnet import ModifiedResNet
-from open_clip.transformer import VisionTransformer
 
+from curate.clip_library import ModifiedResNet, VisionTransformer
 from curate.errors import CurateError
 
 SIDES = ("image", "text")

@@ -9,9 +9,8 @@ from typing import Any, ClassVar
 
 import torch
 import torch.nn.functional as F
-from open_clip.modified_resnet import ModifiedResNet
-from open_clip.transformer import MultimodalTransformer, VisionTransformer
 
+from curate.clip_library import ModifiedResNet, MultimodalTransformer, VisionTransformer
 from curate.encoders import autocast
 from curate.errors import CurateError
 from curate.train import captions

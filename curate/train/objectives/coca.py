@@ -7,10 +7,10 @@ weights of open_clip's CoCaLoss: 1 for the contrast, 2 for the captions.
 from collections.abc import Sequence
 from typing import Any, ClassVar
 
-import open_clip
 import torch
 import torch.nn.functional as F
 
+from curate.clip_library import open_clip
 from curate.encoders import autocast
 from curate.errors import CurateError
 from curate.train.chunk import Chunk, Encoded

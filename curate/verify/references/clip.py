@@ -3,12 +3,11 @@ on padded tokens, in fp32, one pair at a time."""
 
 import functools
 
-import open_clip
 import torch
-from open_clip.transform import PreprocessCfg, image_transform_v2
 from PIL import Image
 
 from curate import encoders, models
+from curate.clip_library import open_clip
 from curate.model_config import config_of, weights_file
 from curate.tokenizer import Tokenizer
 from curate.verify.references import picture
@@ -47,7 +46,9 @@ def _load(model: str | None, pretrained: str, device: str):
     models.load_weights(network, name, pretrained)
     told = {} if weights_file(pretrained) else open_clip.get_pretrained_cfg(name, pretrained)
     wanted = {key: told[key] for key in ("mean", "std", "resize_mode", "interpolation") if key in told}
-    transform = image_transform_v2(PreprocessCfg(size=encoders.image_size(network), **wanted), is_train=False)
+    transform = open_clip.transform.image_transform_v2(
+        open_clip.transform.PreprocessCfg(size=encoders.image_size(network), **wanted), is_train=False
+    )
     tokenizer = models.tokenizer_of(config)
     plain = tokenizer.inner if isinstance(tokenizer, Tokenizer) else tokenizer
     return network.to(where).eval(), transform, plain, where
