@@ -50,9 +50,9 @@ def _faiss(versions: dict[str, str]) -> dict[str, str]:
 
 
 def _torch(versions: dict[str, str]) -> dict[str, str]:
-    for name in ("torch", "torchvision", "open_clip"):
+    for name, module in (("torch", "torch"), ("open_clip", "curate.clip_library")):
         try:
-            importlib.import_module(name)
+            importlib.import_module(module)
         except (ImportError, RuntimeError) as error:
             reason = str(error).strip().split("\n", 1)[0]
             return {"torch": f"{name} cannot be imported ({reason}): torch {versions.get('torch', 'missing')} and "

@@ -1,4 +1,5 @@
-"""Commands as processes of their own, forked of one that has imported torch: an import costs seconds, a fork none.
+"""Commands as processes of their own, forked of one that has imported the modules named as its arguments: an import of
+torch costs seconds, a fork none.
 
 A line of JSON on stdin asks: {"run": arguments of the main of a module, ...} is answered by the process id, {"wait":
 process id} by its exit code (minus the signal that killed it).
@@ -12,11 +13,10 @@ import signal
 import sys
 import traceback
 
-HEAVY = ("curate.cli", "curate.train", "ranks_run")
-
 
 def command(module, arguments, environment, out, errors, largest_file):
     """What `python -m MODULE` does with these arguments; its exit code."""
+    os.setsid()
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
     signal.signal(signal.SIGINT, signal.default_int_handler)
     os.environ.update(environment)
@@ -37,7 +37,7 @@ def ended(process):
 
 
 if __name__ == "__main__":
-    for name in HEAVY:
+    for name in ("curate.cli", *sys.argv[1:]):
         importlib.import_module(name)
     for line in sys.stdin:
         asked = json.loads(line)

@@ -12,6 +12,7 @@ import subprocess
 import sys
 import threading
 import time
+from collections.abc import Callable
 from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
@@ -123,26 +124,26 @@ def web(tmp_path):
     server.shutdown()
 
 
-@pytest.fixture(scope="module")
-def stop_ray():
-    """One cluster serves all tests of a file: to start one costs seconds."""
-    yield
-    if "ray" in sys.modules:
+def pytest_xdist_make_scheduler(config, log):
+    """The tests of a file run in one process, and all that need Ray in one, one after the other."""
+    scheduling = importlib.import_module("xdist.scheduler").LoadFileScheduling
+
+    class Scheduling(scheduling):
+        def _split_scope(self, nodeid):
+            return "ray" if nodeid.endswith("[ray]") else super()._split_scope(nodeid)
+
+    return Scheduling(config, log)
+
+
+def pytest_runtest_teardown(item, nextitem):
+    """One cluster serves the tests that follow each other: to start one costs 10 CPU seconds."""
+    needed = nextitem is not None and nextitem.get_closest_marker("ray")
+    if item.get_closest_marker("ray") and not needed and "ray" in sys.modules:
         sys.modules["ray"].shutdown()
 
 
-def kill_when(command: list[str], happened) -> None:
-    """Start a command in a process group of its own and kill the whole group once something has happened."""
-    process = subprocess.Popen(command, start_new_session=True, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-    deadline = time.monotonic() + 60
-    while not happened() and process.poll() is None and time.monotonic() < deadline:
-        time.sleep(0.02)
-    os.killpg(process.pid, signal.SIGKILL)
-    process.wait()
-
-
 class Command:
-    """A command that runs as a process of its own; see command_server."""
+    """A command that runs as a process and a session of its own; see command_server."""
 
     def __init__(self, server: subprocess.Popen, folder: Path, arguments: list[str], **how: Any):
         self.server, self.out, self.errors = server, folder / "out", folder / "errors"
@@ -158,6 +159,24 @@ class Command:
     def runs(self) -> bool:
         return Path(f"/proc/{self.pid}/stat").read_text().rsplit(")", 1)[1].split()[0] != "Z"
 
+    def wait_for(self, happened: Callable[[], object]) -> None:
+        """Until something has happened; the command must still run then."""
+        deadline = time.monotonic() + 60
+        while self.runs() and not happened():
+            assert time.monotonic() < deadline
+            time.sleep(0.005)
+        assert self.runs(), self.ended()
+
+    def send_all(self, number: int) -> None:
+        """To the command and all that it has started, as a terminal does."""
+        os.killpg(self.pid, number)
+
+    def kill_when(self, happened: Callable[[], object]) -> None:
+        """Kill it, with all that it has started, once something has happened."""
+        self.wait_for(happened)
+        self.send_all(signal.SIGKILL)
+        self.ended()
+
     def _ask(self, what: dict) -> int:
         self.server.stdin.write(json.dumps(what) + "\n")
         self.server.stdin.flush()
@@ -166,24 +185,36 @@ class Command:
 
 @pytest.fixture(scope="session")
 def command_server():
+    """command_server(*modules) -> the process that has imported them."""
     script = str(Path(__file__).parent / "command_server.py")
     environment = os.environ | {"OMP_NUM_THREADS": "1"}
-    with subprocess.Popen([sys.executable, script], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True,
-                          env=environment) as server:  # fmt: skip
-        yield server
-        server.stdin.close()
+
+    started: dict[tuple[str, ...], subprocess.Popen] = {}
+
+    def server(*modules: str) -> subprocess.Popen:
+        if modules not in started:
+            started[modules] = subprocess.Popen([sys.executable, script, *modules], stdin=subprocess.PIPE,
+                                                stdout=subprocess.PIPE, text=True, env=environment)  # fmt: skip
+        return started[modules]
+
+    yield server
+    for process in started.values():
+        process.communicate()  # it ends with its stdin
 
 
 @pytest.fixture
 def start(command_server, tmp_path):
     """start("train-clip", ...) -> Command; `largest_file` in bytes, another `module` than curate.cli."""
     numbers = itertools.count()
+    trains = ("curate.train", "ranks_run", "torch._dynamo")  # the compiler, for which every optimizer asks
+    others = ("curate.harvest", "curate.dedup", "curate.filter")  # without torch, beside which they fork otherwise
 
     def started(*arguments: str, environment: dict[str, str] | None = None, largest_file: int | None = None,
                 module: str = "curate.cli") -> Command:  # fmt: skip
         folder = tmp_path / f"command-{next(numbers)}"
         folder.mkdir()
-        return Command(command_server, folder, list(arguments), environment=environment or {},
+        modules = trains if "train-clip" in arguments or module == "ranks_run" else others
+        return Command(command_server(*modules), folder, list(arguments), environment=environment or {},
                        largest_file=largest_file, module=module)  # fmt: skip
 
     return started

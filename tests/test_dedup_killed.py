@@ -1,13 +1,7 @@
 """kill -9 in the middle of dedup, then the same command again: the tables are those of a run that was left alone."""
 
-import os
-import signal
-import subprocess
-import sys
-import time
-
 import pytest
-from conftest import draw, encoded, kill_when, pair
+from conftest import draw, encoded, pair
 from test_dedup_rules import scene
 
 from curate.dataset import Dataset
@@ -32,7 +26,7 @@ def tables(dataset: Dataset) -> dict[str, bytes]:
         "selections/*/*",
     ],
 )
-def test_a_killed_run_is_finished_by_the_next(make_dataset, tmp_path, moment):
+def test_a_killed_run_is_finished_by_the_next(make_dataset, start, tmp_path, moment):
     benchmark = tmp_path / "held"
     benchmark.mkdir()
     draw("red", "circle", 0).save(benchmark / "0.png")
@@ -40,33 +34,17 @@ def test_a_killed_run_is_finished_by_the_next(make_dataset, tmp_path, moment):
     pairs += [{**row, "key": f"9{row['key']}", "caption": f"again {row['caption']}"} for row in pairs[:6]]
     whole = run(make_dataset(pairs, 3, str(tmp_path / "whole")), against=[str(benchmark)], engine=HERE)
     broken = make_dataset(pairs, 3, str(tmp_path / "broken"))
-    command = [sys.executable, "-c", "from curate.cli import main; main()", "dedup", broken.url,
-               "--against", str(benchmark), "--engine", "local(workers=1)", "--quiet"]  # fmt: skip
-    process = subprocess.Popen(command, start_new_session=True)
-    while not broken.folder.names(moment) and process.poll() is None:
-        time.sleep(0.001)
-    assert process.poll() is None, "the run ended before it could be killed"
-    os.killpg(process.pid, signal.SIGKILL)
-    process.wait()
+    process = start("dedup", broken.url, "--against", str(benchmark), "--engine", "local(workers=1)", "--quiet")
+    process.kill_when(lambda: broken.folder.names(moment))
     run(Dataset.open(broken.url), against=[str(benchmark)], engine=HERE)
     assert tables(Dataset.open(broken.url)) == tables(whole)
     assert Dataset.open(broken.url).history[-1]["counts"] == whole.history[-1]["counts"]
 
 
-TASKS = """
-import sys
-from curate.dedup import equal, join_bits, run
-from curate.dataset import Dataset
-join_bits.BUCKET, join_bits.RANGES = 8, 1
-equal.PART, equal.BUCKET = 6, 6
-run(Dataset.open(sys.argv[1]), ("exact", "pdq"), engine="local(workers=1)")
-"""
-
-
 @pytest.mark.slow
 @pytest.mark.parametrize("moment", ["exact/digests/*", "exact/repeats-*/*", "pdq/*/words/00000.npy",
                                     "pdq/*/placed/*/*", "pdq/*/pairs/*"])  # fmt: skip
-def test_a_run_killed_among_its_buckets_is_finished_by_the_next(make_dataset, tmp_path, monkeypatch, moment):
+def test_a_run_killed_among_its_buckets_is_finished_by_the_next(make_dataset, start, tmp_path, monkeypatch, moment):
     pairs = [{**pair(index), "image": encoded(scene(index % 10))} for index in range(16)]
     whole = run(make_dataset(pairs, 4, str(tmp_path / "whole")), engine=HERE)
     monkeypatch.setattr(join_bits, "BUCKET", 8)
@@ -74,9 +52,8 @@ def test_a_run_killed_among_its_buckets_is_finished_by_the_next(make_dataset, tm
     monkeypatch.setattr(equal, "PART", 6)
     monkeypatch.setattr(equal, "BUCKET", 6)
     broken = make_dataset(pairs, 4, str(tmp_path / "broken"))
-    script = tmp_path / "tasks.py"
-    script.write_text(TASKS.replace("run(Dataset", "if __name__ == '__main__':\n    run(Dataset"))
-    kill_when([sys.executable, str(script), broken.url], lambda: broken.folder.names(f"work/dedup/pool-*/{moment}"))
+    process = start(broken.url, module="dedup_run")
+    process.kill_when(lambda: broken.folder.names(f"work/dedup/pool-*/{moment}"))
     assert not broken.folder.names("selections/*/*")
     run(Dataset.open(broken.url), engine=HERE)
     assert tables(Dataset.open(broken.url)) == tables(whole)

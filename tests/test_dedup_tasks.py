@@ -202,7 +202,7 @@ def test_dedup_by_tasks_is_dedup(make_dataset, tmp_path, monkeypatch):
     pytest.param("local(workers=2)", id="two-processes", marks=pytest.mark.slow),
     pytest.param("ray(workers=2)", id="ray", marks=[pytest.mark.slow, pytest.mark.ray]),
 ])  # fmt: skip
-def test_every_engine_finds_the_same_duplicates(spec, make_dataset, tmp_path, monkeypatch, stop_ray):
+def test_every_engine_finds_the_same_duplicates(spec, make_dataset, tmp_path, monkeypatch):
     if "ray" in spec:
         pytest.importorskip("ray", reason="the extra 'ray' is not installed")
     rows = [shown(index, scene(index) if index < 6 else worse(scene(index % 6))) for index in range(12)]

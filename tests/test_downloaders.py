@@ -16,7 +16,6 @@ import ssl
 import subprocess
 import sys
 import threading
-import time
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -24,7 +23,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from conftest import workers_of
+from conftest import Command, workers_of
 from downloader_rows import rows, saved
 from harvest_web import COLOURS, Page, Web, serving
 from PIL import Image
@@ -553,27 +552,21 @@ COUNT = 24
 
 
 def harvesting(name: str, folder: Path, out: Path, *options: str) -> list[str]:
-    return [sys.executable, "-m", "curate.cli", "harvest", str(folder / "pool.parquet"), "--queries",
+    return ["harvest", str(folder / "pool.parquet"), "--queries",
             str(folder / "queries.txt"), "--out", str(out), "--downloader", f"{name}(threads=2)", "--allow-private",
             "--shard-size", "8", "--engine", "local(workers=2)", "-q", "--json", *options]  # fmt: skip
 
 
 @contextlib.contextmanager
-def in_the_middle(web: Web, command: list[str]):
+def in_the_middle(web: Web, process: Command):
     """The command while it downloads: some images have come, no shard is finished."""
     before = len(web.asked)
     web.delay = 0.3
-    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True, "start_new_session": True}
-    with subprocess.Popen(command, **pipes) as process:
-        while process.poll() is None and len(web.asked) < before + 3:
-            time.sleep(0.01)
-        assert process.poll() is None, process.communicate()
-        try:
-            yield process
-        finally:
-            web.delay = 0.0
-            if process.poll() is None:
-                os.killpg(process.pid, signal.SIGKILL)
+    process.wait_for(lambda: len(web.asked) >= before + 3)
+    try:
+        yield process
+    finally:
+        web.delay = 0.0
 
 
 def finished(out: Path) -> dict[str, bytes]:
@@ -591,7 +584,7 @@ def finished(out: Path) -> dict[str, bytes]:
 
 @pytest.mark.slow
 @pytest.mark.skipif(sys.platform != "linux", reason="looks for the workers in /proc")
-def test_whatever_is_killed_in_the_middle_of_a_shard_loses_nothing(name, tmp_path):
+def test_whatever_is_killed_in_the_middle_of_a_shard_loses_nothing(name, start, tmp_path):
     downloader(name)
     (tmp_path / "queries.txt").write_text("\n".join(COLOURS))
     out = tmp_path / "out"
@@ -600,27 +593,27 @@ def test_whatever_is_killed_in_the_middle_of_a_shard_loses_nothing(name, tmp_pat
         pq.write_table(pa.table({"url": urls, "caption": texts}), tmp_path / "pool.parquet")
         command = harvesting(name, tmp_path, out)
 
-        with in_the_middle(web, command) as process:  # Ctrl-C: the terminal tells every process
-            os.killpg(process.pid, signal.SIGINT)
-            errors = process.communicate(timeout=20)[1]
-        assert process.returncode not in (0, None)
+        with in_the_middle(web, start(*command)) as process:  # Ctrl-C: the terminal tells every process
+            process.send_all(signal.SIGINT)
+            code, _, errors = process.ended()
+        assert code != 0
         assert "Traceback" not in errors, errors
         finished(out)
 
-        with in_the_middle(web, command) as process:
-            os.killpg(process.pid, signal.SIGKILL)
+        with in_the_middle(web, start(*command)) as process:
+            process.send_all(signal.SIGKILL)
+            process.ended()
         finished(out)
 
-        with in_the_middle(web, command) as process:
+        with in_the_middle(web, start(*command)) as process:
             os.kill(workers_of(process.pid)[0], signal.SIGKILL)
             web.delay = 0.0
-            said, errors = process.communicate(timeout=60)
-        assert process.returncode == 0, errors
+            code, said, errors = process.ended()
+        assert code == 0, errors
         assert json.loads(said)["downloaded"] == COUNT
 
         calm = tmp_path / "calm"
-        subprocess.run([*harvesting(name, tmp_path, calm), "--engine", "local(workers=1)"], check=True,
-                       capture_output=True)  # fmt: skip
+        assert start(*harvesting(name, tmp_path, calm), "--engine", "local(workers=1)").ended()[0] == 0
     assert finished(out) == finished(calm)
     table = pa.concat_tables([shard.rows() for shard in Dataset.open(str(out)).shards])
     assert sorted(table["url"].to_pylist()) == sorted(urls)

@@ -91,14 +91,14 @@ def engine_for(spec: str) -> str:
 
 
 @pytest.mark.parametrize("spec", ENGINES)
-def test_every_engine_gives_the_same_reports_in_order(spec, stop_ray):
+def test_every_engine_gives_the_same_reports_in_order(spec):
     outcome = run_all(Square(), [3, 13, *range(20)], engine_for(spec))
     assert [report.rows for report in outcome.reports] == [9, *(n * n for n in range(20) if n != 13)]
     assert outcome.failures == {"13": "thirteen is damaged"}
 
 
 @pytest.mark.parametrize("spec", ENGINES)
-def test_every_engine_writes_the_same_tables(spec, dataset, tmp_path, stop_ray):
+def test_every_engine_writes_the_same_tables(spec, dataset, tmp_path):
     engine_for(spec)
     first = measure(dataset, ["size"], "local(workers=0)")
     expected = {name: first.folder.read_bytes(name) for name in first.folder.names("signals/**")}
@@ -109,14 +109,14 @@ def test_every_engine_writes_the_same_tables(spec, dataset, tmp_path, stop_ray):
 
 
 @pytest.mark.parametrize("spec", MANY)
-def test_a_killed_worker_costs_nothing(spec, tmp_path, stop_ray):
+def test_a_killed_worker_costs_nothing(spec, tmp_path):
     outcome = run_all(DieOnce(tmp_path / "marker"), range(6), engine_for(spec))
     assert [report.item for report in outcome.reports] == ["0", "1", "2", "3", "4", "5"]
     assert (tmp_path / "marker").exists()
 
 
 @pytest.mark.parametrize("spec", MANY)
-def test_an_item_that_kills_its_workers_is_given_up_by_name_and_the_others_go_on(spec, tmp_path, stop_ray):
+def test_an_item_that_kills_its_workers_is_given_up_by_name_and_the_others_go_on(spec, tmp_path):
     outcome = run_all(DieOver(frozenset({3}), tmp_path), range(8), engine_for(spec))
     assert [report.item for report in outcome.reports] == ["0", "1", "2", "4", "5", "6", "7"]
     assert list(outcome.failures) == ["3"]
@@ -129,7 +129,7 @@ def test_an_item_that_kills_its_workers_is_given_up_by_name_and_the_others_go_on
     [pytest.param("local(workers=2)", id="two-processes", marks=pytest.mark.slow),
      pytest.param("ray(workers=2, cpus=2)", id="ray", marks=[pytest.mark.slow, pytest.mark.ray])],
 )  # fmt: skip
-def test_kills_without_any_progress_end_the_run(spec, tmp_path, monkeypatch, stop_ray):
+def test_kills_without_any_progress_end_the_run(spec, tmp_path, monkeypatch):
     if "ray" in spec:
         monkeypatch.setattr("curate.engines.ray.KILLS", 1)  # Ray takes seconds to replace a worker
     with pytest.raises(CurateError, match="nothing got done"):

@@ -2,7 +2,6 @@
 
 import io
 import shutil
-import sys
 import tarfile
 from collections import Counter
 from pathlib import Path
@@ -11,7 +10,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from click.testing import CliRunner
-from conftest import draw, encoded, kill_when, pair, write_shard
+from conftest import draw, encoded, pair, write_shard
 
 from curate import filter as filtering
 from curate import shard as shards
@@ -263,7 +262,7 @@ def test_an_export_can_be_filtered_and_exported_again_from_memory(even, tmp_path
 
 
 @pytest.mark.slow
-def test_filter_and_export_killed_in_the_middle_and_run_again_give_the_same_bytes(tmp_path):
+def test_filter_and_export_killed_in_the_middle_and_run_again_give_the_same_bytes(start, tmp_path):
     found = []
     for name, workers in (("left-alone", 0), ("killed", 2)):
         folder = Folder(str(tmp_path / name))
@@ -273,10 +272,9 @@ def test_filter_and_export_killed_in_the_middle_and_run_again_give_the_same_byte
                    "--out", f"{folder.url}-out", "-q", "--engine", f"local(workers={workers})"]  # fmt: skip
         out = Folder(f"{folder.url}-out")
         if name == "killed":
-            started = [sys.executable, "-m", "curate.cli", *command]
-            kill_when(started, lambda folder=folder: len(folder.names("selections/*/*.parquet")) >= 2)
+            start(*command).kill_when(lambda folder=folder: len(folder.names("selections/*/*.parquet")) >= 2)
             assert not folder.exists("manifest.json") or not out.exists("manifest.json")
-            kill_when(started, lambda out=out: len(out.names("shards/*")) >= 1)
+            start(*command).kill_when(lambda out=out: len(out.names("shards/*")) >= 1)
         assert CliRunner().invoke(main, command).exit_code == 0
         both = [path for root in (folder.url, out.url) for path in Path(root).rglob("*") if path.is_file()]
         found.append({str(path.relative_to(tmp_path)).replace("killed", "left-alone"): path.read_bytes()

@@ -3,11 +3,6 @@
 import hashlib
 import io
 import json
-import os
-import signal
-import subprocess
-import sys
-import time
 from collections import Counter
 from pathlib import Path
 
@@ -381,36 +376,30 @@ def test_without_a_network_the_command_says_so_and_keeps_the_candidates(ask, tmp
 
 
 def command(out: Path, tmp_path: Path, pool: list[str]) -> list[str]:
-    return [sys.executable, "-m", "curate.cli", "harvest", *pool, "--queries", str(tmp_path / "queries.txt"), "--out",
+    return ["harvest", *pool, "--queries", str(tmp_path / "queries.txt"), "--out",
             str(out), "--cap", "100", "--allow-private", "--shard-size", "8", "--engine", "local(workers=2)", "-q",
             "--json"]  # fmt: skip
 
 
 @pytest.mark.slow
-def test_a_killed_command_leaves_nothing_half_and_its_rerun_the_same_bytes(ask, pool, web, tmp_path):
+def test_a_killed_command_leaves_nothing_half_and_its_rerun_the_same_bytes(ask, start, pool, web, tmp_path):
     wanted = contents(fetched(ask, pool, "calm", shard_size=8), *ALL)
     out = tmp_path / "stormy"
     web.delay = 0.05
     for sign in ("work/harvest/matched/*.json", "work/harvest/plan.json", "shards/*.tar", "shards/*_stats.json"):
-        with subprocess.Popen(command(out, tmp_path, pool), start_new_session=True, stderr=subprocess.PIPE,
-                              stdout=subprocess.DEVNULL) as process:  # fmt: skip
-            while process.poll() is None and not any(out.glob(sign)):
-                time.sleep(0.005)
-            assert process.returncode is None, process.stderr.read()
-            os.killpg(process.pid, signal.SIGKILL)
+        start(*command(out, tmp_path, pool)).kill_when(lambda sign=sign: any(out.glob(sign)))
     web.delay = 0.0
-    finished = subprocess.run(command(out, tmp_path, pool), capture_output=True, text=True)
-    assert finished.returncode == 0, finished.stderr
-    assert json.loads(finished.stdout)["downloaded"] == 62
+    code, said, errors = start(*command(out, tmp_path, pool)).ended()
+    assert code == 0, errors
+    assert json.loads(said)["downloaded"] == 62
     dataset = Dataset.open(str(out))
     assert contents(dataset, *ALL) == wanted
     assert not [path for path in out.rglob(".*") if path.is_file()]
 
 
 @pytest.mark.slow
-def test_the_command_prints_one_line_and_exits_1_for_bad_input(tmp_path):
+def test_the_command_prints_one_line_and_exits_1_for_bad_input(start, tmp_path):
     (tmp_path / "queries.txt").write_text("red\n")
-    finished = subprocess.run(command(tmp_path / "out", tmp_path, [str(tmp_path / "no.parquet")]), capture_output=True,
-                              text=True)  # fmt: skip
-    assert finished.returncode == 1
-    assert finished.stderr.splitlines() == [f"curate: no such pool: {tmp_path}/no.parquet"]
+    code, _, errors = start(*command(tmp_path / "out", tmp_path, [str(tmp_path / "no.parquet")])).ended()
+    assert code == 1
+    assert errors.splitlines() == [f"curate: no such pool: {tmp_path}/no.parquet"]

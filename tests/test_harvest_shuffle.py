@@ -145,7 +145,9 @@ def test_many_small_runs_are_shuffled_in_two_levels(tmp_path, monkeypatch):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("engine", ["local(workers=2)", "ray(workers=2)"])
+@pytest.mark.parametrize(
+    "engine", ["local(workers=2)", pytest.param("ray(workers=2)", id="ray", marks=pytest.mark.ray)]
+)
 def test_workers_and_ray_give_the_same_bytes(tmp_path, engine):
     whole = harvested(tmp_path, pool_of(tmp_path / "one", 3000, 1), "whole")
     assert harvested(tmp_path, pool_of(tmp_path / "seven", 3000, 7), "sevenths", engine) == whole

@@ -3,11 +3,6 @@
 import hashlib
 import io
 import json
-import os
-import signal
-import subprocess
-import sys
-import time
 from pathlib import Path
 
 import fsspec
@@ -232,19 +227,15 @@ def test_tars_folders_parquet_and_the_web_in_one_harvest(pools, harvested, tmp_p
 
 
 @pytest.mark.slow
-def test_a_killed_harvest_of_pools_ends_with_the_same_bytes(pools, harvested, tmp_path):
+def test_a_killed_harvest_of_pools_ends_with_the_same_bytes(pools, harvested, start, tmp_path):
     wanted = contents(harvested(list(pools.values()), "calm"), *ALL)
     out = tmp_path / "stormy"
-    command = [sys.executable, "-m", "curate.cli", "harvest", *pools.values(), "--queries", f"{tmp_path}/queries.txt",
+    command = ["harvest", *pools.values(), "--queries", f"{tmp_path}/queries.txt",
                "--out", str(out), "--cap", "1000", "--shard-size", "16", "--engine", "local(workers=2)", "-q", "--json",
                "--downloader", "native"]  # fmt: skip
     for sign in ("work/harvest/identity.json", "shards/*.tar", "shards/*_stats.json"):
-        with subprocess.Popen(command, start_new_session=True, stderr=subprocess.PIPE,
-                              stdout=subprocess.DEVNULL) as process:  # fmt: skip
-            while process.poll() is None and not any(out.glob(sign)):
-                time.sleep(0.002)
-            os.killpg(process.pid, signal.SIGKILL)
-    finished = subprocess.run(command, capture_output=True, text=True)
-    assert finished.returncode == 0, finished.stderr
-    assert json.loads(finished.stdout)["downloaded"] == 180
+        start(*command).kill_when(lambda sign=sign: any(out.glob(sign)))
+    code, said, errors = start(*command).ended()
+    assert code == 0, errors
+    assert json.loads(said)["downloaded"] == 180
     assert contents(Dataset.open(str(out)), *ALL) == wanted

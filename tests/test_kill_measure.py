@@ -1,11 +1,9 @@
 """kill -9 in the middle of measure, run again: the same bytes as a run that was left alone."""
 
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
-from conftest import kill_when, pair, write_shard
+from conftest import pair, write_shard
 
 from curate.files import Folder
 
@@ -26,21 +24,22 @@ class Signal:
 
 @pytest.mark.slow
 @pytest.mark.parametrize("workers", [1, 2])
-def test_measure_killed_in_the_middle_and_run_again_gives_the_same_bytes(tmp_path, workers):
+def test_measure_killed_in_the_middle_and_run_again_gives_the_same_bytes(start, tmp_path, workers):
     (tmp_path / "slow.py").write_text(SLOW)
     tables = []
     for name in ("left-alone", "killed"):
         folder = Folder(str(tmp_path / name))
         for shard in range(6):
             write_shard(folder, f"{shard:05d}", [pair(index) for index in range(shard * 8, shard * 8 + 8)])
-        command = [sys.executable, "-m", "curate.cli", "measure", folder.url, str(tmp_path / "slow.py"), "size",
-                   "--engine", f"local(workers={workers})", "-q"]  # fmt: skip
+        command = ["measure", folder.url, str(tmp_path / "slow.py"), "size", "--engine", f"local(workers={workers})",
+                   "-q"]  # fmt: skip
         if name == "killed":
             (tmp_path / "hold").touch()
-            kill_when(command, lambda folder=folder: len(folder.names("signals/slow/*.parquet")) >= 2)
+            start(*command).kill_when(lambda folder=folder: len(folder.names("signals/slow/*.parquet")) >= 2)
             assert 2 <= len(folder.names("signals/slow/*.parquet")) < 6
             (tmp_path / "hold").unlink()
-        subprocess.run(command, check=True, capture_output=True, timeout=120)
+        code, _, said = start(*command).ended()
+        assert code == 0, said
         files = [path for path in Path(folder.url).rglob("*") if path.is_file() and path.name != "manifest.json"]
         tables.append({str(path.relative_to(folder.url)): path.read_bytes() for path in files})
     assert len(tables[0]) == 6 * (3 + 3)

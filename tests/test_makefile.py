@@ -3,6 +3,8 @@
 import os
 import subprocess
 import sys
+import threading
+from multiprocessing.connection import Client, Listener
 from pathlib import Path
 
 import pytest
@@ -19,25 +21,61 @@ TRAIN_OPTIONS = --model ViT-Test-32 --batch-size 8 --epochs 1 --workers 1 -q
 """
 
 
-def make(target: str, run: Path) -> list[str]:
+# asks for a command and ends as it does: see the fixture `curate`
+ASK = """
+import sys
+from multiprocessing.connection import Client
+with Client(sys.argv[1]) as server:
+    server.send(sys.argv[2:])
+    code, out, errors = server.recv()
+sys.stdout.write(out)
+sys.stderr.write(errors)
+sys.exit(code)
+"""
+
+
+@pytest.fixture
+def curate(start, tmp_path):
+    """What stands for curate in a shell, and runs it as the fixture `start` does: forked, not begun anew."""
+    place, script = str(tmp_path / "socket"), tmp_path / "ask.py"
+    script.write_text(ASK)
+    listener = Listener(place)
+
+    def serve():
+        while True:
+            with listener.accept() as asked:
+                if not (arguments := asked.recv()):
+                    return
+                asked.send(start(*arguments).ended())
+
+    server = threading.Thread(target=serve)
+    server.start()
+    yield f"{sys.executable} -S {script} {place}"
+    with Client(place) as last:
+        last.send([])
+    server.join()
+    listener.close()
+
+
+def make(target: str, run: Path, curate: str) -> list[str]:
     """The commands that `make target` really ran."""
-    command = ["make", "-C", str(ROOT), target, f"RUN={run}", f"CURATE={sys.executable} -m curate.cli"]
+    command = ["make", "-C", str(ROOT), target, f"RUN={run}", f"CURATE={curate}"]
     done = subprocess.run(command, capture_output=True, text=True, timeout=240, env={**os.environ, "MAKEFLAGS": ""})
     assert done.returncode == 0, done.stdout + done.stderr
-    return [line.split("curate.cli ")[1].split()[0] for line in done.stdout.splitlines() if "curate.cli " in line]
+    return [line.removeprefix(curate).split()[0] for line in done.stdout.splitlines() if line.startswith(curate)]
 
 
 @pytest.mark.slow
-def test_a_second_make_does_nothing_and_a_changed_option_reruns_what_depends_on_it(web, tmp_path):
+def test_a_second_make_does_nothing_and_a_changed_option_reruns_what_depends_on_it(web, curate, tmp_path):
     run = tmp_path / "run.mk"
     run.write_text(RUN.format(web=web, out=tmp_path / "out", words=2))
-    assert make("dedup", run) == ["harvest", "dedup"]
-    assert make("train", run) == ["filter", "train-clip"]
-    assert make("train", run) == []
+    assert make("dedup", run, curate) == ["harvest", "dedup"]
+    assert make("train", run, curate) == ["filter", "train-clip"]
+    assert make("train", run, curate) == []
     run.write_text(RUN.format(web=web, out=tmp_path / "out", words=1))
-    assert make("train", run) == ["filter", "train-clip"]
+    assert make("train", run, curate) == ["filter", "train-clip"]
     run.write_text(RUN.format(web=web, out=tmp_path / "out", words=2))
-    assert make("train", run) == []
+    assert make("train", run, curate) == []
 
 
 def test_a_target_without_a_run_file_says_so():

@@ -11,7 +11,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
-from scipy.stats import t
+from scipy.special import stdtrit
 
 from curate.compare.arms import Arm
 
@@ -55,7 +55,7 @@ def welch(first: Sequence[float], second: Sequence[float], level: float) -> Inte
     parts = [max(float(np.var(values, ddof=1)), LEAST) / len(values) for values in (first, second)]
     spread = sum(parts)
     freedom = spread**2 / sum(part**2 / (len(values) - 1) for part, values in zip(parts, (first, second), strict=True))
-    reach = float(t.ppf(1 - level / 2, freedom)) * math.sqrt(spread)
+    reach = float(stdtrit(freedom, 1 - level / 2)) * math.sqrt(spread)
     value = float(np.mean(first) - np.mean(second))
     return Interval(value, value - reach, value + reach)
 
