@@ -1,10 +1,13 @@
 """CLIP's byte-pair tokenizer with the ids of each word remembered: equal to open_clip's, about six times as fast."""
 
+import functools
 from collections.abc import Sequence
 
 import torch
 
 from curate.clip_library import open_clip
+
+_vocabulary = functools.cache(lambda length: open_clip.SimpleTokenizer(context_length=length))  # 0.3 CPU seconds each
 
 REMEMBERED = 1_000_000  # words; a few hundred MB at most, then the memory starts anew
 
@@ -14,7 +17,7 @@ class Tokenizer:
 
     def __init__(self, context_length: int):
         self.context_length = context_length
-        self.inner = open_clip.SimpleTokenizer(context_length=context_length)
+        self.inner = _vocabulary(context_length)
         self._words: dict[str, tuple[int, ...]] = {}
 
     def __call__(self, texts: str | Sequence[str], context_length: int | None = None) -> torch.Tensor:

@@ -54,6 +54,7 @@ LIGHT = """
 import sys
 from curate import models
 assert not {"timm", "torch._dynamo", "sympy", "wandb"} & sys.modules.keys()
+sys.modules["wandb"] = None  # timm would import it, too
 import timm, torch, torchvision
 tower = {"timm_model_name": "resnet10t", "timm_pool": "", "timm_proj": "linear", "image_size": 32}
 model = models.build({"embed_dim": 8, "vision_cfg": tower, "text_cfg": {"width": 8, "heads": 1, "layers": 1}})
