@@ -1,0 +1,58 @@
+"""The benchmarks run: those that can be small through their own main, the others as far as their options."""
+
+import importlib
+import sys
+from pathlib import Path
+from types import ModuleType
+
+import pytest
+
+FOLDER = Path(__file__).parent.parent / "benchmarks"
+SMALL = {
+    "cap_vs_duckdb": "--pairs 2000 --rounds 1",
+    "embedding_search_vs_faiss": "--largest 1000 --dimensions 16",
+    "hamming_vs_faiss": "--largest 1000 --rounds 1",
+    "hashing_vs_peers": "--images 2 --rounds 1",
+    "html_images": "--rounds 1",
+    "match_vs_ahocorasick": "--queries 100 --captions 100 --rounds 1",
+    "resize_vs_img2dataset": "--images 2 --rounds 1",
+    "wat_vs_cc2dataset": "--pages 20 --rounds 1",
+}
+ALL = sorted(path.stem for path in FOLDER.glob("*.py") if "def main(" in path.read_text())
+pytestmark = pytest.mark.slow
+
+
+@pytest.fixture
+def benchmark(monkeypatch):
+    """benchmark("name", arguments) -> the module, ready to run; where its peers are missing the test is skipped."""
+    monkeypatch.syspath_prepend(str(FOLDER))
+
+    def ready(name: str, arguments: str) -> ModuleType:
+        monkeypatch.setattr(sys, "argv", [name, *arguments.split()])
+        try:
+            return importlib.import_module(name)
+        except ModuleNotFoundError as error:
+            if str(error.name).split(".")[0] in ("curate", *ALL):
+                raise
+            pytest.skip(f"{error.name} is not installed")
+
+    return ready
+
+
+@pytest.mark.parametrize("name", SMALL)
+def test_a_small_benchmark_runs_and_writes_its_results(benchmark, monkeypatch, tmp_path, name):
+    module = benchmark(name, SMALL[name])
+    results = tmp_path / module.RESULTS.name if module.RESULTS.suffix else tmp_path
+    monkeypatch.setattr(module, "RESULTS", results)
+    before = {path: path.stat().st_mtime_ns for path in (FOLDER / "results").iterdir()}
+    module.main()
+    assert (tmp_path / f"{name}.json").stat().st_size > 2
+    assert {path: path.stat().st_mtime_ns for path in (FOLDER / "results").iterdir()} == before
+
+
+@pytest.mark.parametrize("name", [name for name in ALL if name not in SMALL])
+def test_a_large_benchmark_explains_its_options(benchmark, capsys, name):
+    module = benchmark(name, "--help")
+    with pytest.raises(SystemExit, match="0"):
+        module.main()
+    assert "usage: " in capsys.readouterr().out
