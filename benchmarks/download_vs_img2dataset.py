@@ -43,7 +43,7 @@ import pyarrow.parquet as pq
 
 os.environ.setdefault("NO_ALBUMENTATIONS_UPDATE", "1")
 
-RESULTS = Path(__file__).parent / "results"
+RESULT = Path(__file__).parent / "results" / "download_vs_img2dataset.json"
 SIZES = [(320, 240), (480, 360), (640, 480), (800, 600), (1024, 768), (1200, 900), (1600, 1200), (2400, 1800)]
 SIZES_SHARE = [12, 12, 18, 18, 18, 12, 7, 3]
 KINDS = {"jpeg": 70, "progressive": 12, "444": 4, "png": 7, "webp": 7}
@@ -335,22 +335,44 @@ class Worker:
         self.process.join()
 
 
-def compared_in_turn(names: list[str], cells: dict[str, list[str]], rounds: int, outputs: Path) -> dict[str, Any]:
-    """CPU and wall milliseconds an image, one list of rounds by cell and contestant."""
-    found: dict[str, Any] = {}
-    for cell, urls in cells.items():
-        # of their own for each cell: what a heap has grown to on larger images spares the page faults of these
+def compared_in_turn(names: list[str], cells: dict[str, list[str]], rounds: int, outputs: Path,
+                     alone: bool = True) -> dict[str, Any]:  # fmt: skip
+    """CPU and wall milliseconds an image, one list of rounds by cell and contestant.
+
+    A process gets one cell `alone`, or all of them in turn: larger images then have grown its heap, which spares it the
+    page faults of the smaller ones.
+    """
+    found: dict[str, Any] = {cell: {name: [] for name in names} for cell in cells}
+    for group in [[cell] for cell in cells] if alone else [list(cells)]:
         workers = {name: Worker(name) for name in names}
-        for name, worker in workers.items():  # the first shard also pays for what is made once
-            worker.run(urls[:20] if cell.startswith("https") else urls, str(outputs / f"{cell} {name}.tar"))
-        found[cell] = {name: [] for name in names}
+        for cell in group:  # the first shard also pays for what is made once
+            urls = cells[cell][:20] if cell.startswith("https") else cells[cell]
+            for name, worker in workers.items():
+                worker.run(urls, str(outputs / f"{cell} {name}.tar"))
         for number in range(rounds):
-            for name in names[number % len(names) :] + names[: number % len(names)]:
-                seconds = workers[name].run(urls)
-                found[cell][name].append(tuple(1000 * value / len(urls) for value in seconds))
+            for cell in group:
+                for name in names[number % len(names) :] + names[: number % len(names)]:
+                    seconds = workers[name].run(cells[cell])
+                    found[cell][name].append(tuple(1000 * value / len(cells[cell]) for value in seconds))
         for worker in workers.values():
             worker.end()
     return found
+
+
+def heaps(cells: dict[str, list[str]], rounds: int, outputs: Path) -> dict[str, Any]:
+    """CPU over http of processes that get one set each, and of processes that get both in turn."""
+    names = [STOCK, "native, balanced", "native, fast"]
+    over_http = {cell: urls for cell, urls in cells.items() if cell.startswith("http ")}
+    return {
+        "date": datetime.date.today().isoformat(),
+        "machine": {"processor": processor(), "load": round(os.getloadavg()[0], 1)},
+        "rounds": rounds,
+        "images": len(cells["http uni"]),
+        **{
+            said: summarised(compared_in_turn(names, over_http, rounds, outputs, alone))
+            for said, alone in (("one set a process", True), ("both sets in one process", False))
+        },
+    }
 
 
 def pixel_difference(names: list[str], outputs: Path) -> dict[str, Any]:
@@ -558,6 +580,7 @@ def main() -> None:
     parser.add_argument("--whole", type=int, default=2000, help="urls of the whole commands; 0 leaves them out")
     parser.add_argument("--whole-rounds", type=int, default=2)
     parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--heaps", action="store_true", help="only measure anew what a grown heap does to the ratios")
     options = parser.parse_args()
     with tempfile.TemporaryDirectory(prefix="curate-benchmark-") as name:
         folder = Path(name)
@@ -570,6 +593,12 @@ def main() -> None:
         with serving(folder / "www", folder) as (server, starts):
             cells = {f"{scheme} {kind}": [f"{start}/{file}" for file in files]
                      for kind, files in names.items() for scheme, start in starts.items()}  # fmt: skip
+            if options.heaps:
+                result = json.loads(RESULT.read_text())
+                result["heaps"] = heaps(cells, options.rounds, folder / "outputs")
+                print(json.dumps(result["heaps"], indent=1))
+                written(result)
+                return
             contestants = [STOCK, *CURATE]
             found = compared_in_turn(contestants, cells, options.rounds, folder / "outputs")
             result = {
@@ -588,6 +617,7 @@ def main() -> None:
                                     f"one of {TOGETHER}": memory(one, cells["https mix"], TOGETHER)}
                               for one in (STOCK, "native, balanced")},
             }  # fmt: skip
+            result["heaps"] = heaps(cells, options.rounds, folder / "outputs")
             print(table(result), flush=True)
             written(result)
             if options.whole:
@@ -601,8 +631,8 @@ def main() -> None:
 
 
 def written(result: dict[str, Any]) -> None:
-    RESULTS.mkdir(exist_ok=True)
-    (RESULTS / "download_vs_img2dataset.json").write_text(json.dumps(result, indent=1) + "\n")
+    RESULT.parent.mkdir(exist_ok=True)
+    RESULT.write_text(json.dumps(result, indent=1) + "\n")
 
 
 def digest(root: Path, files: list[str]) -> str:
