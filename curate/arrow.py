@@ -1,4 +1,4 @@
-"""The part of Arrow that takes 0.08 s of CPU to import, for whoever comes to need it."""
+"""The part of Arrow that takes 0.07 s of CPU to import, for whoever comes to need it."""
 
 import importlib
 from typing import Any

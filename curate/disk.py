@@ -1,4 +1,4 @@
-"""This machine's disk, without fsspec: that takes 0.1 s to import and ten times as long for each look at a file."""
+"""This machine's disk, without fsspec: that takes 0.07 s to import and four times as long for each look at a file."""
 
 import glob
 import hashlib
