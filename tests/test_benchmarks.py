@@ -1,15 +1,14 @@
 """The benchmarks run: those that can be small through their own main, the others as far as their options."""
 
+import contextlib
 import importlib
 import sys
 from pathlib import Path
-from types import ModuleType
 
 import pytest
 
 FOLDER = Path(__file__).parent.parent / "benchmarks"
 SMALL = {
-    "cap_vs_duckdb": "--pairs 2000 --rounds 1",
     "embedding_search_vs_faiss": "--largest 1000 --dimensions 16",
     "hamming_vs_faiss": "--largest 1000 --rounds 1",
     "hashing_vs_peers": "--images 2 --rounds 1",
@@ -22,37 +21,37 @@ ALL = sorted(path.stem for path in FOLDER.glob("*.py") if "def main(" in path.re
 pytestmark = pytest.mark.slow
 
 
-@pytest.fixture
-def benchmark(monkeypatch):
-    """benchmark("name", arguments) -> the module, ready to run; where its peers are missing the test is skipped."""
+@contextlib.contextmanager
+def peers():
+    """The test is skipped where a package that a benchmark compares with, or draws from, is not installed."""
+    try:
+        yield
+    except ModuleNotFoundError as error:
+        if str(error.name).split(".")[0] in ("curate", *ALL):
+            raise
+        pytest.skip(f"{error.name} is not installed")
+
+
+@pytest.fixture(autouse=True)
+def found(monkeypatch):
     monkeypatch.syspath_prepend(str(FOLDER))
-
-    def ready(name: str, arguments: str) -> ModuleType:
-        monkeypatch.setattr(sys, "argv", [name, *arguments.split()])
-        try:
-            return importlib.import_module(name)
-        except ModuleNotFoundError as error:
-            if str(error.name).split(".")[0] in ("curate", *ALL):
-                raise
-            pytest.skip(f"{error.name} is not installed")
-
-    return ready
 
 
 @pytest.mark.parametrize("name", SMALL)
-def test_a_small_benchmark_runs_and_writes_its_results(benchmark, monkeypatch, tmp_path, name):
-    module = benchmark(name, SMALL[name])
-    results = tmp_path / module.RESULTS.name if module.RESULTS.suffix else tmp_path
-    monkeypatch.setattr(module, "RESULTS", results)
+def test_a_small_benchmark_runs_and_writes_its_results(monkeypatch, tmp_path, name):
+    monkeypatch.setattr(sys, "argv", [name, *SMALL[name].split()])
     before = {path: path.stat().st_mtime_ns for path in (FOLDER / "results").iterdir()}
-    module.main()
+    with peers():
+        module = importlib.import_module(name)
+        monkeypatch.setattr(module, "RESULTS", tmp_path / module.RESULTS.name if module.RESULTS.suffix else tmp_path)
+        module.main()
     assert (tmp_path / f"{name}.json").stat().st_size > 2
     assert {path: path.stat().st_mtime_ns for path in (FOLDER / "results").iterdir()} == before
 
 
 @pytest.mark.parametrize("name", [name for name in ALL if name not in SMALL])
-def test_a_large_benchmark_explains_its_options(benchmark, capsys, name):
-    module = benchmark(name, "--help")
-    with pytest.raises(SystemExit, match="0"):
-        module.main()
+def test_a_large_benchmark_explains_its_options(monkeypatch, capsys, name):
+    monkeypatch.setattr(sys, "argv", [name, "--help"])
+    with peers(), pytest.raises(SystemExit, match="0"):
+        importlib.import_module(name).main()
     assert "usage: " in capsys.readouterr().out
