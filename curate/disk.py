@@ -26,9 +26,13 @@ def place(url: str) -> str | None:
 
 
 def names(root: str, pattern: str) -> list[str]:
-    """The files under a folder that match a glob (** is any depth)."""
+    """The files under a folder that match a glob (** is any depth), links to nowhere among them."""
     found = glob.iglob(pattern, root_dir=root, recursive=True, include_hidden=True)
-    return [name for name in found if os.path.isfile(f"{root}/{name}")]  # `x/**` finds x/ though it is not there
+    return [name for name in found if _is_file(f"{root}/{name}")]  # `x/**` finds x/ though it is not there
+
+
+def _is_file(path: str) -> bool:
+    return os.path.isfile(path) or (os.path.islink(path) and not os.path.isdir(path))
 
 
 def ranges(path: str, starts: Sequence[int], size: int) -> list[bytes]:

@@ -84,6 +84,7 @@ def run(dataset: Dataset, pools: Sequence[str], queries: str | None, cap: int | 
     if spec:
         found = Downloads(dataset.folder, plan, seed, spec, shard_size, engine)
         found.run(top_up, retry_failed, min_success)
+        dataset.folder.sweep()  # what a killed worker left, whose work another did
         found.write_sizes()
         failures |= found.failures
         counts |= downloaded(found)
