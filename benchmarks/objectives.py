@@ -24,7 +24,8 @@ import numpy as np
 import torch
 from PIL import Image, ImageDraw
 
-from curate import models, named
+from curate import named
+from curate.clip import models
 from curate.evaluate.judge import Judge
 from curate.evaluate.zero_shot import classifier
 from curate.train import towers

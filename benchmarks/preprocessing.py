@@ -32,7 +32,7 @@ from torchvision.io import ImageReadMode, decode_jpeg
 from torchvision.transforms.v2 import functional as TF
 
 from curate import images
-from curate.encoders import resized
+from curate.clip.encoders import resized
 
 RESULTS = Path(__file__).parent / "results"
 SIDE = 224

@@ -34,11 +34,12 @@ import torch
 from hashing_vs_peers import PHOTOS, processor
 from PIL import Image
 
-from curate import measure, models, named
+from curate import measure, named
 from curate import shard as shards
+from curate.clip import models
+from curate.clip.model_config import find_config
 from curate.dataset import Dataset
 from curate.files import Folder
-from curate.model_config import find_config
 
 RESULTS = Path(__file__).parent / "results"
 SIDE, BATCH = 512, 32

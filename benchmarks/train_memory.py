@@ -19,9 +19,9 @@ import numpy as np
 import open_clip
 import torch
 
-from curate import models
-from curate.encoders import embed_dim, image_size
-from curate.model_config import find_config
+from curate.clip import models
+from curate.clip.encoders import embed_dim, image_size
+from curate.clip.model_config import find_config
 from curate.train import memory
 from curate.train.loader import Batch
 from curate.train.objectives import clip

@@ -34,8 +34,8 @@ from hashing_vs_peers import PHOTOS, processor
 from open_clip_train.data import get_wds_dataset
 from PIL import Image
 
-from curate import models
 from curate import shard as shards
+from curate.clip import models
 from curate.files import Folder
 from curate.train import index, loop, run
 from curate.train.crops import CROPS

@@ -16,9 +16,9 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import xxhash
 
-from curate import disk
 from curate.errors import BadShard, CurateError
-from curate.scratch import FULL, blamed, half_written, scratch, sweep
+from curate.storage import disk
+from curate.storage.scratch import FULL, blamed, half_written, scratch, sweep
 
 UNWRITABLE = {*FULL, errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR, errno.EEXIST, errno.EISDIR,
               errno.ENAMETOOLONG}  # fmt: skip
@@ -47,7 +47,7 @@ class Folder:
 
     @property
     def _store(self) -> tuple[Any, str]:
-        return importlib.import_module("curate.stores").store(self.url)
+        return importlib.import_module("curate.storage.stores").store(self.url)
 
     def path(self, name: str = "") -> str:
         """The path of `name` as its filesystem spells it (no protocol)."""

@@ -24,9 +24,9 @@ import pytest
 from PIL import Image, ImageDraw
 
 from curate import shard as shards
+from curate.clip.model_config import find_config
 from curate.dataset import Dataset
 from curate.files import Folder
-from curate.model_config import find_config
 
 # a job in the background of a shell ignores Ctrl-C, and so would every command that a test interrupts
 signal.signal(signal.SIGINT, signal.default_int_handler)
@@ -239,7 +239,7 @@ def start_together(start):
 @pytest.fixture(scope="module")
 def model(tmp_path_factory):
     """A run folder with drawn weights of the smallest model."""
-    torch, models = importlib.import_module("torch"), importlib.import_module("curate.models")
+    torch, models = importlib.import_module("torch"), importlib.import_module("curate.clip.models")
     folder = tmp_path_factory.mktemp("run")
     torch.manual_seed(0)
     config = find_config("ViT-Test-32")[1]

@@ -9,10 +9,11 @@ import torch
 import torch.distributed as dist
 from test_train_step import RESNET, TINY, batch, tiny
 
-from curate import models, named
+from curate import named
+from curate.clip import models
+from curate.clip.model_config import find_config
 from curate.errors import CurateError
 from curate.files import Folder
-from curate.model_config import find_config
 from curate.train import checkpoint, guard, index, ranks, sharding, towers
 from curate.train.loader import Batch, Loader
 from curate.train.step import AT_ONCE, How, adamw, train_step

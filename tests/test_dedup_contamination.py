@@ -14,13 +14,14 @@ from conftest import encoded, pair
 from scipy.stats import beta, binom
 from test_dedup_rules import scene
 
-from curate import models, report
+from curate import report
 from curate.cli import main
+from curate.clip import models
+from curate.clip.model_config import find_config
 from curate.dedup import run as dedup
 from curate.dedup.predictions import read
 from curate.dedup.significance import contamination, corrected
 from curate.errors import CurateError
-from curate.model_config import find_config
 
 HERE = "local(workers=1)"
 

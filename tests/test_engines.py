@@ -172,7 +172,7 @@ assert pa.Table.from_pandas(pandas.DataFrame({"a": [1.5, None]}))["a"].to_pylist
 DRIVER = """
 import sys, time
 from pathlib import Path
-from curate.scratch import scratch
+from curate.storage.scratch import scratch
 from curate.work import Report, run_all
 
 class Wait:
@@ -236,7 +236,7 @@ def test_workers_end_at_once_with_a_killed_driver_and_what_they_left_is_swept(tm
     process.kill()
     process.communicate(timeout=10)
     assert no_process_left(process.pid)
-    sweeping = "from curate.scratch import scratch\nwith scratch(): pass"
+    sweeping = "from curate.storage.scratch import scratch\nwith scratch(): pass"
     subprocess.run([sys.executable, "-c", sweeping], check=True)
     assert gone(told)
 

@@ -11,7 +11,7 @@ from conftest import COLOURS, SHAPES, draw, encoded, pair
 from PIL import Image
 from scipy.stats import binomtest
 
-from curate import models
+from curate.clip import models
 from curate.errors import CurateError
 from curate.evaluate import run
 from curate.evaluate.interval import wilson

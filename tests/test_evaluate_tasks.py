@@ -11,13 +11,13 @@ from click.testing import CliRunner
 from conftest import COLOURS, SHAPES, draw, encoded
 from PIL import Image
 
-from curate import models
 from curate.benchmark import open_benchmark
 from curate.cli import main
+from curate.clip import models
+from curate.clip.models import ClipModel
 from curate.errors import CurateError
 from curate.evaluate import run
 from curate.files import Folder
-from curate.models import ClipModel
 from curate.shard import tar_bytes
 
 TINY = "ViT-Test-32"

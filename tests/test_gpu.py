@@ -12,11 +12,12 @@ import torch
 from conftest import draw, encoded, pair
 from torch.utils.flop_counter import FlopCounterMode
 
-from curate import encoders, images, models
+from curate import images
+from curate.clip import encoders, models
+from curate.clip.model_config import find_config
 from curate.dataset import Dataset
 from curate.dedup.search import CosineIndex, HammingIndex
 from curate.measure import measure
-from curate.model_config import find_config
 from curate.train import run as train
 
 pytestmark = [

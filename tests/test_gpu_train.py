@@ -10,9 +10,9 @@ import pytest
 import torch
 from conftest import draw, encoded, pair
 
-from curate import models
+from curate.clip import models
+from curate.clip.model_config import find_config
 from curate.files import Folder
-from curate.model_config import find_config
 from curate.train import checkpoint, flops, index, run
 from curate.train.loader import Loader
 

@@ -13,12 +13,12 @@ import torch
 from conftest import draw, encoded
 from PIL import Image
 
-from curate import encoders, models
+from curate.clip import encoders, models
+from curate.clip.model_config import PRECISIONS, config_of, find_config, made_by
+from curate.clip.tokenizer import Tokenizer
 from curate.errors import CurateError
-from curate.model_config import PRECISIONS, config_of, find_config, made_by
 from curate.rows import Rows
 from curate.signals.clip import Signal
-from curate.tokenizer import Tokenizer
 
 TINY = "ViT-Test-32"
 TEXTS = [
@@ -52,7 +52,7 @@ def siglip_like():
 
 LIGHT = """
 import sys
-from curate import models
+from curate.clip import models
 assert not {"timm", "torch._dynamo", "sympy", "wandb"} & sys.modules.keys()
 sys.modules["wandb"] = None  # timm would import it, too
 import timm, torch, torchvision
@@ -172,7 +172,7 @@ def test_tokenizer_equals_open_clips(text, tokenizers):
 
 
 def test_tokenizer_forgets_before_it_grows_without_end(monkeypatch):
-    monkeypatch.setattr("curate.tokenizer.REMEMBERED", 3)
+    monkeypatch.setattr("curate.clip.tokenizer.REMEMBERED", 3)
     ours, theirs = Tokenizer(16), open_clip.SimpleTokenizer(context_length=16)
     texts = ["one two three", "four five <end_of_text>", "six one seven", "<end_of_text>"]
     assert ours(texts).tolist() == theirs(texts).tolist()

@@ -18,7 +18,6 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from selectolax.lexbor import LexborHTMLParser
 
-from curate import streams
 from curate.crawl import archive
 from curate.crawl.charset import as_utf8
 from curate.crawl.html import images
@@ -26,6 +25,7 @@ from curate.crawl.page import Resolver, largest
 from curate.dataset import Dataset
 from curate.errors import BadShard, CurateError
 from curate.pools import open_pool
+from curate.storage import streams
 
 PAGE = "http://a.test/news/today.html"
 

@@ -14,8 +14,8 @@ from curate import filter as filtering
 from curate import measure as measuring
 from curate import named
 from curate.errors import CurateError
-from curate.lite0 import EfficientNetLite0
 from curate.measure import measure
+from curate.networks.lite0 import EfficientNetLite0
 from curate.rows import Rows
 
 MEAN, STD = np.array([0.485, 0.456, 0.406]), np.array([0.229, 0.224, 0.225])

@@ -13,12 +13,12 @@ from PIL import Image, ImageFilter
 
 from curate import named
 from curate.cli import main
+from curate.clip.model_config import find_config
 from curate.dataset import Dataset
 from curate.errors import CurateError
 from curate.files import Folder
 from curate.filter import run as select
 from curate.measure import embedding_name, measure
-from curate.model_config import find_config
 from curate.rows import Rows
 
 HERE = "local(workers=0)"
@@ -117,7 +117,7 @@ def test_light_signals_load_no_torch(signal):
 def weights(tmp_path_factory) -> str:
     """A tiny CLIP with fresh weights, as a checkpoint file."""
     torch = pytest.importorskip("torch")
-    from curate import models
+    from curate.clip import models
 
     torch.manual_seed(0)
     path = tmp_path_factory.mktemp("weights") / "tiny.pt"
@@ -140,7 +140,8 @@ def test_clip_is_the_cosine_of_the_embeddings_of_image_and_caption(broken, weigh
     import torch
     import torch.nn.functional as F
 
-    from curate import images, models
+    from curate import images
+    from curate.clip import models
 
     model = models.load("ViT-Test-32", weights, "cpu").model
     dataset = measure(broken, [f"clip(model=ViT-Test-32, pretrained={weights}, device=cpu)"], HERE)
@@ -222,7 +223,7 @@ def test_where_nothing_is_left_to_measure_no_torch_is_loaded_and_other_weights_a
 def test_whatever_decides_a_score_is_noticed_when_it_changes(broken, weights, tmp_path, monkeypatch, changed):
     import torch
 
-    from curate import model_config, models
+    from curate.clip import model_config, models
 
     config, checkpoint = tmp_path / "tiny.json", tmp_path / "tiny.pt"
     config.write_text(json.dumps(find_config("ViT-Test-32")[1]))

@@ -275,7 +275,7 @@ def test_a_harmless_picture_is_not_called_unsafe():
 def test_a_package_that_is_missing_is_named_with_its_pip_command(monkeypatch, package, spec, way_out):
     for module in [name for name in sys.modules if name.split(".")[0] == package or name.startswith("curate.signals")]:
         monkeypatch.delitem(sys.modules, module)
-    monkeypatch.delitem(sys.modules, "curate.networks", raising=False)
+    monkeypatch.delitem(sys.modules, "curate.networks.onnx", raising=False)
 
     class Missing:
         def find_spec(self, name, path=None, target=None):

@@ -14,11 +14,11 @@ import torch
 from click.testing import CliRunner
 from conftest import COLOURS, SHAPES, draw, encoded, pair
 
-from curate import models
 from curate.cli import main
+from curate.clip import models
+from curate.clip.model_config import find_config
 from curate.errors import CurateError
 from curate.evaluate import run as evaluate
-from curate.model_config import find_config
 from curate.shard import tar_bytes, uid_of
 from curate.train import memory, run, towers
 from curate.train.loader import Batch

@@ -9,11 +9,11 @@ from click.testing import CliRunner
 from conftest import encoded, pair
 from test_dedup_rules import dropped, scene, uid
 
-from curate import models
 from curate.cli import main
+from curate.clip import models
+from curate.clip.model_config import find_config
 from curate.dataset import Dataset
 from curate.dedup import run as dedup
-from curate.model_config import find_config
 from curate.train import index, tiled
 from curate.train.copies import CHANGES, COPY
 from curate.train.loader import Batch, Loader

@@ -13,9 +13,9 @@ from conftest import pair, write_shard
 from torchvision.transforms import RandomResizedCrop
 
 from curate import shard as shards
+from curate.clip.tokenizer import Tokenizer
 from curate.errors import CurateError
 from curate.files import Folder
-from curate.tokenizer import Tokenizer
 from curate.train import index, reader
 from curate.train.crops import CROPS
 from curate.train.loader import Loader

@@ -12,11 +12,11 @@ import torch
 from click.testing import CliRunner
 from conftest import pair
 
-from curate import models
 from curate.cli import main
+from curate.clip import models
+from curate.clip.model_config import find_config
 from curate.errors import CurateError
 from curate.files import Folder
-from curate.model_config import find_config
 from curate.train import flops, guard, reader, run
 from curate.train.checkpoint import Saver, State, restore
 from curate.train.objectives import clip

@@ -15,14 +15,15 @@ from conftest import draw
 from test_train import OPTIONS, files
 from test_train_step import RESNET
 
-from curate import images, models, named
+from curate import images, named
 from curate.benchmark import TEMPLATES
 from curate.cli import evaluator, main
-from curate.encoders import resized
+from curate.clip import models
+from curate.clip.encoders import resized
+from curate.clip.model_config import find_config
 from curate.errors import CurateError
 from curate.evaluate import run as evaluate
 from curate.files import Folder
-from curate.model_config import find_config
 from curate.shard import tar_bytes
 from curate.train import run
 from curate.train.chunk import cut

@@ -8,10 +8,10 @@ import torch
 from open_clip.loss import CoCaLoss
 from test_train_step import RESNET, assert_equal, batch, gradients, tiny
 
-from curate import models
-from curate.encoders import normalised
+from curate.clip import models
+from curate.clip.encoders import normalised
+from curate.clip.model_config import find_config
 from curate.errors import CurateError
-from curate.model_config import find_config
 from curate.train import captions, towers
 from curate.train.chunk import cut
 from curate.train.loader import Batch

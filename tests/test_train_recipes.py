@@ -8,9 +8,9 @@ import pytest
 import torch
 from open_clip.model import CLIP
 
-from curate import models
+from curate.clip import models
+from curate.clip.model_config import find_config
 from curate.errors import CurateError
-from curate.model_config import find_config
 from curate.train import plan, recipe, run
 from curate.train.step import adamw
 

@@ -10,10 +10,10 @@ from open_clip.loss import ClipLoss, DistillClipLoss, SigLipLoss
 from open_clip_train.scheduler import cosine_lr
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from curate import models
-from curate.encoders import normalised
+from curate.clip import models
+from curate.clip.encoders import normalised
+from curate.clip.model_config import find_config
 from curate.errors import CurateError
-from curate.model_config import find_config
 from curate.train import memory, tiled, towers
 from curate.train.loader import Batch
 from curate.train.objectives import clip, siglip

@@ -15,10 +15,10 @@ from PIL import Image, ImageDraw, ImageFont
 from curate import measure as measuring
 from curate import verify
 from curate.cli import main
+from curate.clip.model_config import find_config
 from curate.dataset import Dataset
 from curate.errors import CurateError
 from curate.filter import run as select
-from curate.model_config import find_config
 from curate.verify.references import picture
 from curate.verify.remeasure import difference
 
@@ -216,7 +216,7 @@ def test_networks_of_packages_are_those_of_the_references(pictures, signal, pack
 @pytest.mark.slow
 def test_scores_in_fp32_and_bf16_are_open_clips(make_dataset, tmp_path):
     torch = pytest.importorskip("torch")
-    from curate import models
+    from curate.clip import models
 
     torch.manual_seed(0)
     torch.save(models.build(find_config("ViT-Test-32")[1]).state_dict(), tmp_path / "w.pt")

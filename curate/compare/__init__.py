@@ -12,12 +12,12 @@ from typing import Any
 
 from curate import evaluate, train
 from curate.benchmark import open_benchmark
+from curate.clip.model_config import made_by
 from curate.compare import verdict
 from curate.compare.arms import Arm, arms_of
 from curate.compare.result import measures, report
 from curate.errors import CurateError
 from curate.files import Folder
-from curate.model_config import made_by
 from curate.train import index
 
 SEEDS = 3

@@ -11,9 +11,10 @@ from typing import Any
 import pyarrow as pa
 from fastwarc.warc import ArchiveIterator, WarcRecord, WarcRecordType
 
-from curate import pools, streams
+from curate import pools
 from curate.crawl.page import Rows
 from curate.errors import BadShard, CurateError
+from curate.storage import streams
 
 ROWS = 16_384  # rows in a batch, about
 LARGEST = 64 << 20  # bytes of a record; a broken length would otherwise fill the memory

@@ -5,8 +5,10 @@ import itertools
 from collections.abc import Sequence
 from typing import Any
 
-from curate import models, named
+from curate import named
 from curate.benchmark import open_benchmark
+from curate.clip import models
+from curate.clip.model_config import weights_file
 from curate.errors import BadShard, CurateError
 from curate.evaluate import judge as judging
 from curate.evaluate import plot, shifts, table, tasks
@@ -15,7 +17,6 @@ from curate.evaluate.retrieval import AT
 from curate.evaluate.sets import TestSet
 from curate.evaluate.tasks import TASKS
 from curate.files import Folder
-from curate.model_config import weights_file
 
 ROBUSTNESS = "robustness"
 LOOKED_AT = 100  # images of a benchmark, for whether they have labels or texts

@@ -14,11 +14,11 @@ from tqdm import tqdm
 
 from curate import images, work
 from curate.benchmark import Benchmark, BenchmarkSample
+from curate.clip.encoders import embed_dim
+from curate.clip.models import ClipModel
 from curate.dataset import fingerprint
-from curate.encoders import embed_dim
 from curate.evaluate.judge import Judge
 from curate.files import Folder
-from curate.models import ClipModel
 
 VERSION = 1  # of the features; counts up when decoding or resizing changes them
 AHEAD = 2  # batches decoded before they are asked for

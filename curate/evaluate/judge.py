@@ -15,11 +15,11 @@ import torch
 import torch.nn.functional as F
 
 from curate import named
-from curate.encoders import encode_image, normalised, preprocessing, resized
+from curate.clip.encoders import encode_image, normalised, preprocessing, resized
+from curate.clip.model_config import weights_file
+from curate.clip.models import ClipModel
 from curate.errors import CurateError
 from curate.files import Folder
-from curate.model_config import weights_file
-from curate.models import ClipModel
 
 TEXTS = ("zero-shot", "retrieval", "typographic", "robustness")  # tasks that need a word for a class or an image
 

@@ -7,7 +7,8 @@ from functools import cached_property
 import numpy as np
 
 from curate.benchmark import has_split, open_benchmark
-from curate.encoders import preprocessing
+from curate.clip.encoders import preprocessing
+from curate.clip.models import ClipModel
 from curate.errors import CurateError
 from curate.evaluate import encoded
 from curate.evaluate.encoded import NONE, Change, Encoded
@@ -16,7 +17,6 @@ from curate.evaluate.linear_probe import drawn_validation
 from curate.evaluate.typographic import Written
 from curate.evaluate.zero_shot import classifier, sentences
 from curate.files import Folder
-from curate.models import ClipModel
 
 VALIDATION = ("val", "validation")
 

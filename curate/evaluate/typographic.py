@@ -13,7 +13,7 @@ import xxhash
 from PIL import Image, ImageDraw, ImageFont
 
 from curate.benchmark import BenchmarkSample
-from curate.encoders import resized
+from curate.clip.encoders import resized
 from curate.evaluate.interval import difference, proportion
 
 WIDTH, HEIGHT = 0.8, 0.2  # of the picture: the most that the words may take

@@ -9,9 +9,9 @@ from typing import Any
 import numpy as np
 
 from curate.benchmark import Templates
+from curate.clip.models import ClipModel
 from curate.errors import CurateError
 from curate.evaluate.interval import mean_of_shares, proportion
-from curate.models import ClipModel
 
 
 def classifier(model: ClipModel, classnames: Sequence[str], templates: Templates) -> np.ndarray:

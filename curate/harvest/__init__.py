@@ -20,7 +20,7 @@ from curate.harvest.index import EVERY, Matching
 from curate.harvest.summary import check_success, downloaded, summary
 from curate.named import Spec
 from curate.pools import check_places, explicit, open_pool
-from curate.streams import size_of
+from curate.storage.streams import size_of
 from curate.work import Engine
 
 ASKED_AT_ONCE = 32  # files of a pool whose sizes are asked for: a crawl has 90,000

@@ -7,11 +7,11 @@ from typing import NamedTuple
 
 import numpy as np
 
-from curate import cache
 from curate.errors import CurateError
 from curate.files import Folder
 from curate.harvest.queries import Queries
 from curate.match.matcher import FORMAT, Matcher
+from curate.storage import cache
 
 WORTH = 20_000  # queries; a shorter list is built as quickly as it is found
 KEPT = 10  # indexes in the cache, the ones used last; one of 500,000 queries takes 20 MB

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from functools import cached_property
 
 from curate.errors import CurateError
-from curate.streams import Lines
+from curate.storage.streams import Lines
 
 PREVIEW = 1 << 20
 

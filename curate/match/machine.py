@@ -14,9 +14,9 @@ from pathlib import Path
 
 import llvmlite.binding as llvm
 
-from curate import cache as machine_cache
 from curate.match import processor
 from curate.match.layout import ARRAYS, ENTRY, NUMBERS
+from curate.storage import cache as machine_cache
 
 SOURCES = ("kernel", "compile", "processor", "layout", "hashing", "characters")
 KEPT = 4  # object files: a home may be shared by machines with different processors

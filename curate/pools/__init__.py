@@ -7,8 +7,9 @@ from typing import Any, Protocol
 
 import pyarrow as pa
 
-from curate import named, streams
+from curate import named
 from curate.errors import BadShard, CurateError
+from curate.storage import streams
 from curate.tar import IMAGE_EXTENSIONS
 
 ENDINGS = {

@@ -6,8 +6,9 @@ from typing import Any
 import pyarrow as pa
 from pyarrow import csv
 
-from curate import pools, streams
+from curate import pools
 from curate.errors import BadShard
+from curate.storage import streams
 
 
 class Pool:

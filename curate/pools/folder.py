@@ -9,8 +9,9 @@ from typing import Any, NamedTuple
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from curate import named, pools, streams
+from curate import named, pools
 from curate.errors import BadShard, CurateError
+from curate.storage import streams
 
 IMAGES = 10_000  # images in a part
 AT_ONCE = 64  # files asked for at once: a store answers them together

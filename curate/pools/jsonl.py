@@ -6,8 +6,9 @@ from typing import Any
 
 import pyarrow as pa
 
-from curate import pools, streams
+from curate import pools
 from curate.errors import BadShard
+from curate.storage import streams
 
 ROWS = 65_536  # rows in a batch
 

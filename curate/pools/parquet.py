@@ -10,9 +10,10 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from curate import pools, streams
+from curate import pools
 from curate.errors import BadShard, CurateError
 from curate.shard import SUCCESS
+from curate.storage import streams
 
 ROWS = 65_536  # rows in a batch
 IMAGES = 64  # images in a batch

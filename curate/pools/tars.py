@@ -11,10 +11,11 @@ from dataclasses import dataclass, field
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from curate import pools, streams, tar
+from curate import pools, tar
 from curate.errors import BadShard
 from curate.pools import parquet
 from curate.shard import SUCCESS
+from curate.storage import streams
 from curate.tar import IMAGE_EXTENSIONS
 
 ROWS = 65_536  # rows in a batch

@@ -14,11 +14,11 @@ import pyarrow as pa
 from fastwarc.stream_io import BrotliReader, ChunkedReader, WarcReader
 from fastwarc.warc import WarcRecord, WarcRecordType
 
-from curate import streams
 from curate.crawl import archive
 from curate.crawl.charset import as_utf8
 from curate.crawl.html import images
 from curate.crawl.page import Resolver, Rows, distinct, largest, text_names
+from curate.storage import streams
 
 HTML = ("text/html", "application/xhtml+xml")
 # a script moves one of these to src, where a placeholder stands until then

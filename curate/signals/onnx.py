@@ -11,10 +11,10 @@ import numpy as np
 import pyarrow as pa
 from PIL import Image
 
-from curate.disk import sha256
 from curate.errors import CurateError
 from curate.named import words
-from curate.networks import Network
+from curate.networks.onnx import Network
+from curate.storage.disk import sha256
 
 IMAGENET = ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
 Colour = float | tuple[float, ...]

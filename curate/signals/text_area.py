@@ -14,10 +14,10 @@ import cv2
 import numpy as np
 import pyarrow as pa
 
-from curate.disk import sha256
 from curate.errors import CurateError
 from curate.named import INSTALL
-from curate.networks import Network
+from curate.networks.onnx import Network
+from curate.storage.disk import sha256
 
 PACKAGE, PATTERN = "rapidocr_onnxruntime", "models/*_det_infer.onnx"
 STEP = 32  # the network halves the sides five times

@@ -2,7 +2,7 @@
 
 import pyarrow as pa
 
-from curate.tokenizer import Tokenizer
+from curate.clip.tokenizer import Tokenizer
 
 
 class Signal:

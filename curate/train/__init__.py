@@ -10,8 +10,9 @@ from typing import Any
 
 import torch
 
-from curate import models, named
-from curate.encoders import image_size
+from curate import named
+from curate.clip import models
+from curate.clip.encoders import image_size
 from curate.errors import CurateError
 from curate.files import Folder
 from curate.train import checkpoint, crops, index, plan, prepare, ranks, sharding, summary

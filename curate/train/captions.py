@@ -5,9 +5,9 @@ from typing import Any
 
 import torch
 
-from curate.clip_library import open_clip
+from curate.clip.library import open_clip
+from curate.clip.tokenizer import Tokenizer
 from curate.errors import CurateError
-from curate.tokenizer import Tokenizer
 
 
 def check(tokenizer: Any, objective: str) -> None:

@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 import torch
 import torch.nn.functional as F
 
-from curate.encoders import autocast, encode_image, encode_text, normalised
+from curate.clip.encoders import autocast, encode_image, encode_text, normalised
 from curate.train.loader import Batch
 from curate.train.towers import PatchDropout, compiled, locked
 

@@ -6,8 +6,8 @@ from typing import Any
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
-from curate import models
-from curate.encoders import image_size
+from curate.clip import models
+from curate.clip.encoders import image_size
 
 BACKWARD = 2  # times the forward pass
 # dense FLOP/s of NVIDIA's data sheets: (part of the name, bf16 tensor cores, fp32 without them); the first that fits

@@ -9,9 +9,10 @@ from typing import Any
 import torch
 
 import curate
-from curate import models, named
+from curate import named
+from curate.clip import models
+from curate.clip.model_config import config_of, made_by
 from curate.errors import CurateError
-from curate.model_config import config_of, made_by
 from curate.train import crops, flops, log, recipe
 from curate.train.index import Index, Source
 from curate.train.loop import Schedule, Watch

@@ -5,10 +5,10 @@ from typing import Any
 import numpy as np
 import torch
 
-from curate import models
-from curate.encoders import embed_dim, image_size
+from curate.clip import models
+from curate.clip.encoders import embed_dim, image_size
+from curate.clip.model_config import config_of
 from curate.errors import CurateError
-from curate.model_config import config_of
 from curate.train import memory, sharding, towers
 from curate.train.chunk import Encode, encoded_by
 from curate.train.index import Index

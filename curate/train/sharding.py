@@ -14,8 +14,8 @@ from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.fsdp import fully_shard, register_fsdp_forward_method
 from torch.distributed.tensor import DTensor, distribute_tensor
 
-from curate.attention import live_residual
-from curate.encoders import GATHERED, image_tower, text_tower
+from curate.clip.attention import live_residual
+from curate.clip.encoders import GATHERED, image_tower, text_tower
 from curate.errors import CurateError
 from curate.train.chunk import Chunk, Encoded
 from curate.train.ranks import Ranks, all_there

@@ -21,7 +21,7 @@ from curate.harvest.download.place import Place
 from curate.harvest.download.reasons import LOST
 from curate.harvest.pixels.results import RESULTS
 from curate.named import Spec
-from curate.scratch import scratch
+from curate.storage.scratch import scratch
 from curate.work import Report
 
 Archive = tuple[str, dict[str, str]]  # a tar, and the keys that some of its samples should have instead

@@ -9,7 +9,7 @@ from typing import Any, ClassVar
 
 import torch
 
-from curate.encoders import embed_dim
+from curate.clip.encoders import embed_dim
 from curate.train import captions
 from curate.train.chunk import Chunk, Encoded
 from curate.train.loader import Batch

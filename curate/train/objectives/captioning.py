@@ -10,8 +10,8 @@ from typing import Any, ClassVar
 import torch
 import torch.nn.functional as F
 
-from curate.clip_library import ModifiedResNet, MultimodalTransformer, VisionTransformer
-from curate.encoders import autocast
+from curate.clip.encoders import autocast
+from curate.clip.library import ModifiedResNet, MultimodalTransformer, VisionTransformer
 from curate.errors import CurateError
 from curate.train import captions
 from curate.train.chunk import Chunk, Encoded

@@ -10,7 +10,7 @@ from typing import Any, ClassVar
 import torch
 import torch.nn.functional as F
 
-from curate.encoders import autocast, encode_image, encode_text, normalised
+from curate.clip.encoders import autocast, encode_image, encode_text, normalised
 from curate.train.chunk import Chunk, Encoded
 from curate.train.ranks import Ranks
 from curate.train.tiled import Teacher, contrastive_loss

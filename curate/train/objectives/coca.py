@@ -10,8 +10,8 @@ from typing import Any, ClassVar
 import torch
 import torch.nn.functional as F
 
-from curate.clip_library import open_clip
-from curate.encoders import autocast
+from curate.clip.encoders import autocast
+from curate.clip.library import open_clip
 from curate.errors import CurateError
 from curate.train.chunk import Chunk, Encoded
 from curate.train.loader import Batch

@@ -11,7 +11,7 @@ from typing import Any, ClassVar
 
 import torch
 
-from curate.encoders import embed_dim
+from curate.clip.encoders import embed_dim
 from curate.errors import CurateError
 from curate.train import captions
 from curate.train.chunk import Chunk, Encoded

@@ -6,10 +6,10 @@ import functools
 import torch
 from PIL import Image
 
-from curate import encoders, models
-from curate.clip_library import open_clip
-from curate.model_config import config_of, weights_file
-from curate.tokenizer import Tokenizer
+from curate.clip import encoders, models
+from curate.clip.library import open_clip
+from curate.clip.model_config import config_of, weights_file
+from curate.clip.tokenizer import Tokenizer
 from curate.verify.references import picture
 
 TOLERANCE = {"fp32": 1e-3, "bf16": 1e-2, "auto": 1e-2}

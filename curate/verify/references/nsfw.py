@@ -6,7 +6,7 @@ import io
 import numpy as np
 from PIL import Image
 
-from curate.networks import session
+from curate.networks.onnx import session
 from curate.verify.references import of_pictures
 
 MEAN = (104.0, 117.0, 123.0)  # of blue, green, red, as open_nsfw was trained

@@ -3,7 +3,7 @@
 import numpy as np
 from PIL import Image
 
-from curate.networks import session
+from curate.networks.onnx import session
 from curate.signals.onnx import IMAGENET, Colour, Signal
 from curate.verify.references import of_pictures
 

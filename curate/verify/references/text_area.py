@@ -5,7 +5,7 @@ import numpy as np
 from PIL import Image
 from scipy import ndimage
 
-from curate.networks import session
+from curate.networks.onnx import session
 from curate.signals.text_area import BOX, LEAST, PIXEL, STEP, UNCLIP, Signal
 from curate.verify.references import of_pictures
 

@@ -17,7 +17,7 @@ from PIL import Image
 from torch.nn import functional as F
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 
-from curate.model_config import LITE0, lite0_weights
+from curate.clip.model_config import LITE0, lite0_weights
 
 SIDE = 224
 OPSET, IR = 17, 8  # of the ONNX file: what onnxruntime has read since 1.12
@@ -117,7 +117,7 @@ def _padding(convolution: Any) -> tuple[int, int, int, int]:
 
 
 def _by_onnxruntime(net: Any) -> Maps:
-    session = importlib.import_module("curate.networks").one_thread(_file_of(net))
+    session = importlib.import_module("curate.networks.onnx").one_thread(_file_of(net))
     return lambda batch: torch.from_numpy(session.run(None, {"picture": batch.contiguous().numpy()})[0])
 
 

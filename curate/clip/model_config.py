@@ -16,7 +16,7 @@ from curate.named import needed
 CONFIGS = Path(__file__).parent / "model_configs"  # small models of our own, in open_clip's format
 LITE0 = "efficientnet-lite0"  # what the signal embedding measures by default
 PRECISIONS = ("auto", "fp32", "bf16")
-PREPROCESSING = 1  # another number with every change of what curate.encoders makes of an image
+PREPROCESSING = 1  # another number with every change of what curate.clip.encoders makes of an image
 
 
 def made_by(model: str | None, pretrained: str) -> dict[str, Any]:
@@ -88,7 +88,7 @@ def _open_clip() -> Path:
 
 def _of_tag(name: str, tag: str | None) -> dict[str, Any]:
     """What a tag of open_clip adds to the config of its model. Raises CurateError for a tag that the model lacks."""
-    open_clip = importlib.import_module("curate.clip_library").open_clip
+    open_clip = importlib.import_module("curate.clip.library").open_clip
     tags = open_clip.list_pretrained_tags_by_model(name)
     if tag not in tags:
         known = f"its tags: {', '.join(tags)}" if tags else f"{name} has no pretrained tag"

@@ -28,8 +28,8 @@ CODECS: dict[str, Callable[[], Any]] = {
 
 
 def store(url: str) -> tuple[Any, str]:
-    """See curate.stores, which imports fsspec: where a file is opened, not where this is imported."""
-    return importlib.import_module("curate.stores").store(url)
+    """See curate.storage.stores, which imports fsspec: where a file is opened, not where this is imported."""
+    return importlib.import_module("curate.storage.stores").store(url)
 
 
 def is_disk(fs: Any) -> bool:

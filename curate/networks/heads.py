@@ -12,7 +12,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 
 from curate.errors import CurateError
-from curate.threads import one_thread
+from curate.networks.threads import one_thread
 
 ROWS = 8192  # embeddings at a time
 BETWEEN = {"none": torch.nn.Identity(), "relu": torch.nn.ReLU(), "gelu": torch.nn.GELU(), "tanh": torch.nn.Tanh(),

@@ -14,12 +14,12 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 
-from curate import encoders
-from curate.clip_library import open_clip, with_timm
-from curate.encoders import embed_dim, encode_image, encode_text, image_size, normalised, preprocessing, resized
+from curate.clip import encoders
+from curate.clip.encoders import embed_dim, encode_image, encode_text, image_size, normalised, preprocessing, resized
+from curate.clip.library import open_clip, with_timm
+from curate.clip.model_config import PRECISIONS, config_of, made_by, weights_file
+from curate.clip.tokenizer import Tokenizer
 from curate.errors import CurateError
-from curate.model_config import PRECISIONS, config_of, made_by, weights_file
-from curate.tokenizer import Tokenizer
 
 TEXT_BATCH = 1024  # texts encoded at a time
 IMAGES_CPU, IMAGES_GPU = 16, 64  # images encoded at a time; many on a CPU would not stay in its cache

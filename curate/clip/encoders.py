@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from torch.utils.checkpoint import checkpoint
 
-from curate.attention import (
+from curate.clip.attention import (
     ROWS,
     Group,
     Linear,
@@ -24,7 +24,7 @@ from curate.attention import (
     rounded,
     same,
 )
-from curate.clip_library import TF, ResidualAttentionBlock, VisionTransformer, open_clip
+from curate.clip.library import TF, ResidualAttentionBlock, VisionTransformer, open_clip
 
 ELONGATED = 8  # images longer than this many times their width are cut to this before they are resized
 LENGTH_STEP = {"cpu": 1, "cuda": 8}  # texts attend together whose lengths round up to the same multiple of this

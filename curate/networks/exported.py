@@ -8,7 +8,7 @@ import torch
 
 from curate import named
 from curate.errors import BadShard, CurateError
-from curate.pictures import Preset
+from curate.networks.pictures import Preset
 
 ONNX = ".onnx"
 
@@ -64,7 +64,7 @@ def _torchscript(file: str, device: torch.device) -> Callable[[np.ndarray], Any]
 
 
 def _onnx(file: str, device: torch.device) -> Callable[[np.ndarray], Any]:
-    networks = named.needed("curate.networks", file)
+    networks = named.needed("curate.networks.onnx", file)
     session = networks.one_thread(file, on_gpu=device.type != "cpu")
     name = session.get_inputs()[0].name
 

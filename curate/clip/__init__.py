@@ -1,0 +1,1 @@
+"""CLIP models: which one a name means, how it is made, its towers and tokens."""
