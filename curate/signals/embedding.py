@@ -71,10 +71,10 @@ class Signal:
     @functools.cached_property
     def encoder(self) -> Encoder:
         if self.model == LITE0:
-            return _torch("lite0").EfficientNetLite0(self._device)
+            return _torch("networks.lite0").EfficientNetLite0(self._device)
         if self.wanted:
-            return _torch("exported").Exported(self.name, self.wanted, self._device)
-        return _torch("models").load(self.model, self.pretrained, self.device).encode_images
+            return _torch("networks.exported").Exported(self.name, self.wanted, self._device)
+        return _torch("clip.models").load(self.model, self.pretrained, self.device).encode_images
 
     @property
     def computed_by(self) -> str | None:
@@ -83,11 +83,11 @@ class Signal:
 
     @property
     def _device(self) -> Any:
-        return _torch("models").torch_device(self.device)
+        return _torch("clip.models").torch_device(self.device)
 
     def measure(self, rows) -> dict[str, Any]:
         comparable = [at for at, is_flat in enumerate(rows["flat"]) if is_flat is False]
-        with _torch("threads").one_thread():
+        with _torch("networks.threads").one_thread():
             found = self._encoded([rows["pixels"][at] for at in comparable])
         wrong = np.flatnonzero(~np.isfinite(found).all(axis=1))
         if len(wrong):
