@@ -93,6 +93,16 @@ def test_imports_stand_at_the_top(name):
             assert not imported(node), f"curate.{name}.{node.name} imports inside the function"
 
 
+@pytest.mark.parametrize("name", [name for name in MODULES if name])
+def test_modules_that_a_text_names_are_there(name):
+    for call in (node for node in ast.walk(MODULES[name]) if isinstance(node, ast.Call) and node.args):
+        function = getattr(call.func, "attr", getattr(call.func, "id", ""))
+        if function in ("import_module", "needed", "_torch") and isinstance(call.args[0], ast.Constant):
+            target = call.args[0].value
+            if function == "_torch" or target.startswith("curate."):
+                assert target.removeprefix("curate.") in MODULES, f"curate/{name}:{call.lineno} names {target}"
+
+
 def reachable(name: str, seen: set[str]) -> set[str]:
     """Every top-level package that importing a module of curate pulls in."""
     packages = set()
