@@ -15,8 +15,8 @@ a pool of that copy of each source and of all photographs that are no sources. F
 another photograph; as there are too few of these pairs to tell one in a million, false matches are counted again with
 1,500 drawn from all photographs, garments too, as the benchmark and all photographs as the pool.
 
-Inside a pool with --thorough: four pools of all photographs and one copy of each source, of another transformation in
-each; a copy is found where it or its source is dropped for the other, a false match is an unlike picture dropped.
+Inside a pool with --thorough: all photographs and one copy of each source, the transformations in turn; a copy is found
+where it or its source is dropped for the other, a false match is an unlike picture dropped.
 
 The result in results/ is of BSDS500 (github.com/BIDS/BSDS500), one image of each ImageNet class
 (github.com/EliSchwartz/imagenet-sample-images) and garments (github.com/alexeygrigorev/clothing-dataset-small), which
@@ -71,11 +71,10 @@ AGAINST: dict[str, dict] = {
 }
 THOROUGH: dict[str, dict] = {
     "curate dedup --thorough (default: pdq in many views, ORB)": {},
-    "... --no-verify": {"verify": False},
-    "... --against-signal pdq --against-signal embedding": {"against_signals": ("pdq", "embedding")},
+    "... --signal exact --signal pdq --signal embedding": {"signals": ("exact", "pdq", "embedding")},
 }
-POOLS = 4  # of --thorough
-PARTS = ("inside a pool", "inside a pool, --thorough", "against a benchmark", "false matches")
+THOROUGHLY = "inside a pool, --thorough"
+PARTS = ("inside a pool", THOROUGHLY, "against a benchmark", "false matches")
 DETECTOR = "a detector of one's own"
 Picture = Image.Image
 
@@ -371,31 +370,28 @@ def shares(hits: dict[str, np.ndarray]) -> dict:
 
 def thorough(dataset: Dataset, originals: list[str], sources: list[Path], folder: Path) -> dict:
     names = list(TRANSFORMATIONS)
-    pools, used = [], []
-    for number in range(POOLS):
-        used.append([names[(at + number * len(names) // POOLS) % len(names)] for at in range(len(sources))])
-        place = folder / f"pool{number}"
-        only(dataset, originals, place)
-        stored(place, {"copies": [drawn([path], name)[0] for path, name in zip(sources, used[-1], strict=True)]})
-        pools.append(place)
+    used = [names[at % len(names)] for at in range(len(sources))]
+    only(dataset, originals, folder)
+    pool = stored(folder, {"copies": [drawn([path], name)[0] for path, name in zip(sources, used, strict=True)]})
+    rows = {row["uid"]: (shard.name, row["url"]) for shard in pool.shards for row in shard.rows().to_pylist()}
     found = {}
     for label, options in THOROUGH.items():
+        start = time.process_time()
+        done = dedup(pool, thorough=True, start="all", engine="local(workers=1)", **options)
+        spent = time.process_time() - start
+        groups = pq.read_table(folder / f"reports/duplicates-{done.selection}.parquet").to_pylist()
+        matched = {frozenset([rows[group["keeper"]], rows[uid]]) for group in groups for uid in group["uids"]}
         hits: dict[str, list[bool]] = {name: [] for name in names}
-        false, pairs, start = 0, 0, time.process_time()
-        for place, transformed in zip(pools, used, strict=True):
-            pool = Dataset.open(str(place))
-            rows = {row["uid"]: (shard.name, row["url"]) for shard in pool.shards for row in shard.rows().to_pylist()}
-            done = dedup(pool, thorough=True, start="all", engine="local(workers=1)", **options)
-            groups = pq.read_table(place / f"reports/duplicates-{done.selection}.parquet").to_pylist()
-            matched = {frozenset([rows[group["keeper"]], rows[uid]]) for group in groups for uid in group["uids"]}
-            for path, name in zip(sources, transformed, strict=True):
-                hits[name].append(frozenset([("sources", path.name), ("copies", path.name)]) in matched)
-            false += sum(len({url for _, url in pair}) == 2 for pair in matched)
-            pairs += len(rows) * (len(rows) - 1) // 2
-            sys.stderr.write(f"{label}: {place.name}: {sum(map(sum, hits.values()))} found, {false} false\n")
-        found[label] = {**shares({name: np.array(hit) for name, hit in hits.items()}), "copies": POOLS * len(sources),
-                        "false pairs": false, "pairs": pairs, "false match rate": false / pairs,
-                        "cpu_s": round(time.process_time() - start, 1)}  # fmt: skip
+        for path, name in zip(sources, used, strict=True):
+            hits[name].append(frozenset([("sources", path.name), ("copies", path.name)]) in matched)
+        false = sorted(sorted(f"{where}/{url}" for where, url in pair) for pair in matched
+                       if len({url for _, url in pair}) == 2)  # fmt: skip
+        pairs = len(rows) * (len(rows) - 1) // 2
+        each = shares({name: np.array(hit) for name, hit in hits.items()})
+        copies = sum(map(sum, hits.values())) / len(sources)
+        found[label] = {**each, "mean": round(100 * copies, 2), "copies": len(sources), "false pairs": len(false),
+                        "they are": false, "pairs": pairs, "false match rate": len(false) / pairs,
+                        "cpu_s": round(spent, 1)}  # fmt: skip
     return found
 
 
@@ -557,21 +553,22 @@ def main() -> None:
             pictures[f"o{at // PER_SHARD:02d}"] = [(path.name, opened(path)) for path in rest[at : at + PER_SHARD]]
         others = [part for part in pictures if part != "sources"]
         stored(place / "all", pictures)
-        for name, part in parts.items() if options.part != "false matches" else ():
+        alone = options.part in (THOROUGHLY, "false matches")  # needs no other copies, nothing measured
+        for name, part in parts.items() if not alone else ():
             stored(place / "all", {part: drawn(sources, name)})
         benchmark = place / "sources"
         benchmark.mkdir()
         for path in sources:
             opened(path).save(benchmark / path.name, "JPEG", quality=95)
         dataset = Dataset.open(str(place / "all"))
-        if options.part not in ("false matches", DETECTOR):
+        if not alone and options.part != DETECTOR:
             dataset = measure(dataset, SIGNALS, "local")
         originals = ["sources", *others]
         asked = random.Random(1).sample(photos, min(ASKED, len(photos)))
         run: dict[str, Callable[[], dict]] = {
             "inside a pool": lambda: in_a_pool(dataset, originals, parts, others_codes(
                 dataset, originals, parts, options.fastdup, place / "fastdup")),
-            "inside a pool, --thorough": lambda: thorough(dataset, originals, sources, place / "thorough"),
+            THOROUGHLY: lambda: thorough(dataset, originals, sources, place / "thorough"),
             "against a benchmark": lambda: against(dataset, others, parts, benchmark, place / "pools"),
             "false matches": lambda: false_matches(dataset, originals, asked, place / "false"),
             DETECTOR: lambda: with_detector(dataset, originals, parts, options.detector),
