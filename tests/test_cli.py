@@ -37,6 +37,7 @@ def test_the_shell_completes_commands_and_options():
     assert "plain,--against" in curate(env=words).stdout
 
 
+@pytest.mark.slow
 def test_measure_prints_one_line_or_json(dataset):
     done = curate("measure", dataset.url, "size", "--engine", "local(workers=0)", "-q")
     assert (done.returncode, done.stdout) == (0, "measure: size on 60 pairs in 3 shards\n")
@@ -44,6 +45,7 @@ def test_measure_prints_one_line_or_json(dataset):
     assert json.loads(done.stdout)["skipped"] == 3
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [

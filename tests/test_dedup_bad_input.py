@@ -99,6 +99,7 @@ def test_unreadable_images_of_a_benchmark_are_named_and_the_others_are_found(mak
     ]  # fmt: skip
 
 
+@pytest.mark.slow
 def test_vectors_of_two_lengths_are_refused_by_name(make_dataset):
     dataset = make_dataset([pair(index) for index in range(6)], per_shard=3)
     dataset = with_vectors(dataset, np.eye(6, 8)).save()
@@ -107,6 +108,7 @@ def test_vectors_of_two_lengths_are_refused_by_name(make_dataset):
         collected(dataset)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("wrong", [np.nan, np.inf])
 def test_a_shard_whose_vectors_hold_nan_is_named_and_the_others_are_compared(make_dataset, wrong):
     dataset = make_dataset([pair(index) for index in range(6)], per_shard=3)

@@ -47,6 +47,7 @@ def pool() -> list[dict]:
     return [pair(index) if index < 10 else {**pair(index), "image": planted[index - 10]} for index in range(15)]
 
 
+@pytest.mark.slow
 def test_planted_copies_are_found_and_blank_pictures_are_not(make_dataset, benchmark):
     pairs = pool()
     dataset = run(make_dataset(pairs, per_shard=4), against=[benchmark])
@@ -62,6 +63,7 @@ def test_planted_copies_are_found_and_blank_pictures_are_not(make_dataset, bench
     assert dataset.history[-1]["counts"]["kept"] == 11
 
 
+@pytest.mark.slow
 def test_dropped_rows_name_the_benchmark(make_dataset, benchmark):
     dataset = run(make_dataset(pool()), against=[benchmark])
     rows = dataset.folder.read_table(f"selections/{dataset.selection}/00000.parquet").to_pylist()
@@ -70,6 +72,7 @@ def test_dropped_rows_name_the_benchmark(make_dataset, benchmark):
     assert all(row["keeper"] is None for row in rows)
 
 
+@pytest.mark.slow
 def test_a_second_run_measures_nothing_again(make_dataset, benchmark):
     dataset = run(make_dataset(pool()), against=[benchmark])
     before = {name: dataset.folder.read_bytes(name) for name in dataset.folder.names("work/dedup/**/*.parquet")}
@@ -80,6 +83,7 @@ def test_a_second_run_measures_nothing_again(make_dataset, benchmark):
     assert again.selection == dataset.selection
 
 
+@pytest.mark.slow
 def test_another_benchmark_image_makes_another_selection(make_dataset, benchmark, tmp_path):
     dataset = run(make_dataset(pool()), against=[benchmark])
     draw("red", "square", 77, 128).save(tmp_path / "drawings" / "class0" / "new.png")
@@ -121,6 +125,7 @@ def test_benchmarks_of_one_name_are_refused(dataset, benchmark):
         run(dataset, against=[benchmark, benchmark + "/"])
 
 
+@pytest.mark.slow
 def test_a_looser_threshold_against_benchmarks_leaves_the_pool_alone(make_dataset, benchmark):
     dataset = make_dataset(pool())
     counts = run(dataset, against=[benchmark]).history[-1]["counts"]

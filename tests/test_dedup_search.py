@@ -35,6 +35,7 @@ def as_list(pairs: tuple[np.ndarray, ...]) -> list[tuple[int, int, int]]:
     return list(zip(*(column.tolist() for column in pairs), strict=True))
 
 
+@pytest.mark.slow
 @settings(max_examples=60, deadline=None)
 @given(
     n=st.integers(0, 120),

@@ -28,6 +28,7 @@ def as_list(pairs) -> list[tuple]:
     return list(zip(*(column.tolist() for column in pairs), strict=True))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("ranges", [16, 2], ids=["picked", "placed"])
 @pytest.mark.parametrize(("width", "threshold"), [(8, 4), (8, 8), (32, 31)])
 def test_ranges_of_codes_hold_the_pairs_of_all_codes(tmp_path, monkeypatch, width, threshold, ranges):
@@ -58,6 +59,7 @@ def test_a_range_that_is_done_is_not_joined_again(tmp_path, monkeypatch):
     assert {name: folder.read_bytes(name) for name in done} == done
 
 
+@pytest.mark.slow
 @settings(max_examples=40, deadline=None)
 @given(n=st.integers(0, 200), kinds=st.integers(1, 60), width=st.sampled_from([1, 8, 20]), part=st.integers(1, 90),
        bucket=st.integers(1, 90), seed=st.integers(0, 2**32 - 1))  # fmt: skip
@@ -101,6 +103,7 @@ def test_a_range_of_digests_that_is_done_is_not_read_again(tmp_path, monkeypatch
     assert {name: folder.read_bytes(name) for name in done} == done
 
 
+@pytest.mark.slow
 @settings(max_examples=40, deadline=None)
 @given(n=st.integers(0, 150), kinds=st.integers(1, 4), bucket=st.integers(1, 90), block=st.integers(1, 90),
        seed=st.integers(0, 2**32 - 1))  # fmt: skip
@@ -119,6 +122,7 @@ def test_buckets_of_rows_lie_in_the_order_of_all_rows(n, kinds, bucket, block, s
     assert np.array_equal(rank[best], np.arange(n))
 
 
+@pytest.mark.slow
 def test_a_sample_by_uid_does_not_depend_on_the_order_of_rows(pool):
     rows = np.random.default_rng(1).permutation(600)
     taken = sampled(pool, rows, 50)
@@ -154,6 +158,7 @@ def compared(pool, rows: np.ndarray, capped: list | None = None):
     return join_vectors.vector_pairs(pool, folder, comparison, rows, None, HERE, [] if capped is None else capped)
 
 
+@pytest.mark.slow
 def test_clusters_lose_no_near_pair(pool):
     rows = np.random.default_rng(0).permutation(600)
     vectors = pool.vectors(pool.codes[0].comparison, rows)
@@ -163,6 +168,7 @@ def test_clusters_lose_no_near_pair(pool):
     assert len(found) > 100
 
 
+@pytest.mark.slow
 def test_a_crowded_cluster_is_compared_with_its_first_vectors_and_named(pool, monkeypatch):
     monkeypatch.setattr(join_vectors, "LARGEST", 10)
     monkeypatch.setattr(join_vectors, "FIRST", 1)
@@ -174,6 +180,7 @@ def test_a_crowded_cluster_is_compared_with_its_first_vectors_and_named(pool, mo
     assert found < whole
 
 
+@pytest.mark.slow
 def test_vectors_read_from_their_files_are_those_of_the_rows(pool):
     comparison = pool.codes[0].comparison
     held = np.concatenate(
@@ -183,6 +190,7 @@ def test_vectors_read_from_their_files_are_those_of_the_rows(pool):
     assert np.array_equal(pool.vectors(comparison, rows), held[rows])
 
 
+@pytest.mark.slow
 def test_dedup_by_tasks_is_dedup(make_dataset, tmp_path, monkeypatch):
     worse_of = [worse(scene(index)) for index in range(25)]
     rows = [shown(index, scene(index) if index < 25 else worse_of[index % 25]) for index in range(60)]

@@ -75,6 +75,7 @@ def test_a_background_in_common_is_no_copy_but_a_text_laid_over_is():
     assert [inliers(seen, copy, everywhere=True) >= INLIERS for copy in copies] == [False, True]
 
 
+@pytest.mark.slow
 def test_what_the_pool_s_signals_dropped_is_not_looked_at_again(make_dataset):
     same, other = encoded(detailed(0), "PNG"), encoded(CHANGES["mirrored"](detailed(0)), "PNG")
     pairs = [{**pair(index), "image": same} for index in range(40)] + [{**pair(40), "image": other}]

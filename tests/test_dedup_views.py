@@ -120,6 +120,7 @@ def found(dataset, rows: list[dict], changes: dict) -> dict[str, int]:
     }
 
 
+@pytest.mark.slow
 def test_copies_under_many_changes_are_found_by_views_alone(make_dataset, benchmark):
     rows = pool(CHANGES)
     dataset = dedup(make_dataset(rows), against=[benchmark], verify=False, engine=HERE)

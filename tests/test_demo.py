@@ -118,6 +118,7 @@ def test_the_benchmark_is_read_back_with_classes_and_captions(tmp_path, benchmar
     assert samples[0].texts == tuple(heldout.captions(benchmark[0]))
 
 
+@pytest.mark.slow
 def test_queries_are_wordnet_lemmas():
     queries = wordnet.lemmas()
     assert len(queries) > 100_000

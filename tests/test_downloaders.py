@@ -240,6 +240,7 @@ def _peak(reset: bool = False) -> float:
     return int(re.search(r"VmHWM:\s+(\d+)", Path("/proc/self/status").read_text())[1]) / 1024
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("label", IMAGES)
 def test_each_image_is_stored_as_a_viewer_shows_it_or_fails_by_name(answers, label):
     expected, found = IMAGES[label], answers.outcomes[label]
@@ -342,6 +343,7 @@ def test_a_site_without_robots_txt_forbids_nothing(name, tmp_path):
         assert [outcome.reason for outcome in found] == [None, None]
 
 
+@pytest.mark.slow
 def test_only_what_may_pass_is_tried_again_and_the_server_says_when(name, tmp_path):
     with serving() as web:
         image = saved("JPEG")
@@ -369,6 +371,7 @@ def test_only_what_may_pass_is_tried_again_and_the_server_says_when(name, tmp_pa
         assert web.agents == {agent}
 
 
+@pytest.mark.slow
 def test_one_host_is_asked_by_few_at_a_time(name, tmp_path):
     with serving() as web:
         web.delay = 0.05

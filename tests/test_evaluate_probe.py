@@ -84,6 +84,7 @@ def test_shots_are_k_of_each_class_none_for_validation_and_more_shots_hold_the_f
     assert set(few) != set(few_shot.drawn(LABELS, KEYS, held_out, 2, 4))
 
 
+@pytest.mark.slow
 def test_more_shots_and_all_images_reach_more():
     train, test = slice(0, 160), slice(160, 240)
     held_out = linear_probe.drawn_validation(KEYS[train], LABELS[train])

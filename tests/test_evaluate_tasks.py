@@ -83,6 +83,7 @@ def test_zero_shot_is_open_clips_own_to_the_last_image(model, tmp_path):
     assert 0 < top1 < top5 < 180
 
 
+@pytest.mark.slow
 def test_a_second_task_encodes_nothing_again_and_other_files_do(model, colours, tmp_path, monkeypatch):
     out = {"out": str(tmp_path / "out")}
     encode, seen = ClipModel.encode_images, []

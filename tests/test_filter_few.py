@@ -80,6 +80,7 @@ def said(conditions, sql: str) -> list[list[bool]] | str:
     return [part.tolist() for part in verdict]
 
 
+@pytest.mark.slow
 @settings(max_examples=60, deadline=None)
 @given(CONDITIONS)
 @example("single > 0.28")

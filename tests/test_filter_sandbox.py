@@ -94,6 +94,7 @@ def test_what_can_take_any_amount_of_memory_is_refused_before_it_runs(sql):
     assert "any amount of memory" in refused(sql)
 
 
+@pytest.mark.slow
 def test_a_condition_that_runs_on_is_stopped(monkeypatch):
     monkeypatch.setitem(LOCKED, "max_execution_time", "20")
     many = pa.table({"score": range(3_000_000)})

@@ -277,6 +277,7 @@ def test_other_images_in_a_tar_of_equal_size_fail_its_shard_in_filter_and_in_exp
         assert list(again.failures.values()) == [f"{saved.url}/{told}"]
 
 
+@pytest.mark.slow
 def test_every_ranking_step_keeps_the_same_however_the_rows_are_spread_over_shards(pool, by, tmp_path):
     steps = ("t: {top: 80%, by: score, exact_count: true}", "g: {top: 60%, by: score, per: lang, of: survivors}",
              "c: {cap: 30, per: queries}", "s: {sample: 100, by: score}")  # fmt: skip

@@ -56,6 +56,7 @@ def results(*urls: str, **options) -> list[bytes | str]:
 # servers
 
 
+@pytest.mark.slow
 def test_a_slow_server_does_not_hold_up_another(web, other):
     web.delay = 0.3
     slow, quick = ([f"{at.url}/{number}.jpg" for number in range(8)] for at in (web, other))
@@ -66,6 +67,7 @@ def test_a_slow_server_does_not_hold_up_another(web, other):
     assert web.most == 2
 
 
+@pytest.mark.slow
 def test_a_server_that_asks_to_be_left_alone_is_while_others_go_on(web, other):
     busy = Page(b"", (("Retry-After", "1"),), 429)
     web.pages = {f"/{number}": busy for number in range(20)}

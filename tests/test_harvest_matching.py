@@ -122,6 +122,7 @@ def test_a_lone_surrogate_in_json_costs_only_itself(ask, tmp_path):
     assert set(found(dataset)) <= {0, 1}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("match", ["default", "metaclip"])
 def test_a_query_of_ten_thousand_characters_matches_the_text_that_holds_it(ask, match):
     long, longer = " ".join(["word"] * 2000), "x" * 10_000

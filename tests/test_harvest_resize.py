@@ -83,6 +83,7 @@ def test_a_jpeg_decoded_at_a_fraction_of_its_size_is_close_to_the_whole(decode, 
         assert np.abs(pixels(close.jpeg) - pixels(exact.jpeg)).mean() < 1.5
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("decode", ["balanced", "fast"])
 def test_only_jpeg_is_decoded_in_another_way(decode):
     for form in ("PNG", "WEBP", "GIF"):
@@ -90,6 +91,7 @@ def test_only_jpeg_is_decoded_in_another_way(decode):
         assert Resizer(128, 95, 0, decode)(encoded) == Resizer(128, 95, 0, "exact")(encoded)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("decode", MARGIN)
 @pytest.mark.parametrize("form", ["JPEG", "PNG", "WEBP", "AVIF", "TIFF"])
 def test_every_exif_orientation_is_applied(form, decode):

@@ -121,6 +121,7 @@ def harvested(tmp_path, pool: str, name: str, engine: str = "local(workers=1)", 
     return {name: hashlib.sha256(dataset.folder.read_bytes(name)).hexdigest() for name in names}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("options", [{}, {"balance": "metaclip"}, {"cap": None, "tail_share": 0.3}])
 def test_one_two_and_seven_parts_give_the_same_bytes_shuffled_or_not(tmp_path, monkeypatch, options):
     for name, value in (("BUCKET_ROWS", 400), ("FAN", 4)):

@@ -288,6 +288,7 @@ def check_samples(dataset) -> int:
     return pairs
 
 
+@pytest.mark.slow
 def test_a_url_of_an_earlier_round_is_not_asked_for_again_its_image_is_copied(ask):
     rows = [(f"http://a.test/{number % 40}", f"ant {number}") for number in range(200)]
     dataset = ask(rows, dead=0.5, cap=60, top_up=9)
@@ -309,6 +310,7 @@ def test_rounds_of_real_downloaders_ask_for_each_url_once(ask, downloader):
     assert check_samples(dataset) >= dataset.history[-1]["counts"]["kept"] == 70
 
 
+@pytest.mark.slow
 def test_retry_and_top_up_go_together(ask):
     rows = [(f"http://{'flaky' if number % 2 else 'a'}.test/{number}", f"ant {number}") for number in range(90)]
     ask(rows, dead=0.3, cap=40, top_up=1)

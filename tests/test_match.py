@@ -100,6 +100,7 @@ def default_loop(queries: list[str], text: str, **options) -> list[int]:
     return found
 
 
+@pytest.mark.slow
 @settings(max_examples=60, deadline=None)
 @given(lists, lists)
 def test_metaclip_mode_equals_its_plain_substring_loop(queries, texts):
@@ -109,6 +110,7 @@ def test_metaclip_mode_equals_its_plain_substring_loop(queries, texts):
     assert not set(matcher.never_matching) & {number for row in expected for number in row}
 
 
+@pytest.mark.slow
 @settings(max_examples=60, deadline=None)
 @given(lists, lists, st.booleans(), st.booleans())
 def test_default_mode_equals_a_plain_loop_over_token_windows(queries, texts, casefold, nfc):

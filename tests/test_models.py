@@ -90,6 +90,7 @@ def gradients(model, features) -> dict[str, torch.Tensor]:
     return {name: p.grad.clone() for name, p in model.named_parameters() if p.grad is not None}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("again", [False, True], ids=["kept", "recomputed"])
 def test_features_without_needless_work_have_the_same_gradients(again):
     model, tokens = fresh().double(), Tokenizer(16)(TEXTS)

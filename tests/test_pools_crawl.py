@@ -456,6 +456,7 @@ HOSTILE = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.timeout(60)  # each takes a second; where the cost grows with the square of the size, minutes to hours
 @pytest.mark.parametrize("html", HOSTILE.values(), ids=HOSTILE)
 def test_a_hostile_page_costs_no_more_than_its_size(html, images_of):
@@ -673,6 +674,7 @@ def test_a_missing_package_is_named_with_its_extra(monkeypatch, package, kind):
 # harvest
 
 
+@pytest.mark.slow
 def test_harvest_takes_what_the_archives_hold_and_names_the_damaged_one(stored, tmp_path):
     queries = stored("queries.txt", b"text\nzebra\n3\n")
     other = json.dumps({"url": "http://z.test/1.jpg", "caption": "a zebra"}).encode()

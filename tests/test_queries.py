@@ -277,6 +277,7 @@ def test_lists_lie_on_any_store(source):
     assert read("memory://queries-test/list.txt").texts == ["dog", "cat", "red panda", "axolotl"]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("sources", "options", "complaint"),
     [
@@ -319,6 +320,7 @@ def test_a_package_that_is_not_installed_is_one_line_with_the_command(tmp_path, 
     build(tmp_path / "list.txt", str(plugin), fails="needs the package a_package_nobody_has: pip install")
 
 
+@pytest.mark.slow
 def test_wordnet_is_ranked_by_how_often_its_senses_were_seen():
     found = dict(named.load("queries.sources", "wordnet(topics=animal, least=1)").read())
     assert found["dog"] == 42
@@ -352,6 +354,7 @@ def test_emoji_names_leave_out_skin_tones_and_colons():
     assert "hund" in dict(named.load("queries.sources", "emoji(language=de)").read())
 
 
+@pytest.mark.slow
 def test_places_of_one_name_count_together():
     found = dict(named.load("queries.sources", "places").read())
     assert found["Japan"] > 10**8
@@ -367,6 +370,7 @@ def test_bigrams_of_the_web_are_collocations_without_stop_words(name):
     assert not {"of the", "will be", "dog of"} & set(found)
 
 
+@pytest.mark.slow
 def test_the_small_list_is_what_its_recipe_makes(tmp_path):
     """As queries/README.md has it; the list holds WordNet's words alone, so its licence stands beside it."""
     topics = "animal artifact body food object phenomenon plant"

@@ -97,6 +97,7 @@ def test_thresholds_are_round_numbers_between_the_values(values):
     assert all(len(f"{edge:.10g}".replace("-", "").replace(".", "").strip("0")) <= 4 for edge in edges)
 
 
+@pytest.mark.slow
 def test_the_recipe_on_the_page_is_a_recipe_that_makes_the_same_selection(scored, tmp_path):
     text = """
 steps:

@@ -38,6 +38,7 @@ def pictures() -> list[Image.Image]:
     return [*found, Image.fromarray(noise), Image.fromarray(noise.transpose(1, 0, 2).copy())]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("size", [8, 16])
 @pytest.mark.parametrize("name", ["phash", "dhash", "whash"])
 def test_hashes_are_those_of_imagehash(name, size):

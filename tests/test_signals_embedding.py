@@ -57,6 +57,7 @@ def quarters(picture: Image.Image, side: int) -> np.ndarray:
     return found / np.linalg.norm(found)
 
 
+@pytest.mark.slow
 def test_the_packaged_network_gives_the_same_features_compiled_or_not_alone_or_among_others():
     pictures = [np.asarray(draw(colour, "circle", 1, side)) for colour, side in (("red", 64), ("blue", 300))]
     ways = [EfficientNetLite0(torch.device("cpu"), compiled) for compiled in (True, False)]
@@ -131,6 +132,7 @@ def test_embeddings_are_stored_as_unit_vectors_in_half_precision_with_the_hash_o
     assert "was measured with another weights; delete signals/embedding" in again.failures["shards/00000"]
 
 
+@pytest.mark.slow
 def test_which_library_computed_the_features_is_told_and_no_reason_to_measure_again(dataset):
     measured = measure(dataset, ["embedding"], "local(workers=0)")
     name = "signals/embedding/00001.parquet"
@@ -145,6 +147,7 @@ def test_which_library_computed_the_features_is_told_and_no_reason_to_measure_ag
     assert not kept.failures
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("spec", ["embedding", "embedding(model=FILE, size=32)", "head(path=FILE)"])
 def test_a_signal_whose_values_are_there_already_loads_no_torch(tmp_path, spec):
     spec = spec.replace("FILE", saved(Pool(), tmp_path / "net.pt"))

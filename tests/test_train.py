@@ -59,11 +59,13 @@ def test_a_run_says_what_it_did_and_leaves_an_open_clip_model(dataset, tmp_path)
     )
 
 
+@pytest.mark.slow
 def test_the_same_run_twice_is_equal_to_the_byte(dataset, tmp_path, finished):
     run([dataset.url], str(tmp_path / "again"), **OPTIONS | {"workers": 1, "save_every": 3})
     assert files(tmp_path / "again", "model.pt", "log.jsonl") == files(finished, "model.pt", "log.jsonl")
 
 
+@pytest.mark.slow
 def test_an_interrupted_run_goes_on_to_the_same_bytes(dataset, finished):
     whole = files(finished, "model.pt", "log.jsonl")
     for name in ("model.pt", "checkpoints/000000008.pt"):  # as if it had been killed in its seventh step
@@ -84,6 +86,7 @@ def test_a_finished_run_is_left_alone_and_other_options_are_refused(dataset, fin
     assert files(finished, "model.pt", "log.jsonl", "run.json") == before
 
 
+@pytest.mark.slow
 def test_other_data_is_refused_and_no_resume_starts_over(make_dataset, tmp_path, finished):
     other = make_dataset([pair(i) for i in range(40)], url=str(tmp_path / "other"))
     with pytest.raises(CurateError, match=r"on other data \(60 pairs, now 40 pairs\); choose another --out, or start"):
@@ -92,6 +95,7 @@ def test_other_data_is_refused_and_no_resume_starts_over(make_dataset, tmp_path,
     assert numbers["steps"] == 5
 
 
+@pytest.mark.slow
 def test_training_starts_from_given_weights(dataset, tmp_path, finished):
     options = OPTIONS | {"model": None, "init": finished, "lr": 1e-9}
     run([dataset.url], str(tmp_path / "more"), **options)
@@ -230,6 +234,7 @@ def test_an_evaluation_is_an_option_of_the_command(dataset, tmp_path):
     assert json.loads(done.stdout)["best_step"] == best
 
 
+@pytest.mark.slow
 def test_checkpointed_activations_train_the_same_weights_and_keep_fewer_bytes(dataset, tmp_path):
     """In fp32 the second computation rounds as the first: Adam's division makes of 1e-7 at most 1e-6 in 4 steps."""
     for name, less in (("all", False), ("few", True)):

@@ -82,6 +82,7 @@ def test_a_checkpoint_is_the_state_at_the_time_of_its_save(saved, tmp_path):
     assert all(torch.equal(value, before[key]) for key, value in model.state_dict().items())
 
 
+@pytest.mark.slow
 def test_a_damaged_checkpoint_is_passed_over_and_named(dataset, tmp_path):
     out, said = str(tmp_path / "run"), []
     run([dataset.url], out, **OPTIONS)
@@ -142,6 +143,7 @@ def test_a_loss_that_leaps_stops_the_run_and_names_the_pairs():
     assert guard.spike(state, 3.1, 1.5).startswith("the loss is 3.1, 1.5 times the mean of the last 100")
 
 
+@pytest.mark.slow
 def test_a_leap_keeps_the_last_checkpoint_and_saves_the_uids(dataset, tmp_path):
     out = tmp_path / "run"
     with pytest.raises(CurateError, match=r"times the mean .* at step \d+; the uids .* a higher --max-spike; the last"):
@@ -160,6 +162,7 @@ def test_gradients_are_shortened_to_the_norm(dataset, tmp_path):
     assert first[-1]["loss"] != second[-1]["loss"]
 
 
+@pytest.mark.slow
 def test_tensorboard_has_the_lines_of_the_log(dataset, tmp_path):
     event_accumulator = pytest.importorskip("tensorboard.backend.event_processing.event_accumulator")
     run([dataset.url], str(tmp_path / "run"), **OPTIONS, tensorboard=True)

@@ -62,6 +62,7 @@ def losses(out):
     return [json.loads(line)["loss"] for line in Path(out, "log.jsonl").read_text().splitlines()]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("objective", ["captioning", "bag-of-words", "ngrams(longest=2)", "coca"])
 def test_a_run_learns_is_judged_by_its_objective_and_leaves_a_model_that_open_clip_loads(
     dataset, kinds, tmp_path, objective
@@ -94,6 +95,7 @@ def test_a_run_learns_is_judged_by_its_objective_and_leaves_a_model_that_open_cl
         assert json.loads(line)["scores"] == {"kinds": top1}
 
 
+@pytest.mark.slow
 def test_what_an_objective_cannot_judge_is_one_line(dataset, kinds, tmp_path):
     words, views = str(tmp_path / "words"), str(tmp_path / "views")
     run([dataset.url], words, **SHORT | {"objective": "bag-of-words"})
@@ -167,6 +169,7 @@ def test_robustness_and_several_classes_are_asked_of_the_objective_too(dataset, 
     assert reached == pytest.approx(np.mean(precisions), abs=1e-5)
 
 
+@pytest.mark.slow
 def test_a_run_with_its_own_weights_goes_on_to_the_same_bytes(dataset, tmp_path):
     options = SHORT | {"objective": "ngrams(longest=2)", "lock_text": True, "patch_dropout": 0.5}
     for name in ("whole", "stopped"):
@@ -180,6 +183,7 @@ def test_a_run_with_its_own_weights_goes_on_to_the_same_bytes(dataset, tmp_path)
     assert files(stopped, *names) == files(tmp_path / "whole", *names)
 
 
+@pytest.mark.slow
 def test_a_resnet_goes_on_to_the_same_bytes(dataset, tmp_path):
     config, whole, stopped = tmp_path / "resnet.json", tmp_path / "whole", tmp_path / "stopped"
     config.write_text(json.dumps(RESNET))
@@ -191,6 +195,7 @@ def test_a_resnet_goes_on_to_the_same_bytes(dataset, tmp_path):
     assert files(stopped, "model.pt", "log.jsonl") == files(whole, "model.pt", "log.jsonl")
 
 
+@pytest.mark.slow
 def test_distilling_and_locking_are_options_of_a_run(dataset, tmp_path):
     teacher = str(tmp_path / "teacher")
     run([dataset.url], teacher, **SHORT)

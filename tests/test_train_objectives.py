@@ -56,6 +56,7 @@ def test_a_coca_model_is_drawn_from_the_seed_alone():
     assert 0.2 < one.text_decoder.text_projection.std().item() < 0.3  # 16 ** -0.5
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("objective", "config"),
     [(coca.Objective(), COCA), (captioning.Objective(), None), (captioning.Objective(layers=2), RESNET),
@@ -177,6 +178,7 @@ def test_captions_are_told_token_by_token_up_to_their_end():
     )
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("objective", [captioning.Objective(), bag_of_words.Objective(), ngrams.Objective()])
 def test_what_an_objective_has_learnt_it_finds_again_without_examples(objective):
     model, pairs = tiny(), captioned(2)  # a red circle, a red square

@@ -124,6 +124,7 @@ def test_an_unknown_recipe_names_the_nearest_and_all():
         plan.settings("clip-vitb32", None, {})
 
 
+@pytest.mark.slow
 def test_betas_and_epsilon_reach_the_optimizer():
     network = models.build(find_config("ViT-Test-32")[1])
     group = adamw(network, 1e-3, 0.2, betas=(0.8, 0.95), eps=1e-4).param_groups[1]
@@ -151,6 +152,7 @@ def test_weights_go_to_open_clip_and_come_back(tmp_path, kind):
     assert all(torch.equal(value, again.state_dict()[key]) for key, value in ours.state_dict().items())
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["RN50", "RN101", "RN50x4", "RN50x16", "RN50x64", "ViT-B-32", "ViT-B-16", "ViT-L-14"])
 def test_the_models_of_the_paper_have_open_clips_weights(name):
     with torch.device("meta"):

@@ -142,6 +142,7 @@ def test_the_gradient_of_a_batch_at_once_is_that_of_plain_autograd(objective):
     assert_equal(found, [loss.detach(), *(p.grad for p in model.parameters() if p.grad is not None)], of=1e-5)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("dropped", [0, 0.5])
 @pytest.mark.parametrize("objective", [clip.Objective(), siglip.Objective()])
 def test_chunks_of_any_size_give_the_gradient_of_the_batch(objective, dropped):
