@@ -50,7 +50,7 @@ def _faiss(versions: dict[str, str]) -> dict[str, str]:
 
 
 def _torch(versions: dict[str, str]) -> dict[str, str]:
-    for name, module in (("torch", "torch"), ("open_clip", "curate.clip.library")):
+    for name, module in (("torch", "torch"), ("open_clip", "curate.clip.lean")):
         try:
             importlib.import_module(module)
         except (ImportError, RuntimeError) as error:

@@ -24,7 +24,7 @@ from curate.clip.attention import (
     rounded,
     same,
 )
-from curate.clip.library import TF, ResidualAttentionBlock, VisionTransformer, open_clip
+from curate.clip.lean import TF, ResidualAttentionBlock, VisionTransformer, open_clip
 
 ELONGATED = 8  # images longer than this many times their width are cut to this before they are resized
 LENGTH_STEP = {"cpu": 1, "cuda": 8}  # texts attend together whose lengths round up to the same multiple of this

@@ -88,7 +88,7 @@ def _open_clip() -> Path:
 
 def _of_tag(name: str, tag: str | None) -> dict[str, Any]:
     """What a tag of open_clip adds to the config of its model. Raises CurateError for a tag that the model lacks."""
-    open_clip = importlib.import_module("curate.clip.library").open_clip
+    open_clip = importlib.import_module("curate.clip.lean").open_clip
     tags = open_clip.list_pretrained_tags_by_model(name)
     if tag not in tags:
         known = f"its tags: {', '.join(tags)}" if tags else f"{name} has no pretrained tag"

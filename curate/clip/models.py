@@ -16,7 +16,7 @@ import torch.nn.functional as F
 
 from curate.clip import encoders
 from curate.clip.encoders import embed_dim, encode_image, encode_text, image_size, normalised, preprocessing, resized
-from curate.clip.library import open_clip, with_timm
+from curate.clip.lean import open_clip, with_timm
 from curate.clip.model_config import PRECISIONS, config_of, made_by, weights_file
 from curate.clip.tokenizer import Tokenizer
 from curate.errors import CurateError

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 
 import torch
 
-from curate.clip.library import open_clip
+from curate.clip.lean import open_clip
 
 _vocabulary = functools.cache(lambda length: open_clip.SimpleTokenizer(context_length=length))  # 0.3 CPU seconds each
 

@@ -5,7 +5,7 @@ from typing import Any
 
 import torch
 
-from curate.clip.library import open_clip
+from curate.clip.lean import open_clip
 from curate.clip.tokenizer import Tokenizer
 from curate.errors import CurateError
 

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 
-from curate.clip.library import TF
+from curate.clip.lean import TF
 from curate.errors import CurateError
 
 SMALLEST = 0.9  # of the area of the largest square, or of the image: open_clip's default scale

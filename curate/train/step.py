@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from curate.clip.library import open_clip
+from curate.clip.lean import open_clip
 from curate.train import cached
 from curate.train.chunk import Encode, cut, encoded_by
 from curate.train.loader import Batch

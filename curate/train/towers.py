@@ -5,7 +5,7 @@ from typing import Any
 
 import torch
 
-from curate.clip.library import ModifiedResNet, VisionTransformer
+from curate.clip.lean import ModifiedResNet, VisionTransformer
 from curate.errors import CurateError
 
 SIDES = ("image", "text")

@@ -11,7 +11,7 @@ import torch
 import torch.nn.functional as F
 
 from curate.clip.encoders import autocast
-from curate.clip.library import ModifiedResNet, MultimodalTransformer, VisionTransformer
+from curate.clip.lean import ModifiedResNet, MultimodalTransformer, VisionTransformer
 from curate.errors import CurateError
 from curate.train import captions
 from curate.train.chunk import Chunk, Encoded

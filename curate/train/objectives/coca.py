@@ -11,7 +11,7 @@ import torch
 import torch.nn.functional as F
 
 from curate.clip.encoders import autocast
-from curate.clip.library import open_clip
+from curate.clip.lean import open_clip
 from curate.errors import CurateError
 from curate.train.chunk import Chunk, Encoded
 from curate.train.loader import Batch

@@ -7,7 +7,7 @@ import torch
 from PIL import Image
 
 from curate.clip import encoders, models
-from curate.clip.library import open_clip
+from curate.clip.lean import open_clip
 from curate.clip.model_config import config_of, weights_file
 from curate.clip.tokenizer import Tokenizer
 from curate.verify.references import picture

@@ -1,6 +1,6 @@
 """tokens by open_clip's own tokenizer."""
 
-from curate.clip.library import open_clip
+from curate.clip.lean import open_clip
 
 
 class Reference:
