@@ -9,7 +9,7 @@ import pyarrow as pa
 from curate.dedup.ascending import find
 from curate.dedup.codes import Codes, Comparison
 from curate.dedup.faiss_install import load_search
-from curate.dedup.groups import CHAINED, Stars, closure, semantic, stars
+from curate.dedup.groups import CHAINED, Alike, Stars, closure, semantic, stars
 from curate.dedup.likeness import Crowd, Likeness, Search, likeness
 from curate.dedup.order import places, ranked
 from curate.dedup.pool import Pool
@@ -69,12 +69,10 @@ def decide(
     first = [codes for codes in pool.codes if not rule.semdedup or codes.comparison.kind != "cosine"]
     alike = _likenesses(pool, first, rank, order, found, search)
     rows = np.unique(np.concatenate([found.rows[:0], *(each.rows for each in alike)]))
-    compared = [each.among(rows) for each in alike]
-    choose = closure if rule.closure else stars
-    found = _drop(found, rows, choose(np.argsort(rank[rows]), compared), [each.signal for each in compared])
+    found = _without_copies(found, rows, rank, [each.among(rows) for each in alike], rule)
     if views is not None:
-        rows, compared = views.alike(pool, np.flatnonzero(~found.outside()))
-        found = _drop(found, rows, choose(np.argsort(rank[rows]), compared), [each.signal for each in compared])
+        rows, seen = views.alike(pool, np.flatnonzero(~found.outside()))
+        found = _without_copies(found, rows, rank, seen, rule)
     for codes in pool.codes:
         if rule.semdedup and codes.comparison.kind == "cosine":
             (near,) = _likenesses(pool, [codes], rank, order, found, search)
@@ -106,6 +104,14 @@ def _likenesses(pool: Pool, columns: Sequence[Codes], rank: np.ndarray, order: n
         found.crowds.extend(crowded)
         give_back_freed_memory()
     return alike
+
+
+def _without_copies(
+    found: Decision, rows: np.ndarray, rank: np.ndarray, alike: Sequence[Alike], rule: Rule
+) -> Decision:
+    """The decision with what of some rows, ascending, goes for a better one. alike: by each signal, of these rows."""
+    choose = closure if rule.closure else stars
+    return _drop(found, rows, choose(np.argsort(rank[rows]), alike), [each.signal for each in alike])
 
 
 def _drop(

@@ -60,11 +60,11 @@ def _images(counts: dict[str, Any]) -> str:
         text += f" ({sum(counts['failed'].values()):,} failed: {_reasons(counts)})"
     if "kept" in counts:
         text += f"; {counts['kept']:,} count under the cap"
-    if "kept" in counts and "queries" in counts:
-        text += (
-            f": {counts['queries_full']:,} queries full, {counts['queries_exhausted']:,} exhausted, "
-            f"{counts['queries_short']:,} still short"
-        )
+        if "queries" in counts:
+            text += (
+                f": {counts['queries_full']:,} queries full, {counts['queries_exhausted']:,} exhausted, "
+                f"{counts['queries_short']:,} still short"
+            )
     return text
 
 
