@@ -51,6 +51,8 @@ docs: $(VENV)/.dev ## write docs/commands/*.md anew from the commands' own help
 
 gpu-check: $(VENV)/.dev ## what only a GPU can prove: run this on a machine that has one
 	@$(BIN)/python -m pytest -m gpu -rs
+	@$(BIN)/python benchmarks/train_gpu_vs_open_clip.py
+	@$(BIN)/python benchmarks/search_gpu.py
 
 bench: $(VENV)/.dev ## matching beside other matchers, into benchmarks/results/ (the others say in their first lines what they need)
 	@$(PIP) -e '.[bench]'

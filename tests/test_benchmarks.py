@@ -15,6 +15,7 @@ SMALL = {
     "html_images": "--rounds 1",
     "match_vs_ahocorasick": "--queries 100 --captions 100 --rounds 1",
     "resize_vs_img2dataset": "--images 2 --rounds 1",
+    "search_gpu": "--indexed 1000 --pool 200 --dimensions 16 --rounds 1 --device cpu",
     "wat_vs_cc2dataset": "--pages 20 --rounds 1",
 }
 ALL = sorted(path.stem for path in FOLDER.glob("*.py") if "def main(" in path.read_text())
