@@ -14,7 +14,7 @@ from curate.clip import models
 from curate.clip.model_config import find_config
 from curate.errors import CurateError
 from curate.files import Folder
-from curate.train import checkpoint, guard, index, ranks, sharding, towers
+from curate.train import checkpoint, guard, index, ranks, sharding, shared, towers
 from curate.train.loader import Batch, Loader
 from curate.train.step import AT_ONCE, How, adamw, train_step
 
@@ -35,7 +35,7 @@ def steps(objective, chunk, mine, config=None, fsdp=False):
         part = Batch(whole.pixels[own], whole.tokens[own], whole.rows[own], [])
         how = How(chunk=chunk, keep=1, clip_norm=0.5, ranks=mine, encode=encode)
         losses.append(train_step(model, objective, optimizer, part, 1e-2, how, step))
-    kept = sum(sharding.own(number).numel() for state in optimizer.state.values() for number in state.values())
+    kept = sum(shared.own(number).numel() for state in optimizer.state.values() for number in state.values())
     return checkpoint.copied({"losses": losses, "weights": model.state_dict(), "kept": kept})
 
 

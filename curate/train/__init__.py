@@ -15,7 +15,7 @@ from curate.clip import models
 from curate.clip.encoders import image_size
 from curate.errors import CurateError
 from curate.files import Folder
-from curate.train import checkpoint, crops, index, plan, prepare, ranks, sharding, summary
+from curate.train import checkpoint, crops, index, plan, prepare, ranks, summary
 from curate.train.checkpoint import CONFIG, MODEL, OBJECTIVE, RUN, State
 from curate.train.loader import Loader
 from curate.train.loop import Evaluator, Trainer, Watch
@@ -57,7 +57,7 @@ def run(data: Sequence[str], out: str | None = None, recipe: str | None = None, 
     folder, where = _folder(out, data), ranks.own_device(models.torch_device(device))
     with ranks.joined(where) as mine:
         if fsdp:
-            sharding.check(mine, compiled)
+            prepare.sharding().check(mine, compiled)
         found = index.sources(data, selection, weights)
         if not mine.first:
             mine.wait()  # until the first process has built the index and begun the folder

@@ -11,7 +11,7 @@ import torch
 
 from curate.errors import CurateError
 from curate.files import Folder
-from curate.train.sharding import like, whole
+from curate.train.shared import like, whole
 
 LOG, TIMINGS, EVALS = "log.jsonl", "timings.jsonl", "evals.jsonl"
 RUN, MODEL, OBJECTIVE, CONFIG = "run.json", "model.pt", "objective.pt", "config.json"

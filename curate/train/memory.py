@@ -7,7 +7,7 @@ import torch
 from curate.errors import CurateError
 from curate.train.chunk import cut
 from curate.train.loader import Batch
-from curate.train.sharding import blocks
+from curate.train.shared import blocks
 from curate.train.tiled import TILE
 from curate.train.towers import set_training
 

@@ -1,5 +1,6 @@
 """What is trained, made ready: objective fitted, towers locked, patches dropped, teacher loaded, chunks sized."""
 
+import importlib
 from typing import Any
 
 import numpy as np
@@ -9,7 +10,7 @@ from curate.clip import models
 from curate.clip.encoders import embed_dim, image_size
 from curate.clip.model_config import config_of
 from curate.errors import CurateError
-from curate.train import memory, sharding, towers
+from curate.train import memory, towers
 from curate.train.chunk import Encode, encoded_by
 from curate.train.index import Index
 from curate.train.loader import Batch
@@ -88,8 +89,13 @@ def how(model: Any, goal: Any, found: Settings, ranks: Ranks, chunk: int | None,
                              ranks.size if fsdp else 1)  # fmt: skip
         chunk, keep = memory.plan(needs, saved, samples, torch.cuda.get_device_properties(device).total_memory)
     if fsdp:
-        encode: Encode = sharding.shared_out(model, ranks)
+        encode: Encode = sharding().shared_out(model, ranks)
     else:
         encode = encoded_by
         towers.lay_channels_last(model)  # FSDP takes weights in their usual order alone
     return How(found["precision"], chunk, keep, found["clip_norm"], ranks, encode)
+
+
+def sharding() -> Any:
+    """The module, which takes a second to import and is seldom wanted."""
+    return importlib.import_module("curate.train.sharding")

@@ -3,22 +3,23 @@
 A residual block is gathered when a chunk enters it, forwards and backwards, and let go again; what lies outside of the
 blocks stays gathered while a step lasts. Gradients are summed over the processes as each chunk gives them. The scalars
 of the model (the temperature, SigLIP's bias) and the weights of the objective are whole in every process.
+
+Loaded for --fsdp alone: torch's part of it takes a second to import.
 """
 
 import functools
-from collections.abc import Iterator
 from typing import Any
 
 import torch
 from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.fsdp import fully_shard, register_fsdp_forward_method
-from torch.distributed.tensor import DTensor, distribute_tensor
 
 from curate.clip.attention import live_residual
 from curate.clip.encoders import GATHERED, image_tower, text_tower
 from curate.errors import CurateError
 from curate.train.chunk import Chunk, Encoded
-from curate.train.ranks import Ranks, all_there
+from curate.train.ranks import Ranks
+from curate.train.shared import blocks
 
 
 def check(ranks: Ranks, compiled: bool) -> None:
@@ -57,39 +58,3 @@ def shared_out(model: Any, ranks: Ranks) -> Entry:
         setattr(block, GATHERED, functools.partial(live_residual, block))
         register_fsdp_forward_method(block, GATHERED)
     return entry
-
-
-def blocks(module: torch.nn.Module) -> Iterator[Any]:
-    """What is gathered at a time: the items with weights of the outermost lists of modules."""
-    for part in module.children():
-        if isinstance(part, torch.nn.ModuleList | torch.nn.Sequential):
-            yield from (item for item in part if next(item.parameters(), None) is not None)
-        else:
-            yield from blocks(part)
-
-
-def own(tensor: torch.Tensor) -> torch.Tensor:
-    """What this process holds of a tensor, in place."""
-    return tensor.to_local() if isinstance(tensor, DTensor) else tensor
-
-
-def whole(tensor: torch.Tensor) -> torch.Tensor:
-    """The tensor put together; every process asks at the same time."""
-    if not isinstance(tensor, DTensor):
-        return tensor
-    with all_there():
-        return tensor.full_tensor()
-
-
-def like(tensor: torch.Tensor, other: torch.Tensor) -> torch.Tensor:
-    """A whole tensor, equal in every process, shared out and laid in memory as `other` is; one of another shape as it
-    comes."""
-    if tensor.shape != other.shape:
-        return tensor
-    if not isinstance(other, DTensor):
-        return torch.empty_like(other, dtype=tensor.dtype, device=tensor.device).copy_(tensor)
-    return distribute_tensor(tensor, other.device_mesh, other.placements, src_data_rank=None)
-
-
-def is_shared(tensor: torch.Tensor | None) -> bool:
-    return isinstance(tensor, DTensor)

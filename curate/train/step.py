@@ -13,7 +13,7 @@ from curate.train.chunk import Encode, cut, encoded_by
 from curate.train.loader import Batch
 from curate.train.order import uniform_bits
 from curate.train.ranks import ALONE, Ranks
-from curate.train.sharding import is_shared, own
+from curate.train.shared import is_shared, own
 from curate.train.towers import PatchDropout, set_training
 
 MAX_LOGIT_SCALE = math.log(100)  # the paper's clip: logits are never scaled by more than 100
