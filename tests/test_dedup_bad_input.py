@@ -64,6 +64,7 @@ UNDECODABLE = ("truncated", "text", "empty", "huge")
 LIKE = {"cmyk": scene(53), "16 bits": scene(54).convert("L"), "palette": scene(55), "exif": scene(56)}
 
 
+@pytest.mark.slow
 def test_odd_files_are_counted_and_compared_as_the_pictures_they_show(make_dataset):
     odd = {name: {**pair(index), "image": make()} for index, (name, make) in enumerate(ODD.items())}
     plain = {name: {**pair(20 + at), "image": encoded(LIKE[name]), "width": 200, "height": 200}

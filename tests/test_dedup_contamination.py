@@ -125,6 +125,7 @@ def test_keys_of_another_benchmark_are_named(overlapping, tmp_path):
     assert not dataset.folder.exists("signals")  # told before the pool is looked at
 
 
+@pytest.mark.slow
 def test_accuracy_on_all_clean_and_overlap_is_told_and_written(overlapping, tmp_path):
     dataset, folder = overlapping
     said = as_file(tmp_path, "csv", rows([0, 1, 8, 9, 10, 11])[:-1])  # no word of the last picture
@@ -153,6 +154,7 @@ class Tags(HTMLParser):
         self.words += data
 
 
+@pytest.mark.slow
 def test_the_report_shows_pairs_side_by_side_and_what_overlap_does(overlapping, tmp_path):
     dataset, folder = overlapping
     said = as_file(tmp_path, "parquet", rows([0, 1, 8, 9, 10, 11]))

@@ -92,6 +92,7 @@ def test_another_benchmark_image_makes_another_selection(make_dataset, benchmark
     assert again.history[-1]["counts"]["overlap"]["drawings"]["images"] == 10
 
 
+@pytest.mark.slow
 def test_several_benchmarks_each_get_a_report(make_dataset, benchmark, tmp_path):
     (tmp_path / "other").mkdir()
     bench_image(2).save(tmp_path / "other" / "2.png")

@@ -84,6 +84,7 @@ def test_what_the_pool_s_signals_dropped_is_not_looked_at_again(make_dataset):
     assert len(kept(dataset)) == 1
 
 
+@pytest.mark.slow
 def test_a_pool_whose_images_cannot_be_decoded_is_compared_without_them(make_dataset):
     pairs = [{**pair(0), "image": b"no image"}, {**pair(1), "image": encoded(detailed(1), "PNG")},
              {**pair(2), "image": encoded(CHANGES["mirrored"](detailed(1)), "PNG")}]  # fmt: skip
@@ -96,6 +97,7 @@ def test_a_caption_signal_cannot_be_thorough(make_dataset):
         dedup(make_dataset([pair(0)]), thorough=True, against_signals=("caption",), engine=HERE)
 
 
+@pytest.mark.slow
 def test_the_command_has_the_option(make_dataset):
     pairs = [{**pair(at), "image": encoded(picture, "PNG")}
              for at, picture in enumerate([detailed(0), CHANGES["tilted"](detailed(0))])]  # fmt: skip

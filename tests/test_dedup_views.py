@@ -128,6 +128,7 @@ def test_copies_under_many_changes_are_found_by_views_alone(make_dataset, benchm
     assert dataset.history[-1]["counts"]["kept"] == 8
 
 
+@pytest.mark.slow
 def test_what_a_hash_doubts_is_confirmed_by_local_features(make_dataset, benchmark):
     rows = pool(HALVES)
     dataset = make_dataset(rows, per_shard=4)

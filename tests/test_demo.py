@@ -37,6 +37,7 @@ def rows(emojis, benchmark):
     return pool.rows(emojis, benchmark, ORIGIN)
 
 
+@pytest.mark.slow
 def test_every_emoji_has_a_drawing_a_name_and_one_of_twelve_groups(emojis):
     assert len(emojis) > 3000
     assert all(emoji.name and Path(emoji.svg).is_file() for emoji in emojis)
@@ -49,6 +50,7 @@ def test_skin_tones_share_a_base(emojis):
     assert sum(emoji.toned for emoji in waves) == 5
 
 
+@pytest.mark.slow
 def test_the_same_seed_gives_the_same_pool(emojis, benchmark, rows):
     assert pool.rows(emojis, benchmark, ORIGIN) == rows
     assert pool.rows(emojis, benchmark, ORIGIN, seed=1) != rows

@@ -154,6 +154,7 @@ def test_a_worker_has_the_environment_of_the_moment_and_no_pandas(monkeypatch):
         assert [report.counts for report in reports] == [{"pandas": False, "told": int(told)}] * 3
 
 
+@pytest.mark.slow
 def test_pandas_works_where_arrow_did_not_look_for_it():
     script = """
 import sys

@@ -25,6 +25,7 @@ def test_the_gradient_of_the_probe_is_that_of_its_loss():
     assert check_grad(value, lambda _: slope, at) < 1e-6
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("strength", [0.01, 1.0, 30.0])
 def test_the_probe_is_the_optimum_that_another_solver_finds(strength):
     x, y = torch.tensor(FEATURES, dtype=torch.float64), torch.tensor(LABELS)

@@ -53,6 +53,7 @@ def numbers_of(model, *benchmarks, **options):
     return found["benchmarks"]
 
 
+@pytest.mark.slow
 def test_zero_shot_is_open_clips_own_to_the_last_image(model, tmp_path):
     """Pictures that have to be resized, through open_clip's transform, model and classifier; top-1 and top-5 counted as
     open_clip_train's accuracy does, which itself fails under numpy 2.4 (float of an array of one number)."""

@@ -70,6 +70,7 @@ def test_other_uids_are_other_bytes():
     assert opened(pa.table({"x": [1]})) is None
 
 
+@pytest.mark.slow
 def test_selecting_by_what_is_measured_loads_nothing_that_it_does_not_need(dataset):
     measured = measure(dataset, ["caption"], HERE)
     unneeded = {"cv2", "fsspec", "numpy.ma", "pandas", "PIL", "pyarrow.compute", "pyarrow.dataset"}

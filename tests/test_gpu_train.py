@@ -59,6 +59,7 @@ def loader_rate(data, cache: Path, model: str, batch: int, batches: int, pinned:
     return sum(len(one.pixels) for one in found) / (time.perf_counter() - start)
 
 
+@pytest.mark.slow
 def test_what_is_measured_on_a_gpu_is_measured_on_a_cpu_too(make_dataset, tmp_path):
     data = drawn(make_dataset, 128, 64)
     found = trained(data, tmp_path / "run", "cpu", "ViT-Test-32", 16, 4)

@@ -99,6 +99,7 @@ def test_each_query_draws_its_first_pairs_in_the_order_of_the_seeded_hash(ask, t
     assert "602 pairs read" in dataset.history[-1]["summary"]
 
 
+@pytest.mark.slow
 def test_metaclips_balance_tosses_for_each_pair_and_query(ask, tmp_path):
     rows = [(f"http://a.test/{i}.jpg", f"a {COLOURS[i % 6]} {SHAPES[i % 3]} {i}") for i in range(6000)]
     dataset = ask([write_pool(tmp_path / "pool.parquet", rows)], balance="metaclip", cap=200, seed=5)

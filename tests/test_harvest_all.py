@@ -36,6 +36,7 @@ def test_every_distinct_pair_with_a_web_url_is_taken_whatever_its_text(tmp_path)
     )
 
 
+@pytest.mark.slow
 def test_a_cap_draws_a_sample_that_no_cut_of_the_pool_changes(tmp_path):
     rows = rows_of(600)
     whole = [write_pool(tmp_path / "whole.parquet", rows)]

@@ -62,6 +62,7 @@ def pools(draw):
     return rank, low, [sorted(ids) for ids in matches], queries
 
 
+@pytest.mark.slow
 @settings(max_examples=150, deadline=None)
 @given(pools(), st.integers(1, 30), st.integers(1, 4))
 def test_the_windows_draw_what_sorting_everything_draws_also_where_ranks_are_equal(pool, cap, pieces):
@@ -128,6 +129,7 @@ def tossed_plainly(rank, matches, counts, cap, salt):
             if mix(int(rank[pair]) ^ int(salt[query])) / 2**64 < cap / counts[query]}  # fmt: skip
 
 
+@pytest.mark.slow
 @settings(max_examples=50, deadline=None)
 @given(pools(), st.integers(1, 30))
 def test_each_query_tosses_for_each_of_its_pairs_by_a_hash_of_the_two(pool, cap):

@@ -178,6 +178,7 @@ def builds(monkeypatch):
     return counted
 
 
+@pytest.mark.slow
 def test_the_next_dataset_takes_over_the_index(ask, cache, builds):
     texts = [b"a Dog", b"dog", b"..."]
     first, second = ask(["dog", "..."], texts), ask(["dog", "..."], texts, "second")

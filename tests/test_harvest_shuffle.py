@@ -135,6 +135,7 @@ def test_one_two_and_seven_parts_give_the_same_bytes_shuffled_or_not(tmp_path, m
     assert harvested(tmp_path, pool_of(tmp_path / "seven", 1200, 7), "sevenths", **options) == whole
 
 
+@pytest.mark.slow
 def test_many_small_runs_are_shuffled_in_two_levels(tmp_path, monkeypatch):
     whole = harvested(tmp_path, pool_of(tmp_path / "one", 1200, 1), "whole")
     for module, name, value in ((shuffle, "FAN", 3), (matches, "GROUP_BYTES", 1), (matches, "RUN_ROWS", 1)):

@@ -645,6 +645,7 @@ class Archives(SimpleHTTPRequestHandler):
         pass
 
 
+@pytest.mark.slow
 def test_archives_on_the_web_are_asked_again_and_those_that_fail_are_named(monkeypatch):
     monkeypatch.setattr(streams, "WAITS", (0.01, 0.01))
     with ThreadingHTTPServer(("127.0.0.1", 0), Archives) as server:

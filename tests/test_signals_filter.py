@@ -107,6 +107,7 @@ def test_blur_is_the_variance_of_the_laplacian():
     assert named.load("signals", "blur(side=64)").measure(rows)["blur"][0].as_py() == pytest.approx(laplacian.var())
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("signal", ["blur", "caption", "language", "size"])
 def test_light_signals_load_no_torch(signal):
     code = f"import sys, curate.named as n; n.load('signals', '{signal}'); sys.exit('torch' in sys.modules)"

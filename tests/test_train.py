@@ -103,6 +103,7 @@ def test_training_starts_from_given_weights(dataset, tmp_path, finished):
     torch.testing.assert_close(weights[0], weights[1], rtol=0, atol=1e-6)
 
 
+@pytest.mark.slow
 def test_siglip_trains_and_its_bias_is_saved(dataset, tmp_path):
     run([dataset.url], str(tmp_path / "run"), **OPTIONS | {"objective": "siglip"})
     assert -10.1 < models.load(None, str(tmp_path / "run"), "cpu").model.logit_bias.item() < -9.9
@@ -120,6 +121,7 @@ def test_an_exploding_loss_names_the_pairs_of_its_batch(dataset, tmp_path):
     assert not (tmp_path / "run/model.pt").exists()
 
 
+@pytest.mark.slow
 def test_undecodable_images_and_damaged_shards_are_reported(make_dataset, tmp_path):
     pairs = [pair(i) for i in range(60)]
     pairs[3]["image"] = b"<html>not found</html>"
@@ -216,6 +218,7 @@ def test_two_processes_stop_together_where_one_is_asked_and_go_on_to_the_same_by
     assert files(stopped, "model.pt", "log.jsonl") == files(whole, "model.pt", "log.jsonl")
 
 
+@pytest.mark.slow
 def test_an_evaluation_is_an_option_of_the_command(dataset, tmp_path):
     for colour in COLOURS[:2]:
         (tmp_path / "colours" / colour).mkdir(parents=True)

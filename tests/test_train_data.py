@@ -306,6 +306,7 @@ def captions(found):
     return found.texts("caption", pair_numbers(found))
 
 
+@pytest.mark.slow
 def test_remote_shards_give_the_same_batches_and_never_lie_here_all_at_once(make_dataset, indexed, tmp_path):
     local = indexed(make_dataset([pair(i) for i in range(100)], 5).url)
     remote = make_dataset([pair(i) for i in range(100)], 5, url="memory://train-data")

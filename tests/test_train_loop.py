@@ -43,6 +43,7 @@ def saved():
     return model, clip.Objective(), adamw(model, 1e-3, 0.2)
 
 
+@pytest.mark.slow
 def test_the_newest_checkpoints_and_the_best_stay(dataset, tmp_path):
     numbers = run([dataset.url], str(tmp_path / "run"), **OPTIONS | {"lr": 3e-2, "save_every": 1, "keep": 3})[1]
     losses = [line["loss"] for line in lines(tmp_path / "run/log.jsonl")]
@@ -51,6 +52,7 @@ def test_the_newest_checkpoints_and_the_best_stay(dataset, tmp_path):
     assert steps_kept(tmp_path / "run") == sorted({6, 7, 8, best})
 
 
+@pytest.mark.slow
 def test_an_evaluation_chooses_the_best_and_is_not_made_twice(dataset, tmp_path):
     asked = []
 
@@ -154,6 +156,7 @@ def test_a_leap_keeps_the_last_checkpoint_and_saves_the_uids(dataset, tmp_path):
     assert not (out / "model.pt").exists()
 
 
+@pytest.mark.slow
 def test_gradients_are_shortened_to_the_norm(dataset, tmp_path):
     for name, norm in (("a", 1e6), ("b", 1e-3)):
         run([dataset.url], str(tmp_path / name), **OPTIONS | {"epochs": 1}, clip_norm=norm)
@@ -186,6 +189,7 @@ def test_equal_texts_and_empty_captions_are_said_before_the_first_step(make_data
     assert loss > math.log(16) - 1e-3
 
 
+@pytest.mark.slow
 def test_a_shard_that_disappears_ends_the_run_and_the_last_checkpoint_stays(dataset, tmp_path):
     def evaluator(checkpoint, out):
         dataset.folder.remove("shards/00001.tar")
@@ -220,6 +224,7 @@ def test_wandb_offline_keeps_the_run_on_this_machine(dataset, tmp_path, monkeypa
     assert list((tmp_path / "run/wandb").glob("offline-run-*/*.wandb"))
 
 
+@pytest.mark.slow
 def test_in_a_file_the_progress_is_a_line_now_and_then(dataset, tmp_path, capsys):
     run([dataset.url], str(tmp_path / "run"), **OPTIONS)
     (line,) = [line for line in capsys.readouterr().err.splitlines() if "step" in line]

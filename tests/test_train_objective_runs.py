@@ -139,6 +139,7 @@ def test_an_evaluation_that_cannot_be_is_refused_before_the_run(
     assert not (tmp_path / "run").exists()
 
 
+@pytest.mark.slow
 def test_robustness_and_several_classes_are_asked_of_the_objective_too(dataset, kinds, tmp_path):
     out, several = str(tmp_path / "run"), Folder(str(tmp_path / "several"))
     run([dataset.url], out, **SHORT | {"objective": "bag-of-words"})

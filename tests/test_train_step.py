@@ -106,6 +106,7 @@ class Largest(TorchDispatchMode):
         return made
 
 
+@pytest.mark.slow
 def test_a_loss_never_holds_the_logits_of_the_batch(monkeypatch):
     monkeypatch.setitem(tiled.TILE, "cpu", 1 << 14)
     image, text = torch.nn.functional.normalize(torch.randn(2, 1024, 8), dim=-1)

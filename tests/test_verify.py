@@ -178,6 +178,7 @@ def pictures(make_dataset) -> Dataset:
     return make_dataset(pairs)
 
 
+@pytest.mark.slow
 def test_sharpness_heads_and_networks_of_your_own_are_those_of_the_references(pictures, tmp_path):
     (tmp_path / "vectors.py").write_text(VECTORS)
     rng = np.random.default_rng(1)
