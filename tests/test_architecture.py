@@ -41,6 +41,7 @@ def modules() -> dict[str, ast.Module]:
 
 
 MODULES = modules()
+NAMES = [name for name in MODULES if name]
 
 
 def layer(name: str) -> int:
@@ -73,34 +74,47 @@ def own(name: str) -> str | None:
     return None
 
 
-@pytest.mark.parametrize("name", [name for name in MODULES if name])
-def test_imports_point_down(name):
-    for target in filter(None, map(own, imported(MODULES[name]))):
-        assert layer(target) <= layer(name), f"curate.{name} imports curate.{target} from a higher layer"
+def targets(name: str) -> list[str]:
+    """The modules of curate that a module imports."""
+    return list(filter(None, map(own, imported(MODULES[name]))))
 
 
-@pytest.mark.parametrize("name", [name for name in MODULES if name.split(".")[0] in STAGES])
-def test_stages_never_import_each_other(name):
-    stage = name.split(".")[0]
-    for target in filter(None, map(own, imported(MODULES[name]))):
-        assert target.split(".")[0] not in STAGES - {stage}, f"curate.{name} imports curate.{target}"
+def test_imports_point_down():
+    faults = [f"curate.{name} imports curate.{target} from a higher layer"
+              for name in NAMES for target in targets(name) if layer(target) > layer(name)]  # fmt: skip
+    assert not faults
 
 
-@pytest.mark.parametrize("name", [name for name in MODULES if name and name != "cli"])
-def test_imports_stand_at_the_top(name):
-    for node in ast.walk(MODULES[name]):
-        if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
-            assert not imported(node), f"curate.{name}.{node.name} imports inside the function"
+def test_stages_never_import_each_other():
+    stage = {name: name.split(".")[0] for name in NAMES}
+    faults = [f"curate.{name} imports curate.{target}" for name in NAMES if stage[name] in STAGES
+              for target in targets(name) if target.split(".")[0] in STAGES - {stage[name]}]  # fmt: skip
+    assert not faults
 
 
-@pytest.mark.parametrize("name", [name for name in MODULES if name])
-def test_modules_that_a_text_names_are_there(name):
+def test_imports_stand_at_the_top():
+    faults = [f"curate.{name}.{node.name} imports inside the function" for name in NAMES if name != "cli"
+              for node in ast.walk(MODULES[name])
+              if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef) and imported(node)]  # fmt: skip
+    assert not faults
+
+
+def test_modules_that_a_text_names_are_there():
+    faults = [f"curate/{name}:{line} names {target}" for name in NAMES for line, target in named_by_texts(name)
+              if target.removeprefix("curate.") not in MODULES]  # fmt: skip
+    assert not faults
+
+
+def named_by_texts(name: str) -> list[tuple[int, str]]:
+    """(line, module of curate) of each call that imports what a text names."""
+    found = []
     for call in (node for node in ast.walk(MODULES[name]) if isinstance(node, ast.Call) and node.args):
         function = getattr(call.func, "attr", getattr(call.func, "id", ""))
         if function in ("import_module", "needed", "_torch") and isinstance(call.args[0], ast.Constant):
             target = call.args[0].value
             if function == "_torch" or target.startswith("curate."):
-                assert target.removeprefix("curate.") in MODULES, f"curate/{name}:{call.lineno} names {target}"
+                found.append((call.lineno, target))
+    return found
 
 
 def reachable(name: str, seen: set[str]) -> set[str]:
@@ -135,21 +149,21 @@ def test_open_clip_and_torchvision_come_from_one_module():
     assert found == {"clip.lean"}
 
 
-@pytest.mark.parametrize("name", [name for name in MODULES if name])
-def test_every_module_says_its_idea_first(name):
-    docstring = ast.get_docstring(MODULES[name])
-    assert docstring, f"curate/{name} has no docstring"
-    assert len(docstring.split("\n", 1)[0]) <= 120
+def test_every_module_says_its_idea_first():
+    ideas = {name: (ast.get_docstring(MODULES[name]) or "").split("\n", 1)[0] for name in NAMES}
+    assert not [name for name, idea in ideas.items() if not idea or len(idea) > 120]
 
 
-@pytest.mark.parametrize("name", [name for name in MODULES if name])
-def test_no_blanket_except_and_no_catch_all_file(name):
-    assert name.rsplit(".", 1)[-1] not in {"utils", "util", "helpers", "common", "base", "misc"}
-    for node in ast.walk(MODULES[name]):
-        if isinstance(node, ast.ExceptHandler):
-            caught = ast.unparse(node.type) if node.type else ""
-            assert caught, f"curate.{name}:{node.lineno} catches everything"
-            assert caught != "Exception", f"curate.{name}:{node.lineno} catches Exception"
+def test_no_module_is_a_catch_all():
+    assert not {name.rsplit(".", 1)[-1] for name in NAMES} & {"utils", "util", "helpers", "common", "base", "misc"}
+
+
+def test_nothing_catches_every_exception():
+    handlers = [(name, node) for name in NAMES for node in ast.walk(MODULES[name])
+                if isinstance(node, ast.ExceptHandler)]  # fmt: skip
+    faults = [f"curate.{name}:{node.lineno}" for name, node in handlers
+              if node.type is None or ast.unparse(node.type) == "Exception"]  # fmt: skip
+    assert not faults
 
 
 @pytest.mark.parametrize("name", named.available("signals"))
