@@ -62,10 +62,9 @@ class Measured:
         return {reason: found.count(reason) for reason in REASONS}
 
 
-def prepare(benchmark: Benchmark, folder: Folder, comparisons: Sequence[Comparison], engine: str | Engine,
-            vectors: bool = True) -> Measured:  # fmt: skip
-    """Measure the images of a benchmark with the same signals as the pool, in many views; vectors: those of networks,
-    too, and not of the whole picture alone.
+def prepare(benchmark: Benchmark, folder: Folder, comparisons: Sequence[Comparison],
+            engine: str | Engine) -> Measured:  # fmt: skip
+    """Measure the images of a benchmark with the same signals as the pool, in many views.
 
     They are copied as a dataset of their own below `folder`, in work/dedup, so that measuring is parallel and goes on
     where it was stopped; the copy can be deleted afterwards. Raises CurateError where it cannot be measured, BadShard
@@ -86,7 +85,7 @@ def prepare(benchmark: Benchmark, folder: Folder, comparisons: Sequence[Comparis
     table = pa.concat_tables(tables, promote_options="permissive")
     sides = table["size_min"].drop_null().to_numpy()
     thumbnails = bool(len(sides)) and float(np.median(sides)) < SMALL_SIDE
-    task = MeasureViews(tuple(each for each in comparisons if each.kind != "equal"), thumbnails, vectors)
+    task = MeasureViews(tuple(each for each in comparisons if each.kind != "equal"), thumbnails)
     run_all(task, copy.shards, engine, f"views of {benchmark.name}").whole("run dedup again")
     keys = table["url"].combine_chunks()
     return Measured(benchmark.name, digest, copy.folder, keys, _reasons(table), thumbnails)

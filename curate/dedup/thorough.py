@@ -43,7 +43,7 @@ class Views:
         BadShard, CurateError."""
         compared, engine = self.compared, self.engine
         benchmark = Benchmark(NAME, None, TEMPLATES, lambda: _images(pool, rows))
-        held = prepare(benchmark, self.folder, compared, engine, vectors=False)
+        held = prepare(benchmark, self.folder, compared, engine)
         copy = measure(Dataset.open(held.folder.url), overlap.measured_by(compared), engine)
         found = overlap.find(copy, copy.shards, held, compared, len(rows), self.candidates, engine, self.device,
                              everywhere=True)  # fmt: skip

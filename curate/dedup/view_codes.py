@@ -25,11 +25,10 @@ Codes = Iterator[tuple[str, bytes]]  # name of the view, its bits or its fp16 ve
 @dataclass(frozen=True)
 class MeasureViews:
     """Write the codes of every view of the images of one shard, unless they are there already. plain: no parts and
-    tilts, which say nothing of a thumbnail. vectors: also of the networks, which take seconds for an image's views."""
+    tilts, which say nothing of a thumbnail."""
 
     comparisons: tuple[Comparison, ...]
     plain: bool
-    vectors: bool = True
 
     def __call__(self, shard: Shard) -> Report:
         made_by = {each.signal: self._made_by(shard, each) for each in self.comparisons}
@@ -42,8 +41,7 @@ class MeasureViews:
             for row, key in enumerate(table["key"].to_pylist()):
                 if (picture := _picture(encoded[key])) is not None:
                     for each in todo:
-                        if self.vectors or each.kind != "cosine":
-                            found[each.signal] += [(row, *one) for one in _codes(each, picture, self.plain)]
+                        found[each.signal] += [(row, *one) for one in _codes(each, picture, self.plain)]
         for each in todo:
             columns = list(zip(*found[each.signal], strict=True)) or [(), (), ()]
             written = pa.table([pa.array(c, f.type) for c, f in zip(columns, SCHEMA)], schema=SCHEMA)
@@ -52,8 +50,7 @@ class MeasureViews:
 
     def _made_by(self, shard: Shard, comparison: Comparison) -> dict[str, Any]:
         measured = shard.folder.made_by(f"signals/{comparison.signal}/{shard.name}.parquet")
-        left_out = {} if self.vectors or comparison.kind != "cosine" else {"vectors": False}
-        return {**MADE_BY, "plain": self.plain, "signal": measured, **left_out}
+        return {**MADE_BY, "plain": self.plain, "signal": measured}
 
 
 def output(shard: Shard, comparison: Comparison) -> str:
