@@ -136,6 +136,13 @@ class Dataset:
                 table = table.append_column(name, columns[name])
         return table
 
+    def check_tars(self) -> None:
+        """Raises CurateError where a tar that the manifest lists is gone."""
+        gone = sorted(set(self.manifest["shards"]) - {shard.name for shard in self.shards})
+        if gone:
+            raise CurateError(f"{self.url}/shards/{gone[0]}.tar is missing ({len(gone):,} of the shards that "
+                              f"{MANIFEST} lists); put it back, or take it out of its list 'shards'")  # fmt: skip
+
     def after(self, stage: str, options: dict[str, Any], summary: str, counts: dict[str, Any] | None = None,
               failures: dict[str, str] | None = None, **changes: Any) -> "Dataset":  # fmt: skip
         """The dataset with one more step in its history and `changes` to its manifest."""

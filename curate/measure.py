@@ -25,12 +25,14 @@ MOST_PIXELS = 1 << 25  # of all images of a batch: 100 MB, unless a single one h
 def measure(dataset: Dataset, specs: Sequence[str], engine: str | Engine = "local") -> Dataset:
     """Write signals/<name>/<shard>.parquet (+ .npy for an embedding) for every shard that lacks them.
 
-    Raises CurateError for a signal that cannot be built, or that was measured with other options under this name.
+    Raises CurateError for a signal that cannot be built, or that was measured with other options under this name, and
+    for a tar that is gone.
     """
     parsed = tuple(named.parse(spec) for spec in specs)
     if not parsed:
         raise CurateError(f"no signal named; choose from: {', '.join(named.available('signals'))}")
     _build.cache_clear()  # files of weights may have changed since the last call
+    dataset.check_tars()
     for spec in parsed:
         _check(dataset, spec, parsed)
     dataset.folder.sweep()

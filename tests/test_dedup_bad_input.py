@@ -79,6 +79,14 @@ def test_odd_files_are_counted_and_compared_as_the_pictures_they_show(make_datas
     assert keepers == {uid(odd[name]): uid(plain[name]) for name in LIKE}
 
 
+def test_a_tar_that_is_gone_is_named_and_the_manifest_still_lists_it(dataset):
+    dataset.save().folder.remove("shards/00001.tar")
+    result = command(Dataset.open(dataset.url), "--signal", "exact")
+    assert result.exit_code == 1
+    assert "shards/00001.tar is missing (1 of the shards that manifest.json lists); put it back" in result.output
+    assert Dataset.open(dataset.url).manifest["shards"] == ["00000", "00001", "00002"]
+
+
 def test_unreadable_images_of_a_benchmark_are_named_and_the_others_are_found(make_dataset, tmp_path):
     folder = tmp_path / "held"
     folder.mkdir()

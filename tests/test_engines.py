@@ -242,6 +242,37 @@ def test_workers_end_at_once_with_a_killed_driver_and_what_they_left_is_swept(tm
     assert gone(told)
 
 
+FAILING = """
+import time
+from curate.errors import CurateError
+from curate.work import run_all
+
+def held():
+    try:
+        yield
+    finally:
+        time.sleep(30)
+
+class Fail:
+    def __call__(self, number):
+        if number:
+            next(held())  # it ends here, and is still about it when the other item has failed
+        time.sleep(1)
+        raise CurateError("no weights")
+
+if __name__ == "__main__":
+    run_all(Fail(), range(2), "local(workers=2)")
+"""
+
+
+@pytest.mark.slow
+def test_an_error_is_told_once_whatever_the_other_workers_are_about(tmp_path):
+    (tmp_path / "driver.py").write_text(FAILING)
+    process = subprocess.run([sys.executable, tmp_path / "driver.py"], stderr=subprocess.PIPE, text=True)
+    assert process.stderr.count("Traceback (") == 2  # of the driver, and where it happened in the worker
+    assert "Exception ignored" not in process.stderr
+
+
 @pytest.mark.slow
 def test_a_script_without_a_main_guard_is_told_so_in_one_line(tmp_path):
     process, _ = started(tmp_path, guard="")

@@ -412,6 +412,24 @@ def test_a_place_without_pairs_is_one_line(tmp_path, make, message, indexed):
         indexed(str(tmp_path / "data"))
 
 
+def test_a_selection_of_other_pairs_fails_its_shards_by_name(dataset, indexed):
+    for shard in dataset.shards:
+        uids = shard.rows()["uid"].to_pylist() if shard.name == "00000" else [shards.uid_of(shard.name, "")]
+        table = pa.table({"uid": uids, "weight": pa.array([1] * len(uids), pa.int32())})
+        dataset.folder.write_table(f"selections/mine/{shard.name}.parquet", table)
+    dataset.after("filter", {}, "", **dataset.with_selection("mine", "filter", None)).save()
+    found = indexed(dataset.url)
+    assert len(found) == 20
+    assert list(found.failures) == [f"{dataset.url}/shards/{name}" for name in ("00001", "00002")]
+    assert "selection 'mine' keeps 1 pairs that this shard does not hold" in next(iter(found.failures.values()))
+
+
+def test_a_dataset_that_lacks_a_tar_is_refused(dataset):
+    dataset.save().folder.remove("shards/00001.tar")
+    with pytest.raises(CurateError, match=r"shards/00001.tar is missing"):
+        index.sources([dataset.url], None)
+
+
 def test_a_selection_of_plain_tars_is_refused(tmp_path, indexed):
     plain_tar(tmp_path, "0", [pair(0)], "txt")
     with pytest.raises(CurateError, match="is no curate dataset"):

@@ -50,6 +50,7 @@ def run(dataset: Dataset, signals: Sequence[str] = ("exact", "pdq"), thresholds:
 
     Raises CurateError for a signal that tells no duplicates, a folder that is no benchmark, two FAISS packages.
     """
+    dataset.check_tars()
     thresholds = thresholds or {}
     compared = comparisons(signals, thresholds)
     looser = against_thresholds or {}

@@ -217,6 +217,7 @@ def _serve(pipe: connection.Connection, pickled: bytes, environment: dict[str, s
         del os.environ[name]
     os.environ.update(environment)  # the driver's as it is now, not as it was when the server started
     signal.signal(signal.SIGTERM, _stop)
+    sys.unraisablehook = _unraisable
     threading.Thread(target=_end_with_driver, daemon=True).start()
     for variable in ONE_THREAD:
         os.environ.setdefault(variable, "1")
@@ -240,6 +241,13 @@ def _serve(pipe: connection.Connection, pickled: bytes, environment: dict[str, s
 
 def _stop(*_: Any) -> NoReturn:
     sys.exit()  # unwinds, so that half-written files go
+
+
+def _unraisable(what: Any) -> None:
+    """An exit that Python swallows, as the end of a generator does, ends the worker all the same and says nothing."""
+    if what.exc_type is SystemExit:
+        os._exit(0)
+    sys.__unraisablehook__(what)
 
 
 def _end_with_driver() -> None:

@@ -15,7 +15,7 @@ from curate.dataset import Dataset, fingerprint
 from curate.errors import CurateError
 from curate.files import Folder
 from curate.filter import export, subset
-from curate.filter.considered import Considered, check_tars
+from curate.filter.considered import Considered
 from curate.filter.recipe import DEFAULT, Recipe, combined, decided, implicit, load
 from curate.filter.rules import Rules
 from curate.filter.select import Ids, Select, check, decide, funnel, scratch_of
@@ -44,7 +44,7 @@ def run(dataset: Dataset, recipe: str | None = None, where: tuple[str, ...] = ()
         rules_of = replace(rules_of, steps=(subset.opened(subset_file), *rules_of.steps))
     if name is not None and not re.fullmatch(r"\w[\w.-]*", name):
         raise CurateError(f"'{name}' cannot name a selection; use letters, digits, '-', '_' and '.'")
-    check_tars(dataset)
+    dataset.check_tars()
     dataset = _measured(dataset, (*rules_of.signals, *signals), engine)
     _check_needs(dataset, rules_of)
     dataset.folder.sweep()

@@ -230,14 +230,6 @@ def _schema_of(dataset: Dataset, shard: Shard) -> tuple[pa.Schema, dict[str, str
     return pa.schema(list(fields.values())), owner
 
 
-def check_tars(dataset: Dataset) -> None:
-    """Raises CurateError where a tar that the manifest lists is gone."""
-    gone = sorted(set(dataset.manifest["shards"]) - {shard.name for shard in dataset.shards})
-    if gone:
-        raise CurateError(f"{dataset.url}/shards/{gone[0]}.tar is missing ({len(gone):,} of the shards that "
-                          f"manifest.json lists); put it back, or take it out of its list 'shards'")  # fmt: skip
-
-
 def for_tasks(dataset: Dataset) -> Dataset:
     """The dataset without what grows with its shards, so that it travels with every task at little cost."""
     return replace(dataset, manifest={**dataset.manifest, "shards": [], "history": []}, failures={})

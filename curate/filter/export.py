@@ -19,7 +19,7 @@ from curate.dataset import MANIFEST, Dataset, fingerprint
 from curate.errors import BadShard, CurateError
 from curate.files import Folder
 from curate.filter.blocks import Blocks
-from curate.filter.considered import check_tars, for_tasks, kept_rows, schema_of
+from curate.filter.considered import for_tasks, kept_rows, schema_of
 from curate.filter.rules import rounded
 from curate.shard import SUCCESS, Shard, uid_of, write_sizes
 from curate.signal_files import check_tar, tar_now
@@ -80,7 +80,7 @@ def run(datasets: Sequence[Dataset], out: Dataset, selection: str | None = None,
     if wrong := [weight for weight in weights if not 0 < weight < 2**31]:
         raise CurateError(f"--weight {wrong[0]:g}: a weight is more than 0")
     for dataset in datasets:
-        check_tars(dataset)
+        dataset.check_tars()
     sources = _sources(datasets, selection, signals, weights or [1.0] * len(datasets), seed)
     counted = run_all(Count(), sources, engine, "plan export")
     usable = [source for source in sources if str(source) not in counted.failures]

@@ -123,8 +123,8 @@ class Index:
 def sources(data: Sequence[str], selection: str | None, weights: Sequence[float] = ()) -> list[Source]:
     """What the arguments of train-clip name: curate datasets, folders of tars, globs, single tars.
 
-    weights: of each of `data`, 1 where they end. Raises CurateError for a place without tars and for a selection that a
-    dataset does not have.
+    weights: of each of `data`, 1 where they end. Raises CurateError for a place without tars, a dataset that lacks one
+    of its own, and a selection that a dataset does not have.
     """
     found = []
     for number, url in enumerate(data):
@@ -135,6 +135,7 @@ def sources(data: Sequence[str], selection: str | None, weights: Sequence[float]
         if folder.exists(MANIFEST) or folder.names("shards/*.tar"):
             dataset = Dataset.open(url)
             dataset.check_selection(selection)
+            dataset.check_tars()
             found.append(Source(url, dataset.shards, dataset, selection or dataset.selection, weight))
             continue
         if selection:
@@ -193,6 +194,9 @@ class Enter:
             kept = part.dataset.kept(part.shard, part.selection)
             assert kept is not None
             at = pc.index_in(rows["uid"], kept["uid"].combine_chunks()).combine_chunks()
+            if strange := pc.index_in(kept["uid"], rows["uid"].combine_chunks()).null_count:
+                raise BadShard(f"{part}: selection '{part.selection}' keeps {strange:,} pairs that this shard does not "
+                               f"hold; it was made on other data, select again")  # fmt: skip
             weights = pc.fill_null(kept["weight"].combine_chunks().take(at), 0).to_numpy()
             self.cache.write_array(f"{part.rows}.npy", np.repeat(np.arange(len(rows), dtype=np.int32), weights))
         facts = {"uids": xxhash.xxh3_64_hexdigest("\n".join(rows["uid"].to_pylist()).encode()), "pairs": len(rows),
