@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from curate.dedup import hamming
+from curate.dedup import buckets, hamming
 from curate.dedup.faiss_install import faiss_conflict, load_search
 from curate.dedup.groups import Alike, stars
 from curate.dedup.hamming import hamming_pairs, tables
@@ -56,7 +56,7 @@ def test_large_buckets_are_joined_by_their_other_bits(width, monkeypatch):
     codes = near_codes(500, width, 3, flips=5)
     codes[:300, : width // 2] = codes[0, : width // 2]  # hundreds of codes that most tables put into one bucket
     wanted = brute_force(codes, 4)
-    monkeypatch.setattr(hamming, "LARGE", 20)
+    monkeypatch.setattr(buckets, "LARGE", 20)
     assert as_list(hamming_pairs(codes, 4, tables(10**6, width * 8, 4, recall=1.0))) == wanted
 
 
@@ -65,7 +65,7 @@ def test_codes_that_are_all_alike_are_compared_with_the_first_of_them_and_named(
     alike[:, 3] = np.arange(512) % 256
     alike[:, 5] = np.arange(512) // 256
     codes = np.concatenate([near_codes(100, 8, 5, flips=0), alike])
-    monkeypatch.setattr(hamming, "LARGE", 20)
+    monkeypatch.setattr(buckets, "LARGE", 20)
     monkeypatch.setattr(hamming, "DENSE", 200)
     capped: list[tuple[int, int]] = []
     monkeypatch.setattr(hamming, "DENSE_PAIRS", 16 * 512)

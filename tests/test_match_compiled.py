@@ -12,8 +12,9 @@ from hypothesis import strategies as st
 pytest.importorskip("numba", reason="numba (the extra 'fast') is missing")
 from test_match import dirty, lists, matches
 
-from curate.match import machine
+from curate.compiled import machine
 from curate.match import matcher as match
+from curate.match.layout import LOOPS
 from curate.match.matcher import Matcher
 
 pytestmark = pytest.mark.slow
@@ -57,12 +58,12 @@ def test_numba_is_used_only_once_it_pays(monkeypatch):
 
 def test_the_machine_code_is_kept_and_made_again_where_it_is_damaged(tmp_path, monkeypatch):
     monkeypatch.setenv("CURATE_CACHE", str(tmp_path))
-    kept = tmp_path / f"loops-{machine._made_by()}"
+    kept = tmp_path / f"loops-{machine.made_by(LOOPS)}"
     kept.write_bytes(b"damaged" * 9)
-    made = machine._object_code()
+    made = machine.object_code(LOOPS)
     file = kept.stat().st_ino
     assert kept.read_bytes().endswith(made)
-    assert machine._object_code() == made
+    assert machine.object_code(LOOPS) == made
     assert kept.stat().st_ino == file
 
 

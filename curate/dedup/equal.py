@@ -12,8 +12,8 @@ import numpy as np
 import xxhash
 
 from curate.dedup.ascending import find
+from curate.dedup.buckets import PRIME
 from curate.dedup.codes import Codes, binary
-from curate.dedup.hamming import PRIME
 from curate.dedup.spill import BLOCK, Spill, blocks
 from curate.files import Folder
 from curate.work import Engine, Report, run_all

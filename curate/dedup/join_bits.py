@@ -11,19 +11,8 @@ import numpy as np
 import pyarrow as pa
 import xxhash
 
-from curate.dedup.hamming import (
-    PRIME,
-    Capped,
-    Pairs,
-    Tables,
-    as_words,
-    hamming_pairs,
-    in_order,
-    joined,
-    signatures,
-    tables,
-    whole,
-)
+from curate.dedup.buckets import PRIME, signatures
+from curate.dedup.hamming import Capped, Pairs, Tables, as_words, hamming_pairs, in_order, joined, tables, whole
 from curate.files import Folder
 from curate.work import Engine, Report, run_all
 

@@ -9,9 +9,9 @@ from functools import cache
 import numpy as np
 import pyarrow as pa
 
+from curate.compiled.machine import load
 from curate.match.characters import FOLDS, UNSTABLE, ascii_classes, metaclip_classes, unicode_classes
-from curate.match.layout import ARRAYS, LEFT, RECENT, SPARE, TOGETHER, UNICODE
-from curate.match.machine import loops
+from curate.match.layout import ARRAYS, LEFT, LOOPS, RECENT, SPARE, TOGETHER, UNICODE
 from curate.match.tokens import buffers
 from curate.match.trie import Trie
 
@@ -27,7 +27,7 @@ class Compiled:
         self.tables = dict(zip(TABLES, (classes, *pages, trie.words, trie.windows, trie.twins)))
         self.options = (len(trie.words).bit_length() - 1, bool(trie.plain[0]), len(trie.twins) > 0, spaced,
                         casefold and not spaced, longest)  # fmt: skip
-        self.loops, _ = loops()
+        self.loops = load(LOOPS)
 
     def match(self, block: pa.Array) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         """Matches in each text, int64 [n]; their queries, int32, ascending in a text; rows that are left, int64."""
@@ -38,7 +38,7 @@ class Compiled:
         arrays = {**self.tables, **_rooms(int(np.diff(offsets).max(initial=0))), "data": data, "offsets": offsets,
                   "counts": counts, "left": left, "progress": progress}  # fmt: skip
         while progress[0] < rows:
-            self.loops(*_addresses(arrays | {"found": found}), rows, len(found) - SPARE, *self.options)
+            self.loops(*LOOPS.addresses(arrays | {"found": found}), rows, len(found) - SPARE, *self.options)
             size = int(progress[1])
             if progress[0] < rows:
                 found = np.concatenate((found, np.empty_like(found)))
@@ -50,13 +50,6 @@ def _rooms(longest: int) -> dict[str, np.ndarray]:
     sizes = {"bounds": TOGETHER + 1, "few": 18, "recent": RECENT, "known": RECENT}
     names = ("text", "kinds", "hashes", "before", "values", "nexts", "some", "paths", *sizes)
     return {name: np.zeros(sizes.get(name, max(longest, TOGETHER) + 16), ARRAYS[name]) for name in names}
-
-
-def _addresses(arrays: dict[str, np.ndarray]) -> list[int]:
-    for name, dtype in ARRAYS.items():
-        assert arrays[name].dtype == dtype, name
-        assert arrays[name].flags.c_contiguous, name
-    return [arrays[name].ctypes.data for name in ARRAYS]
 
 
 def _byte_classes() -> np.ndarray:

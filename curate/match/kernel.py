@@ -14,7 +14,7 @@ import numpy as np
 
 from curate.match.characters import BLANK, JOINER, MARK, REMOVED, SYMBOL, WORD
 from curate.match.hashing import MIX, PARENT, SALT, TOUCH
-from curate.match.layout import ARRAYS, INSIDE, LEFT, NUMBERS, RECENT, TOGETHER, UNICODE
+from curate.match.layout import INSIDE, LEFT, LOOPS, RECENT, TOGETHER, UNICODE
 
 FIRST_MIX, LAST_MIX = MIX
 U = np.uint64
@@ -322,8 +322,7 @@ def _eight_bytes(data, i):
     return low | high << U(32)
 
 
-@numba.cfunc(numba.void(*(numba.types.CPointer(getattr(numba.types, kind)) for kind in ARRAYS.values()),
-                        *(numba.int64 for _ in NUMBERS)))  # fmt: skip
+@numba.cfunc(LOOPS.signature(numba))
 def matched(data, offsets, text, kinds, hashes, before, values, nexts, some, paths, bounds, few, recent, known, classes,
             pages, page_classes, page_steps, words, windows, twins, found, counts, left, progress, rows, room, bits,
             plain, twinned, spaced, lower, longest):  # fmt: skip

@@ -213,7 +213,7 @@ class Matcher:
 def _with_numba() -> ModuleType | None:
     try:
         module = importlib.import_module("curate.match.compiled")
-        module.loops()
+        module.load(module.LOOPS)
     except (ImportError, RuntimeError):  # no numba, or none for this numpy
         return None
     return module

@@ -1,23 +1,24 @@
-"""Compile the loops of kernel.py to an object file: `python -m curate.match.compile FILE`.
+"""Compile loops to an object file: `python -m curate.compiled.compile FILE MODULE FUNCTION`.
 
-A process of its own, without pyarrow and whatever else harvest imports: numba and LLVM take 190 MB. What numba adds for
-functions that raise falls away, since none of these can.
+A process of its own, without pyarrow and whatever else a command imports: numba and LLVM take 190 MB. What numba adds
+for functions that raise falls away, since none of these can.
 """
 
 import hashlib
+import importlib
 import sys
 from pathlib import Path
 
 import llvmlite.binding as llvm
 
-from curate.match.kernel import matched
-from curate.match.layout import ENTRY
-from curate.match.processor import target_machine
+from curate.compiled.loops import ENTRY
+from curate.compiled.processor import target_machine
 
 
-def object_code() -> bytes:
+def object_code(module_name: str, function: str) -> bytes:
     """Raises RuntimeError where the code would need more than the C library."""
-    module = llvm.parse_assembly(matched.inspect_llvm().replace(matched.native_name, ENTRY))
+    compiled = getattr(importlib.import_module(module_name), function)
+    module = llvm.parse_assembly(compiled.inspect_llvm().replace(compiled.native_name, ENTRY))
     for part in (*module.functions, *module.global_variables):
         if not part.is_declaration and part.name != ENTRY:
             part.linkage = "internal"
@@ -35,5 +36,5 @@ def object_code() -> bytes:
 
 
 if __name__ == "__main__":
-    code = object_code()
+    code = object_code(*sys.argv[2:])
     Path(sys.argv[1]).write_bytes(hashlib.sha256(code).digest() + code)
