@@ -1,6 +1,5 @@
 """Joins with numba find what joins without it find, for any codes."""
 
-import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
