@@ -14,6 +14,7 @@ from curate import shard as shards
 from curate.dataset import Dataset
 from curate.errors import CurateError
 from curate.files import Folder
+from curate.measure import measure
 from curate.shard import uid_of
 
 HERE = "local(workers=0)"
@@ -257,14 +258,21 @@ def test_ranking_by_a_column_without_values_is_an_error(make_dataset):
         dropping(dataset, top="10%", by="score::double", engine=HERE)
 
 
+def test_a_column_mistyped_is_told_from_one_that_is_not_measured(dataset):
+    measured = measure(dataset, ["caption"], HERE)
+    with pytest.raises(CurateError, match="did you mean 'caption_words'\\? or run: curate measure .* caption$"):
+        dropping(measured, where=("caption_wrods > 1",), engine=HERE)
+
+
 @pytest.mark.parametrize(
     ("options", "message"),
     [
         ({"where": ("scor > 1",)}, "step 'scor > 1': no column 'scor'; did you mean 'score'?"),
         ({"where": ("language = 'en'",)}, "no column 'language' yet; run: curate measure .* language$"),
+        ({"where": ("clip > 0.3",)}, r"run: curate measure .* clip \('clip' needs pretrained: clip\(pretrained=...\)\)$"),
         ({"where": ("language_score > 0.5",)}, "run: curate measure .* language$"),
         ({"where": ("size_min > 5",)}, "run: curate measure .* size$"),
-        ({"top": "10%", "by": "clip"}, "run: curate measure .* clip$"),
+        ({"top": "10%", "by": "clip"}, "run: curate measure .* clip "),
         ({"where": ("score >",)}, "cannot read 'score >': syntax error"),
         ({"where": ("score",)}, "'score' is DOUBLE, not a condition"),
         ({"where": ("caption + 1 = 2 and lang",)}, "step 'caption"),

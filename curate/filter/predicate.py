@@ -162,10 +162,20 @@ def unknown_column(name: str, known: list[str], dataset: str, needs: Mapping[str
         return f"no column '{name}' yet; run: curate measure {dataset} \"{text}\""
     signals = [signal for signal in named.available("signals") if name == signal or name.startswith(f"{signal}_")]
     if signals:
-        return f"no column '{name}' yet; run: curate measure {dataset} {signals[-1]}"
+        meant = [f"did you mean '{column}'? or " for column in difflib.get_close_matches(name, known, 1, 0.8)]
+        return f"no column '{name}' yet; {''.join(meant)}run: curate measure {dataset} {signals[-1]}{_lacks(signals[-1])}"
     near = difflib.get_close_matches(name, [*known, *named.available("signals")], 1, 0.5)
     hint = f"did you mean '{near[0]}'? " if near else ""
     return f"no column '{name}'; {hint}the columns are: {', '.join(known)}"
+
+
+def _lacks(signal: str) -> str:
+    """What stands in the way of measuring a signal by its bare name: an option that it needs, a package."""
+    try:
+        named.load("signals", signal)
+    except CurateError as error:
+        return f" ({error})"
+    return ""
 
 
 @functools.lru_cache(maxsize=256)
