@@ -135,8 +135,9 @@ def answer(method: str, folder: str, asked: str, out: str) -> None:
     if method == "curate, clusters":
         work = pool.dataset.folder.within("work/dedup/bench")
         i, j, _ = join_vectors.vector_pairs(
-            pool, work, pool.codes[0].comparison, np.arange(n), None, "local(workers=1)", []
+            pool, work, pool.codes[0], np.zeros(0, np.int64), n, None, "local(workers=1)", []
         )
+        i, j = pool.places(i), pool.places(j)
     elif method == "curate, blocked products":
         i, j, _ = load_search().cosine_pairs(vectors, THRESHOLD, int(asked))
     else:

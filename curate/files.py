@@ -23,6 +23,7 @@ from curate.storage.scratch import FULL, blamed, half_written, scratch, sweep
 UNWRITABLE = {*FULL, errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR, errno.EEXIST, errno.EISDIR,
               errno.ENAMETOOLONG}  # fmt: skip
 BLOCK, BLOCKS = 1 << 16, 8  # bytes and number of what `sample` reads: 0.5 MB of a tar of any size, in one go
+HEAD = 1 << 14  # bytes that hold what a .npy file says of itself
 MADE_BY = b"curate"  # parquet metadata key: JSON of whatever decided the content of the file
 
 
@@ -132,6 +133,18 @@ class Folder:
         if self.is_local:
             return np.load(self.path(name), mmap_mode="r")
         return np.load(io.BytesIO(self.read_bytes(name)))
+
+    def read_rows(self, name: str, start: int, stop: int) -> np.ndarray:
+        """The rows of a .npy file from `start` up to `stop`; no store is asked for the others."""
+        if self.is_local:
+            return self.read_array(name)[start:stop]
+        head = io.BytesIO(self.fs.cat_file(self.path(name), 0, HEAD))
+        np.lib.format.read_magic(head)
+        shape, _, like = np.lib.format.read_array_header_1_0(head)
+        width, first = like.itemsize * int(np.prod(shape[1:])), head.tell()
+        ends = first + start * width, first + stop * width
+        held = self.fs.cat_file(self.path(name), *ends) if start < stop else b""
+        return np.frombuffer(held, like).reshape(stop - start, *shape[1:])
 
     def made_by(self, name: str) -> dict[str, Any] | None:
         """What made a parquet file, or None where the file is not there."""

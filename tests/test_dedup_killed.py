@@ -5,7 +5,7 @@ from conftest import draw, encoded, pair
 from test_dedup_rules import scene
 
 from curate.dataset import Dataset
-from curate.dedup import equal, join_bits, run
+from curate.dedup import equal, join_bits, ranking, run
 
 HERE = "local(workers=0)"
 
@@ -42,19 +42,21 @@ def test_a_killed_run_is_finished_by_the_next(make_dataset, start, tmp_path, mom
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("moment", ["exact/digests/*", "exact/repeats-*/*", "pdq/*/words/00000.npy",
-                                    "pdq/*/placed/*/*", "pdq/*/pairs/*"])  # fmt: skip
+@pytest.mark.parametrize("moment", ["rows-*/ranks-*/sorted/*", "rows-*/ranks-*/bounds/*", "rows-*/ranks-*/ranked/*",
+                                    "pool-*/exact/*/digests/*", "pool-*/exact/*/repeats-*/*", "pool-*/pdq/*/firsts/*",
+                                    "pool-*/pdq/*/placed/*/*", "pool-*/pdq/*/pairs/*"])  # fmt: skip
 def test_a_run_killed_among_its_buckets_is_finished_by_the_next(make_dataset, start, tmp_path, monkeypatch, moment):
     pairs = [{**pair(index), "image": encoded(scene(index % 10))} for index in range(16)]
     whole = run(make_dataset(pairs, 4, str(tmp_path / "whole")), engine=HERE)
     monkeypatch.setattr(join_bits, "BUCKET", 8)
     monkeypatch.setattr(join_bits, "RANGES", 1)
-    monkeypatch.setattr(equal, "PART", 6)
+    monkeypatch.setattr(equal, "FEW", 6)
     monkeypatch.setattr(equal, "BUCKET", 6)
+    monkeypatch.setattr(ranking, "RANGE", 6)
     broken = make_dataset(pairs, 4, str(tmp_path / "broken"))
     process = start(broken.url, module="dedup_run")
-    process.kill_when(lambda: broken.folder.names(f"work/dedup/pool-*/{moment}"))
+    process.kill_when(lambda: broken.folder.names(f"work/dedup/{moment}"))
     assert not broken.folder.names("selections/*/*")
     run(Dataset.open(broken.url), engine=HERE)
     assert tables(Dataset.open(broken.url)) == tables(whole)
-    assert not broken.folder.names("work/dedup/pool-*/**/*.parquet")
+    assert not broken.folder.names("work/dedup/**")

@@ -9,23 +9,38 @@ from test_dedup_rules import dropped, scene, shown, worse
 from test_dedup_search import near_codes, near_vectors, unit_vectors
 
 from curate.dataset import Dataset
-from curate.dedup import equal, join_bits, join_vectors, order, spill
+from curate.dedup import equal, firsts, join_bits, join_vectors, ranking
 from curate.dedup import run as dedup
-from curate.dedup.codes import Codes, Comparison, classes, read
+from curate.dedup.codes import Comparison, read
 from curate.dedup.faiss_install import load_search
-from curate.dedup.hamming import hamming_pairs
-from curate.dedup.pool import collect
-from curate.dedup.whitened import sampled
+from curate.dedup.hamming import as_words, hamming_pairs
+from curate.dedup.pool import Column, Pool, collect
+from curate.dedup.ranking import Part, Ranking, rank, ranked_of, record
 from curate.files import Folder
 from curate.measure import measure
 from curate.shard import Shard
 
 HERE = "local(workers=1)"
+NONE = np.zeros(0, np.int64)
 search = load_search()
 
 
 def as_list(pairs) -> list[tuple]:
     return list(zip(*(column.tolist() for column in pairs), strict=True))
+
+
+def as_firsts(folder: Folder, codes: np.ndarray, per_file: int) -> firsts.Firsts:
+    """The files of these codes, every row of which is the first of its class."""
+    held = np.column_stack([as_words(codes), np.arange(len(codes), dtype=np.uint64)])
+    files = np.array_split(held, -(-len(codes) // per_file))
+    for number, held in enumerate(files):
+        folder.write_array(firsts.firsts_of(number), held)
+    return firsts.Firsts(folder, len(codes), len(files))
+
+
+def code_pairs(folder: Folder, codes: np.ndarray, threshold: int):
+    held = as_firsts(folder.within("codes"), codes, 300)
+    return join_bits.code_pairs(folder, held, codes.shape[1] * 8, threshold, 1.0, HERE, [])
 
 
 @pytest.mark.slow
@@ -35,11 +50,13 @@ def test_ranges_of_codes_hold_the_pairs_of_all_codes(tmp_path, monkeypatch, widt
     monkeypatch.setattr(join_bits, "RANGES", ranges)
     monkeypatch.setattr(join_bits, "FILES", 2)
     codes = np.unique(near_codes(1200, width, 1, flips=threshold + 2), axis=0)
+    whole = code_pairs(Folder(str(tmp_path)), codes, threshold)
+    assert not Folder(str(tmp_path)).names("*/pairs/*")
     monkeypatch.setattr(join_bits, "BUCKET", 500)
-    monkeypatch.setattr(join_bits, "PART", 300)
-    found = join_bits.code_pairs(Folder(str(tmp_path)), codes, np.arange(len(codes)), threshold, 1.0, HERE, [])
-    assert as_list(found) == as_list(hamming_pairs(codes, threshold, recall=1.0))
+    found = code_pairs(Folder(str(tmp_path)), codes, threshold)
+    assert as_list(found) == as_list(whole) == as_list(hamming_pairs(codes, threshold, recall=1.0))
     assert len(found[0]) > 300
+    assert Folder(str(tmp_path)).names("*/pairs/*")
     assert not Folder(str(tmp_path)).names("*/placed/**")
 
 
@@ -47,88 +64,130 @@ def test_a_range_that_is_done_is_not_joined_again(tmp_path, monkeypatch):
     codes = np.unique(near_codes(500, 8, 1, flips=4), axis=0)
     monkeypatch.setattr(join_bits, "BUCKET", 100)
     folder = Folder(str(tmp_path))
-    first = join_bits.code_pairs(folder, codes, np.arange(len(codes)), 4, 1.0, HERE, [])
+    first = code_pairs(folder, codes, 4)
     done = {name: folder.read_bytes(name) for name in folder.names("*/pairs/*.parquet")}
     folder.remove(next(iter(done)))
     monkeypatch.setattr(join_bits, "joined", None)  # would break a join of anything else than what is missing
     with pytest.raises(TypeError):
-        join_bits.code_pairs(folder, codes, np.arange(len(codes)), 4, 1.0, HERE, [])
+        code_pairs(folder, codes, 4)
     monkeypatch.undo()
     monkeypatch.setattr(join_bits, "BUCKET", 100)
-    assert as_list(join_bits.code_pairs(folder, codes, np.arange(len(codes)), 4, 1.0, HERE, [])) == as_list(first)
+    assert as_list(code_pairs(folder, codes, 4)) == as_list(first)
     assert {name: folder.read_bytes(name) for name in done} == done
 
 
+def ranked_pool(folder: Folder, values: np.ndarray, usable: np.ndarray, moving: np.ndarray, places: np.ndarray,
+                per_range: int) -> Pool:  # fmt: skip
+    """A pool of codes in the order of ranks, as files of so many rows each. places: among the rows of all shards."""
+    column = Column(Comparison("exact", "exact", "equal", 0), "0.0", values.shape[1])
+    like = record(1, {"moving": np.bool_, column.values: (np.uint8, values.shape[1:]), column.usable: np.bool_})
+    held = np.zeros(len(values), like)
+    uids = np.array([f"{row:08d}" for row in range(len(values))], "S8")
+    held["keys"][:, -2], held["keys"][:, -1] = uids.view(">u8"), places
+    held[column.values], held[column.usable], held["moving"] = values, usable, moving
+    starts = np.append(np.arange(0, len(values), per_range), len(values))
+    for number, start in enumerate(starts[:-1].tolist()):
+        folder.write_array(f"ranks/{ranked_of(number)}", held[start : start + per_range])
+    ranks = Ranking(folder.within("ranks"), starts, like)
+    return Pool(Dataset(folder), [], np.zeros(1, np.int64), ranks, [column], True, False, 0, {}, "rows")
+
+
 @pytest.mark.slow
-@settings(max_examples=40, deadline=None)
-@given(n=st.integers(0, 200), kinds=st.integers(1, 60), width=st.sampled_from([1, 8, 20]), part=st.integers(1, 90),
-       bucket=st.integers(1, 90), seed=st.integers(0, 2**32 - 1))  # fmt: skip
+@settings(max_examples=12, deadline=None)
+@given(n=st.integers(0, 200), kinds=st.integers(1, 60), width=st.sampled_from([1, 8, 20]), part=st.integers(40, 90),
+       bucket=st.integers(40, 90), seed=st.integers(0, 2**32 - 1))  # fmt: skip
 def test_ranges_of_digests_hold_the_rows_with_equal_codes(tmp_path_factory, n, kinds, width, part, bucket, seed):
     rng = np.random.default_rng(seed)
     values = rng.integers(0, 256, (kinds, width), np.uint8)[rng.integers(0, kinds, n)]
-    codes = Codes(Comparison("exact", "exact", "equal", 0), values, rng.random(n) < 0.9, np.zeros(n, bool))
-    outside, moving = rng.random(n) < 0.1, rng.random(n) < 0.2
-    told = [(value.tobytes(), bool(moves)) if usable else None
-            for value, moves, usable in zip(values, moving, codes.comparable & ~outside, strict=True)]  # fmt: skip
+    usable, outside, moving, places = rng.random(n) < 0.9, rng.random(n) < 0.1, rng.random(n) < 0.2, rng.permutation(n)
+    told = [(value.tobytes(), bool(moves)) if there else None
+            for value, moves, there in zip(values, moving, usable & ~outside, strict=True)]  # fmt: skip
     folder = Folder(str(tmp_path_factory.mktemp("equal")))
-    whole = equal.repeated(codes, [moving], outside, folder, HERE)
-    assert not folder.names("**")
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(equal, "PART", part)
-        patch.setattr(equal, "BUCKET", bucket)
-        rows, ids = equal.repeated(codes, [moving], outside, folder, HERE)
-        assert equal.distinct(codes, folder, HERE).tolist() == classes(codes)[1].tolist()
-    assert (rows.tolist(), ids.tolist()) == (whole[0].tolist(), whole[1].tolist())
-    assert rows.tolist() == [row for row, said in enumerate(told) if said and told.count(said) > 1]
-    assert len({(told[row], cls) for row, cls in zip(rows.tolist(), ids.tolist(), strict=True)}) == len({*ids.tolist()})
+    pool = ranked_pool(folder, values, usable, moving, places, part)
+    found = []
+    for few in (equal.FEW, 0):
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(equal, "FEW", few)
+            patch.setattr(equal, "BUCKET", bucket)
+            rows, best = equal.repeated(pool, pool.codes[0], ["moving"], np.flatnonzero(outside), folder, HERE)
+            found.append((rows.tolist(), best.tolist()))
+            assert bool(folder.names("equal-*/repeats-*/*")) == (n > few)
+            first: dict[bytes, int] = {}
+            for row in np.argsort(places).tolist():
+                if usable[row]:
+                    first.setdefault(values[row].tobytes(), row)
+            assert firsts.distinct(pool, pool.codes[0], n, folder, HERE).tolist() == list(first.values())
+    assert found[0] == found[1]
+    rows, best = found[0]
+    assert rows == [row for row, said in enumerate(told) if said and told.count(said) > 1]
+    assert best == [told.index(told[row]) for row in rows]
 
 
 def test_a_range_of_digests_that_is_done_is_not_read_again(tmp_path, monkeypatch):
-    monkeypatch.setattr(equal, "PART", 40)
+    monkeypatch.setattr(equal, "FEW", 40)
     monkeypatch.setattr(equal, "BUCKET", 25)
     folder, values = Folder(str(tmp_path)), np.arange(100, dtype=np.uint8)[:, None] // 2
-    codes = Codes(Comparison("exact", "exact", "equal", 0), values, np.ones(100, bool), np.zeros(100, bool))
-    whole = equal.repeated(codes, [], np.zeros(100, bool), folder, HERE)
-    done = {name: folder.read_bytes(name) for name in folder.names("repeats-*/*")}
+    pool = ranked_pool(folder, values, np.ones(100, bool), np.zeros(100, bool), np.arange(100), 30)
+    whole = equal.repeated(pool, pool.codes[0], [], NONE, folder, HERE)
+    done = {name: folder.read_bytes(name) for name in folder.names("equal-*/repeats-*/*")}
     assert len(done) == 4
     folder.remove(next(iter(done)))
     monkeypatch.setattr(equal.Repeats, "_range", None)  # would break the reading of anything else than what is missing
     with pytest.raises(TypeError):
-        equal.repeated(codes, [], np.zeros(100, bool), folder, HERE)
+        equal.repeated(pool, pool.codes[0], [], NONE, folder, HERE)
     monkeypatch.undo()
-    monkeypatch.setattr(equal, "PART", 40)
+    monkeypatch.setattr(equal, "FEW", 40)
     monkeypatch.setattr(equal, "BUCKET", 25)
-    again = equal.repeated(codes, [], np.zeros(100, bool), folder, HERE)
+    again = equal.repeated(pool, pool.codes[0], [], NONE, folder, HERE)
     assert [column.tolist() for column in again] == [column.tolist() for column in whole]
     assert {name: folder.read_bytes(name) for name in done} == done
 
 
 @pytest.mark.slow
-@settings(max_examples=40, deadline=None)
-@given(n=st.integers(0, 150), kinds=st.integers(1, 4), bucket=st.integers(1, 90), block=st.integers(1, 90),
+@settings(max_examples=12, deadline=None)
+@given(n=st.integers(0, 150), kinds=st.integers(1, 4), shards=st.integers(1, 5), of=st.integers(30, 90),
        seed=st.integers(0, 2**32 - 1))  # fmt: skip
-def test_buckets_of_rows_lie_in_the_order_of_all_rows(n, kinds, bucket, block, seed):
+def test_ranges_of_ranks_lie_in_the_order_of_all_rows(tmp_path_factory, n, kinds, shards, of, seed):
     rng = np.random.default_rng(seed)
-    columns = {name: rng.integers(0, kinds, n) for name in ("pixels", "original", "clip")}
-    uids = [f"{uid:x}" for uid in rng.integers(0, max(1, n), n)]  # some of them twice
-    rows = pa.table({"uid": pa.array(uids, pa.large_string())} | columns)
-    told = list(zip(*(-columns[name] for name in columns), uids, range(n), strict=True))
+    columns = {name: rng.integers(0, kinds, n) for name in ("pixels", "original")}
+    columns["clip"] = rng.choice([-np.inf, -0.25, -0.0, 0.0, 0.125], n)
+    uids = [f"{uid:x}" * rng.integers(1, 12) for uid in rng.integers(0, max(1, n), n)]  # some of them twice
+    folder = Folder(str(tmp_path_factory.mktemp("rank")))
+    table = pa.table({"uid": pa.array(uids, pa.string())} | columns | {"code": columns["pixels"].astype(np.uint8)})
+    cuts = [0, *sorted(rng.integers(0, n + 1, shards - 1).tolist()), n]
+    parts = [Part(Shard(folder, f"{at:05d}"), start) for at, start in enumerate(cuts[:-1])]
+    rows = np.diff(cuts).tolist()
+    for part, count in zip(parts, rows, strict=True):
+        folder.write_table(f"{part.shard.name}.parquet", table.slice(part.first, count))
+    like = record(max([1, *(-(-len(uid) // 8) for uid in uids)]), {"code": np.uint8})
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(order, "BUCKET", bucket)
-        patch.setattr(spill, "BLOCK", block)
-        best = order.ranked(rows)
-        rank = order.places(best, n)
-    assert best.tolist() == [row for *_, row in sorted(told)]
-    assert np.array_equal(rank[best], np.arange(n))
+        patch.setattr(ranking, "RANGE", of)
+        ranks, again = (rank(parts, rows, folder, "", like, HERE) for _ in range(2))
+    told = list(zip(*(-columns[name] for name in columns), uids, range(n), strict=True))
+    best = [row for *_, row in sorted(told)]
+    keys = ranks.take(np.arange(n), "keys")
+    assert keys[:, -1].tolist() == best
+    assert ranking.uids_of(keys).to_pylist() == [uids[row] for row in best]
+    assert ranks.starts.tolist() == again.starts.tolist()
+    assert len(ranks.ranges) == -(-n // of)
+    drawn = rng.integers(0, max(n, 1), n)
+    assert ranks.find(keys[drawn]).tolist() == drawn.tolist()
+    assert ranks.take(drawn, "code").tolist() == columns["pixels"][np.array(best, np.int64)[drawn]].tolist()
 
 
 @pytest.mark.slow
-def test_a_sample_by_uid_does_not_depend_on_the_order_of_rows(pool):
-    rows = np.random.default_rng(1).permutation(600)
-    taken = sampled(pool, rows, 50)
+def test_a_sample_by_uid_does_not_depend_on_the_ranges_of_ranks(pool, monkeypatch):
+    folder = pool.dataset.folder.within("work/dedup/test")
+    taken = firsts.sampled(pool, pool.codes[0], np.arange(5), 50, folder, HERE)
+    monkeypatch.setattr(ranking, "RANGE", 70)
+    again = collect(pool.dataset, [pool.codes[0].comparison], None, engine=HERE)
+    assert len(again.ranking.ranges) == 9
+    assert np.array_equal(taken, firsts.sampled(again, pool.codes[0], np.arange(5), 50, folder, HERE))
     assert len(taken) == 50
-    assert np.array_equal(taken, sampled(pool, np.sort(rows), 50))
-    assert taken.max() > 300
+    assert taken.min() >= 5
+    places = pool.places(taken)
+    assert np.array_equal(places, np.sort(places))
+    assert places.max() > 300
 
 
 def with_vectors(dataset: Dataset, vectors: np.ndarray) -> Dataset:
@@ -149,20 +208,19 @@ def pool(make_dataset):
     blank = shown(0, scene(0))
     rows = [{**blank, "key": f"{index:06d}", "caption": f"number {index}"} for index in range(600)]
     dataset = with_vectors(make_dataset(rows, per_shard=100), unit_vectors(600))
-    return collect(dataset, [Comparison("embedding", "embedding", "cosine", 0.9)], None)
+    return collect(dataset, [Comparison("embedding", "embedding", "cosine", 0.9)], None, engine=HERE)
 
 
-def compared(pool, rows: np.ndarray, capped: list | None = None):
-    comparison = pool.codes[0].comparison
+def compared(pool, capped: list | None = None):
     folder = pool.dataset.folder.within("work/dedup/test")
-    return join_vectors.vector_pairs(pool, folder, comparison, rows, None, HERE, [] if capped is None else capped)
+    told = [] if capped is None else capped
+    return join_vectors.vector_pairs(pool, folder, pool.codes[0], NONE, 600, None, HERE, told)
 
 
 @pytest.mark.slow
 def test_clusters_lose_no_near_pair(pool):
-    rows = np.random.default_rng(0).permutation(600)
-    vectors = pool.vectors(pool.codes[0].comparison, rows)
-    found = as_list(compared(pool, rows))
+    vectors = pool.vectors(pool.codes[0].comparison, np.arange(600))
+    found = as_list(compared(pool))
     assert {(i, j) for i, j, _ in found} == near_vectors(vectors, 0.9)
     assert found == as_list(search.cosine_pairs(vectors, 0.9))
     assert len(found) > 100
@@ -174,7 +232,7 @@ def test_a_crowded_cluster_is_compared_with_its_first_vectors_and_named(pool, mo
     monkeypatch.setattr(join_vectors, "FIRST", 1)
     crowds: list[tuple[int, int]] = []
     whole = set(as_list(search.cosine_pairs(pool.vectors(pool.codes[0].comparison, np.arange(600)), 0.9)))
-    found = set(as_list(compared(pool, np.arange(600), crowds)))
+    found = set(as_list(compared(pool, crowds)))
     assert crowds
     assert all(size > 10 for _, size in crowds)
     assert found < whole
@@ -187,7 +245,7 @@ def test_vectors_read_from_their_files_are_those_of_the_rows(pool):
         [read(pool.dataset, Shard(pool.dataset.folder, shard.name), comparison)[0].values for shard in pool.shards]
     )
     rows = np.array([5, 599, 100, 0, 99])
-    assert np.array_equal(pool.vectors(comparison, rows), held[rows])
+    assert np.array_equal(pool.vectors(comparison, rows), held[pool.places(rows)])
 
 
 @pytest.mark.slow
@@ -197,7 +255,8 @@ def test_dedup_by_tasks_is_dedup(make_dataset, tmp_path, monkeypatch):
     whole = dedup(make_dataset(rows, url=str(tmp_path / "a")), ["pdq"], engine=HERE)
     monkeypatch.setattr(join_bits, "BUCKET", 10)
     monkeypatch.setattr(join_bits, "RANGES", 1)  # codes are placed, too
-    monkeypatch.setattr(equal, "PART", 15)
+    monkeypatch.setattr(equal, "FEW", 15)
+    monkeypatch.setattr(ranking, "RANGE", 15)
     tasks = dedup(make_dataset(rows, url=str(tmp_path / "b")), ["pdq"], engine=HERE)
     assert len(dropped(tasks)) >= 30
     assert dropped(tasks) == dropped(whole)
@@ -216,8 +275,9 @@ def test_every_engine_finds_the_same_duplicates(spec, make_dataset, tmp_path, mo
     rows = [shown(index, scene(index) if index < 6 else worse(scene(index % 6))) for index in range(12)]
     whole = dedup(make_dataset(rows, 4, str(tmp_path / "a")), engine="local(workers=0)")
     monkeypatch.setattr(join_bits, "BUCKET", 4)  # tasks for ranges of codes
-    monkeypatch.setattr(equal, "PART", 5)  # and of digests
+    monkeypatch.setattr(equal, "FEW", 5)  # and of digests
     monkeypatch.setattr(equal, "BUCKET", 5)
+    monkeypatch.setattr(ranking, "RANGE", 5)  # and of ranks
     tasks = dedup(make_dataset(rows, 4, str(tmp_path / "b")), engine=spec)
     patterns = ("selections/*/*", "reports/duplicates-*")
     found = [

@@ -34,6 +34,8 @@ def test_the_same_table_gives_the_same_bytes(folder):
 def test_an_array_comes_back(folder):
     folder.write_array("a.npy", np.eye(3, dtype=np.float16))
     assert np.array_equal(folder.read_array("a.npy"), np.eye(3))
+    assert np.array_equal(folder.read_rows("a.npy", 1, 3), np.eye(3)[1:])
+    assert folder.read_rows("a.npy", 2, 2).shape == (0, 3)
 
 
 def test_an_error_while_writing_leaves_nothing_behind(folder):

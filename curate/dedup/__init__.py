@@ -99,8 +99,9 @@ def run(dataset: Dataset, signals: Sequence[str] = ("exact", "pdq"), thresholds:
     overlaps = {name: each.matches for name, each in found.items()}
     decision = decide(pool, overlaps, search, rule, views if thorough else None)
     give_back_freed_memory()
-    selection.write(dataset, name, pool, decision, made_by, engine)
-    groups = groups_tables(pool, decision)
+    decision, uids = decision.by_shard(pool)
+    selection.write(dataset, name, pool, decision, uids, made_by, engine)
+    groups = groups_tables(pool, decision, uids)
     dataset.folder.write_tables(f"reports/duplicates-{name}.parquet", GROUPS, groups, made_by)
     numbers = counts(pool, decision, [comparison.signal for comparison in compared])
     numbers["overlap"] = {

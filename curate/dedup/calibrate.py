@@ -13,15 +13,14 @@ from typing import Any
 import numpy as np
 
 from curate.dataset import Dataset
-from curate.dedup.codes import Codes, comparisons
-from curate.dedup.equal import distinct
+from curate.dedup.codes import comparisons
 from curate.dedup.faiss_install import load_search
+from curate.dedup.firsts import distinct
 from curate.dedup.hamming import as_words
 from curate.dedup.likeness import Likeness, Search, likeness
-from curate.dedup.order import places, ranked
-from curate.dedup.pool import Pool, collect
+from curate.dedup.pool import Column, Pool, collect
 from curate.dedup.whiten import Whitening
-from curate.dedup.whitened import sampled, whiten_pool
+from curate.dedup.whitened import whiten_pool
 from curate.errors import CurateError
 from curate.measure import measure
 from curate.work import Engine
@@ -124,26 +123,23 @@ def calibrate(
 
 def rates(pool: Pool, whitenings: Mapping[str, Whitening], engine: str | Engine = "local") -> list[Rates]:
     """The rates of every perceptual signal of a pool."""
-    order = ranked(pool.rows)
-    rank = places(order, len(order))
     search = Search(SEARCH, whitenings=whitenings, engine=engine)
-    nobody = np.zeros(len(pool), bool)
-    alike = [likeness(pool, codes, rank, order, nobody, search)[0] for codes in pool.codes]
+    alike = [likeness(pool, codes, np.zeros(0, np.int64), search)[0] for codes in pool.codes]
     found = []
     for codes in pool.codes:
         if codes.comparison.kind != "equal":
             others = [each for each in alike if each.alike.signal != codes.comparison.signal]
             folder = pool.dataset.folder.within(f"{SEARCH}/{codes.comparison.signal}")
-            rows = sampled(pool, distinct(codes, folder, engine), SAMPLE)
+            rows = distinct(pool, codes, SAMPLE, folder, engine)
             found.append(_rates(pool, codes, rows, others, whitenings.get(codes.comparison.signal)))
     return found
 
 
-def _rates(pool: Pool, codes: Codes, rows: np.ndarray, others: Sequence[Likeness],
+def _rates(pool: Pool, codes: Column, rows: np.ndarray, others: Sequence[Likeness],
            whitening: Whitening | None) -> Rates:  # fmt: skip
     known = _confirmed(rows, others)
     hamming = codes.comparison.kind == "hamming"
-    values = codes.values[rows] if hamming else pool.vectors(codes.comparison, rows, whitening)
+    values = pool.ranking.take(rows, codes.values) if hamming else pool.vectors(codes.comparison, rows, whitening)
     pairs = (_bits_apart if hamming else _angles_apart)(values)
     a, b = values[known[:, 0]], values[known[:, 1]]
     pairs -= np.bincount(np.bitwise_count(a ^ b).sum(axis=1), minlength=len(pairs)) if hamming else _steps(

@@ -52,16 +52,9 @@ class Codes:
     def __len__(self) -> int:
         return len(self.comparable)
 
-    def filter(self, wanted: np.ndarray) -> "Codes":
-        """The codes of the rows where the boolean array `wanted` is true."""
-        values = self.values.filter(pa.array(wanted)) if isinstance(self.values, pa.Array) else self.values[wanted]
-        return Codes(self.comparison, values, self.comparable[wanted], self.flat[wanted])
-
-    def usable(self, part: slice = slice(None)) -> np.ndarray:
-        """bool: which rows of a stretch have a code that says something of another row's."""
-        if self.comparison.kind == "equal":
-            return self.comparable[part]
-        return self.comparable[part] & ~self.flat[part]
+    def usable(self) -> np.ndarray:
+        """bool: which rows have a code that says something of another row's."""
+        return self.comparable if self.comparison.kind == "equal" else self.comparable & ~self.flat
 
     def without(self, rows: np.ndarray) -> "Codes":
         """The same rows, of which those where the boolean array `rows` is true match nothing."""

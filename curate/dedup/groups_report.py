@@ -6,7 +6,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from curate.dedup.decide import Decision
+from curate.dedup.decide import Decision, Uids
 from curate.dedup.pool import Pool
 from curate.dedup.selection import captions
 from curate.dedup.spill import Texts
@@ -19,7 +19,7 @@ GROUPS = pa.schema(
 )  # fmt: skip
 
 
-def groups_tables(pool: Pool, decision: Decision) -> Iterator[pa.Table]:
+def groups_tables(pool: Pool, decision: Decision, uids: Uids) -> Iterator[pa.Table]:
     """One row for each keeper that others were dropped for, sorted by keeper: its uid and shard, all distinct texts of
     the group (its own first), and the uid, shard, signal and distance of each dropped row, by uid. Raises BadShard."""
     members, texts = decision.members(), Texts()
@@ -31,8 +31,7 @@ def groups_tables(pool: Pool, decision: Decision) -> Iterator[pa.Table]:
     by_keeper = np.argsort(keeper, kind="stable")
     keeper, hanging = keeper[by_keeper], hanging[by_keeper]
     keepers = np.unique(keeper)
-    uids = pool.rows["uid"].chunk(0).take(pa.array(keepers))
-    keepers = keepers[pc.sort_indices(uids).to_numpy()]  # stable: equal uids by row, so by shard
+    keepers = keepers[pc.sort_indices(uids.of(keepers)).to_numpy()]  # stable: equal uids by row, so by shard
     names = pa.array([shard.name for shard in pool.shards], pa.string())
     for start in range(0, len(keepers), STRETCH):
         own = keepers[start : start + STRETCH]
@@ -40,12 +39,12 @@ def groups_tables(pool: Pool, decision: Decision) -> Iterator[pa.Table]:
         group = np.repeat(np.arange(len(own)), lasts - firsts)
         at = hanging[np.arange(len(group)) + np.repeat(lasts - np.cumsum(lasts - firsts), lasts - firsts)]
         rows = decision.rows[at]
-        columns = {"group": group, "uid": pool.uids(rows), "shard": names.take(pa.array(pool.shard_of(rows))), "at": at}
+        columns = {"group": group, "uid": uids.of(rows), "shard": names.take(pa.array(pool.shard_of(rows))), "at": at}
         order = pc.sort_indices(pa.table(columns), sort_keys=[(name, "ascending") for name in columns])
         at, texts_at = at[order.to_numpy()], np.searchsorted(members, rows)
         bounds = pa.array(np.concatenate(([0], np.cumsum(lasts - firsts))), pa.int32())
         yield pa.table([
-            pool.uids(own), names.take(pa.array(pool.shard_of(own))), pa.array(lasts - firsts + 1, pa.int32()),
+            uids.of(own), names.take(pa.array(pool.shard_of(own))), pa.array(lasts - firsts + 1, pa.int32()),
             _distinct(group, said.take(pa.array(texts_at)), said.take(pa.array(np.searchsorted(members, own)))),
             *(pa.ListArray.from_arrays(bounds, column) for column in (
                 columns["uid"].take(order), columns["shard"].take(order),

@@ -2,7 +2,7 @@
 shard to place them and one for each group of clusters to compare them.
 
 With one cluster each, as in SemDeDup, 3 to 11 % of the pairs are lost; with two, none of a million vectors of 512
-dimensions. The driver holds the means and which rows are compared, never the vectors.
+dimensions. The driver holds the means and the vectors of the sample that they are fitted on.
 """
 
 from dataclasses import dataclass
@@ -11,20 +11,18 @@ from itertools import pairwise
 
 import numpy as np
 import pyarrow as pa
-import xxhash
 
-from curate.dataset import Dataset
-from curate.dedup.codes import Comparison
+from curate.dataset import Dataset, fingerprint
+from curate.dedup.ascending import find
+from curate.dedup.equal import Listed, listed
 from curate.dedup.faiss_install import load_search
+from curate.dedup.firsts import sampled
 from curate.dedup.hamming import Capped, Pairs
 from curate.dedup.join_bits import read_pairs, write_pairs
-from curate.dedup.order import places
-from curate.dedup.pool import Pool, vectors_of
-from curate.dedup.spill import blocks
+from curate.dedup.pool import Column, Pool, vectors_of
+from curate.dedup.ranking import SORTED_BY, Part, Ranking, keys_of
 from curate.dedup.whiten import Whitening, read
-from curate.dedup.whitened import sampled
 from curate.files import Folder
-from curate.shard import Shard
 from curate.work import Engine, Report, run_all
 
 EXACT = 50_000  # vectors that are all compared with each other, by the driver
@@ -39,27 +37,41 @@ MEANS = "means.npy"
 
 @dataclass(frozen=True)
 class Place:
-    """Write the vectors of a shard in the order of their clusters, unless they are there already."""
+    """Write the vectors of a shard in the order of their clusters, unless they are there already: of those rows that
+    have one and are not left out."""
 
     dataset: Dataset
+    source: str  # folder of what was read of each shard
     folder: Folder
-    comparison: Comparison
+    ranking: Ranking
+    column: Column
+    out: Listed
     whitening: str | None
 
-    def __call__(self, shard: Shard) -> Report:
-        if self.folder.exists(f"placed/{shard.name}.parquet"):
-            return Report(str(shard), skipped=True)
-        members = self.folder.read_table(f"members/{shard.name}.parquet")
+    def __call__(self, part: Part) -> Report:
+        name = part.shard.name
+        if self.folder.exists(f"placed/{name}.parquet"):
+            return Report(str(part), skipped=True)
+        places, numbers = self._members(part)
         whitening = _whitening(self.dataset.folder, self.whitening) if self.whitening else None
-        vectors = vectors_of(self.dataset, shard, self.comparison, members["row"].to_numpy(), whitening)
+        vectors = vectors_of(self.dataset, part.shard, self.column.comparison, places, whitening)
         clusters = load_search().nearest_means(vectors, np.asarray(self.folder.read_array(MEANS)), CLUSTERS_OF)[1]
-        numbers = np.repeat(members["number"].to_numpy(), clusters.shape[1])
+        numbers = np.repeat(numbers, clusters.shape[1])
         order = np.lexsort((numbers, clusters.ravel()))
         held = vectors[order // clusters.shape[1]]
-        self.folder.write_array(f"placed/{shard.name}.npy", held.astype(np.float16) if whitening else held)
+        self.folder.write_array(f"placed/{name}.npy", held.astype(np.float16) if whitening else held)
         columns = {"cluster": clusters.ravel()[order].astype(np.int32), "number": numbers[order]}
-        self.folder.write_table(f"placed/{shard.name}.parquet", pa.table(columns))
-        return Report(str(shard), len(vectors))
+        self.folder.write_table(f"placed/{name}.parquet", pa.table(columns))
+        return Report(str(part), len(vectors))
+
+    def _members(self, part: Part) -> tuple[np.ndarray, np.ndarray]:
+        """Which rows of the shard are compared, and their rows in the pool."""
+        held = self.dataset.folder.read_table(f"{self.source}/{part.shard.name}.parquet",
+                                              [*SORTED_BY, "place", self.column.usable])  # fmt: skip
+        held = held.filter(held[self.column.usable])
+        rows = self.ranking.find(keys_of(held, part.first, self.ranking.like["keys"].shape[0]))
+        own = ~find(self.out.rows(), rows)[1]
+        return held["place"].to_numpy()[own], rows[own]
 
 
 @dataclass(frozen=True)
@@ -113,40 +125,24 @@ class JoinVectors:
         return clusters, numbers, vectors
 
 
-def vector_pairs(pool: Pool, folder: Folder, comparison: Comparison, rows: np.ndarray, whitening: Whitening | None,
+def vector_pairs(pool: Pool, folder: Folder, column: Column, out: np.ndarray, count: int, whitening: Whitening | None,
                  engine: str | Engine, capped: Capped) -> Pairs:  # fmt: skip
-    """cosine_pairs of the vectors of some rows by tasks; their files stand below `folder`. Raises CurateError."""
-    codes = next(codes for codes in pool.codes if codes.comparison.signal == comparison.signal)
-    said = xxhash.xxh3_64(repr([pool.bounds.tolist(), whitening.name if whitening else ""]).encode())
-    for part in blocks(len(rows)):
-        said.update(codes.values[rows[part]].tobytes() + rows[part].tobytes())
-    digest = said.hexdigest()[:12]
-    clusters = min(MOST_CLUSTERS, max(1, int(4 * np.sqrt(len(rows)))))
-    own = folder.within(f"{digest}-{comparison.threshold:g}-{clusters}")
+    """cosine_pairs of the vectors of the `count` usable rows that are not among the ascending `out`, by tasks; their
+    files stand below `folder`. Raises CurateError."""
+    comparison, rows = column.comparison, listed(folder, out)
+    clusters = min(MOST_CLUSTERS, max(1, int(4 * np.sqrt(count))))
+    said = fingerprint(whitening.name if whitening else None)
+    own = folder.within(f"{pool.ranking.name}-{rows.digest}-{said}-{comparison.threshold:g}-{clusters}")
     if not own.exists(MEANS):
-        sample = pool.vectors(comparison, sampled(pool, rows, clusters * TRAINED_ON), whitening)
-        own.write_array(MEANS, load_search().means(sample, clusters))
-    shards = _write_members(pool, own, rows)
-    place = Place(pool.dataset, own, comparison, whitening.name if whitening else None)
-    run_all(place, shards, engine, "place vectors").whole("run it again")
-    names = tuple(shard.name for shard in shards)
+        drawn = sampled(pool, column, out, clusters * TRAINED_ON, folder, engine)
+        own.write_array(MEANS, load_search().means(pool.vectors(comparison, drawn, whitening), clusters))
+    name = whitening.name if whitening else None
+    place = Place(pool.dataset, pool.source, own, pool.ranking, column, rows, name)
+    run_all(place, pool.parts(), engine, "place vectors").whole("run it again")
+    names = tuple(shard.name for shard in pool.shards)
     groups = _groups(own, names, clusters)
     run_all(JoinVectors(own, names, comparison.threshold), groups, engine, "join vectors").whole("run it again")
     return read_pairs(own, [str(group) for group in groups], capped)
-
-
-def _write_members(pool: Pool, folder: Folder, rows: np.ndarray) -> list[Shard]:
-    """For each shard that holds some of the rows: which of its rows they are, and their numbers."""
-    numbers, shards = places(rows, len(pool)), []
-    for at, shard in enumerate(pool.shards):
-        start, stop = pool.bounds[at : at + 2].tolist()
-        own = np.flatnonzero(numbers[start:stop] >= 0)
-        if len(own):
-            shards.append(shard)
-            columns = {"row": pool.place[start + own], "number": numbers[start + own]}
-            if not folder.exists(f"members/{shard.name}.parquet"):
-                folder.write_table(f"members/{shard.name}.parquet", pa.table(columns))
-    return shards
 
 
 def _groups(folder: Folder, shards: tuple[str, ...], clusters: int) -> list[Group]:

@@ -10,7 +10,7 @@ import numpy as np
 import pyarrow as pa
 
 from curate.dataset import Dataset
-from curate.dedup.decide import Decision
+from curate.dedup.decide import Decision, Uids
 from curate.dedup.pool import Pool
 from curate.errors import BadShard
 from curate.shard import Shard
@@ -66,13 +66,13 @@ class WriteSelection:
         return found.select(["caption"])
 
 
-def write(dataset: Dataset, name: str, pool: Pool, decision: Decision, made_by: dict[str, Any],
+def write(dataset: Dataset, name: str, pool: Pool, decision: Decision, uids: Uids, made_by: dict[str, Any],
           engine: str | Engine) -> None:  # fmt: skip
-    """Write the selection `name`, and what `captions` reads. Raises CurateError."""
+    """Write the selection `name` that a decision by shard makes, and what `captions` reads. Raises CurateError."""
     task, members = WriteSelection(dataset, pool.source, name, made_by), decision.members()
     for start in range(0, len(pool.shards), SHARDS):
         shards = range(start, min(start + SHARDS, len(pool.shards)))
-        decided = [_decided(pool, decision, members, at) for at in shards]
+        decided = [_decided(pool, decision, uids, members, at) for at in shards]
         run_all(task, decided, engine, "write selection").whole("run it again")
 
 
@@ -82,14 +82,14 @@ def captions(pool: Pool, at: int) -> pa.StringArray:
     return pool.dataset.folder.read_table(name)["caption"].combine_chunks()
 
 
-def _decided(pool: Pool, decision: Decision, members: np.ndarray, at: int) -> Decided:
+def _decided(pool: Pool, decision: Decision, uids: Uids, members: np.ndarray, at: int) -> Decided:
     start, stop = pool.bounds[at : at + 2].tolist()
     own = decision.between(start, stop)
     keeper, distance = decision.keeper[own], decision.distance[own]
     columns = {
         "row": pa.array(decision.rows[own] - start),
         "reason": pa.array(decision.reason[own], pa.string()),
-        "keeper": pool.uids(keeper, keeper < 0),
+        "keeper": uids.of(keeper, keeper < 0),
         "signal": pa.array(decision.signal[own], pa.string()),
         "distance": pa.array(distance, pa.float64(), mask=np.isnan(distance)),
     }

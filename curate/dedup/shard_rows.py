@@ -1,9 +1,8 @@
 """What a dedup run reads of a shard, as one table: uids, what ranks keepers, and codes of a width each.
 
-A task a shard writes it, so that the driver reads no signals and, at the end, the selection is written from it.
+A task a shard writes it; all other tasks read it, the one that writes the selection too, and the driver no row of it.
 """
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -12,7 +11,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from curate.dataset import Dataset, fingerprint
-from curate.dedup.codes import Codes, Comparison, binary, packed, read
+from curate.dedup.codes import Comparison, binary, packed, read
 from curate.shard import Shard
 from curate.work import Report
 
@@ -25,7 +24,10 @@ COLOURS = (8, 8, 3)  # of a thumbprint, uint8
 class ReadRows:
     """Write the rows of a shard that `parent` keeps, by uid, unless they are there already: uid, KEYS, place (among all
     rows of the shard), moving (animated), colours (where they tell pictures apart), and for column n of comparison m
-    "m.n values", "m.n comparable", "m.n flat" and "m.n width", that of the codes before they were packed."""
+    "m.n values" and "m.n usable": which rows have a code that says something of another row's.
+
+    The report counts "uid": bytes of the longest, "moving", "undecodable": rows that lack a hash of their picture,
+    "m.n width": that of the codes before they were packed, where there are rows, and "made by": a hash of what did."""
 
     dataset: Dataset
     compared: tuple[Comparison, ...]
@@ -34,11 +36,15 @@ class ReadRows:
 
     def __call__(self, shard: Shard) -> Report:
         made_by = self._made_by(shard)
-        if self.dataset.folder.made_by(self.output(shard)) == made_by:
-            return Report(str(shard), skipped=True)
-        table = self._read(shard)
-        self.dataset.folder.write_table(self.output(shard), table, made_by, dictionary=False)
-        return Report(str(shard), len(table))
+        name = self.output(shard)
+        before = self.dataset.folder.made_by(name) or {}
+        counts = before.get("counts", {})
+        if before == made_by | {"counts": counts}:
+            return Report(str(shard), counts["rows"], counts, skipped=True)
+        table, counts = self._read(shard)
+        counts |= {"rows": len(table), "made by": int(fingerprint(made_by), 16)}
+        self.dataset.folder.write_table(name, table, made_by | {"counts": counts}, dictionary=False)
+        return Report(str(shard), len(table), counts)
 
     @property
     def folder(self) -> str:
@@ -59,7 +65,7 @@ class ReadRows:
             "parent": made_by(f"selections/{self.parent}/{shard.name}.parquet") if self.parent else None,
         }
 
-    def _read(self, shard: Shard) -> pa.Table:
+    def _read(self, shard: Shard) -> tuple[pa.Table, dict[str, int | float]]:
         table = self.dataset.joined(shard, self._signals())
         kept = self.dataset.kept(shard, self.parent)
         considered = np.ones(len(table), bool)
@@ -75,30 +81,19 @@ class ReadRows:
         columns |= {"place": np.flatnonzero(considered).astype(np.int32), "moving": _moving(table)[considered]}
         if self.colours:
             columns["colours"] = binary(_colours(table)[considered])
+        decoded, widths = np.ones(len(table), bool), {}
         for at, comparison in enumerate(self.compared):
             for number, found in enumerate(read(self.dataset, shard, comparison)):
-                columns |= _columns(f"{at}.{number}", found, considered)
+                name, held = f"{at}.{number}", packed(found)
+                columns[f"{name} values"] = binary(np.ascontiguousarray(held.values[considered]))
+                columns[f"{name} usable"] = held.usable()[considered]
+                widths[f"{name} width"] = (held if comparison.kind == "equal" else found).values.shape[1]
+                if comparison.kind != "cosine":
+                    decoded &= held.comparable
         uids = table["uid"].cast(pa.string()).filter(wanted).combine_chunks()
-        return pa.table({"uid": uids} | {name: pa.array(column) for name, column in columns.items()})
-
-
-def codes_of(held: dict[str, np.ndarray], compared: Sequence[Comparison]) -> list[Codes]:
-    """The codes among the columns of a table, each by its name."""
-    found = []
-    for name in held:
-        column, _, of = name.partition(" ")
-        if of == "values":
-            comparison = compared[int(column.partition(".")[0])]
-            found.append(Codes(comparison, held[name], held[f"{column} comparable"], held[f"{column} flat"]))
-    return found
-
-
-def _columns(name: str, codes: Codes, considered: np.ndarray) -> dict[str, Any]:
-    held = packed(codes)
-    width = held.values.shape[1] if codes.comparison.kind == "equal" else codes.values.shape[1]
-    held = held.filter(considered)
-    return {f"{name} values": binary(np.ascontiguousarray(held.values)), f"{name} comparable": held.comparable,
-            f"{name} flat": held.flat, f"{name} width": np.full(len(held), width, np.int32)}  # fmt: skip
+        counts = {"uid": pc.max(pc.binary_length(uids)).as_py() or 0, "moving": int(columns["moving"].sum()),
+                  "undecodable": int((~decoded[considered]).sum()), **(widths if len(uids) else {})}  # fmt: skip
+        return pa.table({"uid": uids} | {name: pa.array(column) for name, column in columns.items()}), counts
 
 
 def _moving(table: pa.Table) -> np.ndarray:

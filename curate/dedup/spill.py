@@ -1,4 +1,4 @@
-"""Columns of numbers that lie in files of the machine's temporary space, mapped into memory: the driver holds no row.
+"""Columns that lie in files of the machine's temporary space, mapped into memory: the driver holds no texts.
 
 The files have no names: they go with the process, however it ends.
 """

@@ -42,13 +42,16 @@ class Views:
         """(int64: those of `rows`, ascending, that match another of them; what each signal says of these). Raises
         BadShard, CurateError."""
         compared, engine = self.compared, self.engine
-        benchmark = Benchmark(NAME, None, TEMPLATES, lambda: _images(pool, rows))
+        places = pool.places(rows)
+        by_place = np.argsort(places)
+        rows, places = rows[by_place], places[by_place]
+        benchmark = Benchmark(NAME, None, TEMPLATES, lambda: _images(pool, places))
         held = prepare(benchmark, self.folder, compared, engine)
         copy = measure(Dataset.open(held.folder.url), overlap.measured_by(compared), engine)
         found = overlap.find(copy, copy.shards, held, compared, len(rows), self.candidates, engine, self.device,
                              everywhere=True)  # fmt: skip
         a = found.matches["benchmark_key"].cast(pa.int64()).to_numpy()
-        b = _rows_of(copy, found.matches)
+        a, b = (rows[np.searchsorted(places, at)] for at in (a, _places_of(copy, found.matches)))
         other = (a != b) & ~told_apart(pool, a, b)
         a, b, signals = a[other], b[other], found.matches["signal"].to_numpy()[other]
         distance = found.matches["distance"].to_numpy()[other]
@@ -57,22 +60,20 @@ class Views:
         return near, [_alike(name, near, a[own], b[own], distance[own]) for name in names for own in [signals == name]]
 
 
-def _images(pool: Pool, rows: np.ndarray) -> Iterator[BenchmarkSample]:
-    """The images of some rows, ascending; their key is the row's number."""
-    for at, shard in enumerate(pool.shards):
-        own = rows[slice(*np.searchsorted(rows, pool.bounds[at : at + 2]).tolist())]
-        if not len(own):
-            continue
-        keys = shard.rows(["key"])["key"]
+def _images(pool: Pool, places: np.ndarray) -> Iterator[BenchmarkSample]:
+    """The images at some places among the rows of all shards, ascending; their key is the place."""
+    for at, own, held in pool.in_shards(places):
+        shard = pool.shards[at]
+        keys = shard.rows(["key"])["key"].take(pa.array(held)).to_pylist()
         with shard.images() as images:
-            for row, key in zip(own.tolist(), keys.take(pa.array(pool.place[own])).to_pylist(), strict=True):
+            for place, key in zip(places[own].tolist(), keys, strict=True):
                 if key not in images:
                     raise BadShard(f"{shard}: its tar lacks the image of key {key}")
-                yield BenchmarkSample(str(row), images[key])
+                yield BenchmarkSample(str(place), images[key])
 
 
-def _rows_of(copy: Dataset, matches: pa.Table) -> np.ndarray:
-    """int64: the row of the pool that each match (shard, uid) of the copy stands for."""
+def _places_of(copy: Dataset, matches: pa.Table) -> np.ndarray:
+    """int64: the place that each match (shard, uid) of the copy stands for."""
     tables = {shard.name: shard.rows(["uid", "url"]) for shard in copy.shards}
     row = {(name, uid): int(url) for name, table in tables.items()
            for uid, url in zip(table["uid"].to_pylist(), table["url"].to_pylist(), strict=True)}  # fmt: skip

@@ -8,15 +8,12 @@ import numpy as np
 import xxhash
 
 from curate.dataset import fingerprint
-from curate.dedup.codes import Comparison
-from curate.dedup.equal import distinct
-from curate.dedup.pool import Pool
-from curate.dedup.spill import blocks
+from curate.dedup.firsts import distinct
+from curate.dedup.pool import Column, Pool
 from curate.dedup.whiten import FIT_ON, LEAST, Whitening, read
 from curate.work import Engine
 
 THRESHOLD = 0.8  # of cosine similarity after whitening: 2 of 13.9 million pairs of unlike photographs reach it
-SEED = 0
 
 
 def whiten_pool(pool: Pool, wanted: bool | None, given: Collection[str],
@@ -29,33 +26,18 @@ def whiten_pool(pool: Pool, wanted: bool | None, given: Collection[str],
     for codes in pool.codes:
         if codes.comparison.kind == "cosine" and wanted is not False:
             folder = pool.dataset.folder.within(f"{pool.source}/{codes.comparison.signal}")
-            rows = sampled(pool, distinct(codes, folder, engine), FIT_ON)
+            rows = distinct(pool, codes, FIT_ON, folder, engine)
             if len(rows) > 1 and (wanted or len(rows) >= LEAST):
-                found[codes.comparison.signal] = _fitted(pool, codes.comparison, rows)
+                found[codes.comparison.signal] = _fitted(pool, codes, rows)
                 if codes.comparison.signal not in given:
                     codes = replace(codes, comparison=replace(codes.comparison, threshold=THRESHOLD))
         columns.append(codes)
     return replace(pool, codes=columns), found
 
 
-def sampled(pool: Pool, rows: np.ndarray, most: int) -> np.ndarray:
-    """At most so many of the rows, by a hash of their uids, ascending."""
-    kept, hashes = rows[:0], np.zeros(0, np.uint64)
-    for part in blocks(len(rows) if len(rows) > most else 0):
-        uids = pool.uids(rows[part]).to_pylist()
-        own = np.array([xxhash.xxh3_64_intdigest(uid.encode(), SEED) for uid in uids], np.uint64)
-        kept, hashes = np.concatenate([kept, rows[part]]), np.concatenate([hashes, own])
-        first = np.lexsort((pool.shard_of(kept), hashes))[:most]
-        kept, hashes = kept[first], hashes[first]
-    return np.sort(kept if len(rows) > most else rows)
-
-
-def _fitted(pool: Pool, comparison: Comparison, rows: np.ndarray) -> Whitening:
+def _fitted(pool: Pool, column: Column, rows: np.ndarray) -> Whitening:
     """Read where it was fitted before on the same vectors."""
-    state = xxhash.xxh3_64()
-    for codes in pool.codes:
-        if codes.comparison.signal == comparison.signal:
-            state.update(codes.values[rows].tobytes())
+    comparison, state = column.comparison, xxhash.xxh3_64(pool.ranking.take(rows, column.values).tobytes())
     name = f"reports/whitening-{comparison.signal}-{fingerprint([comparison.spec, state.hexdigest()])}.npy"
     folder = pool.dataset.folder
     if not folder.exists(name):
