@@ -137,7 +137,7 @@ def test_lines_that_do_not_fit_are_left_out_and_reported(tmp_path):
     (tmp_path / "pool.csv").write_text("url,caption\nhttp://a/1,one\nhttp://a/2\nhttp://a/3,three\n")
     found, reason = read_damaged(tmp_path / "pool.csv")
     assert found == [("http://a/1", "one"), ("http://a/3", "three")]
-    assert "1 lines left out" in reason
+    assert "1 lines left out (row 3: 1 values where the header has 2), 2 rows read" in reason
     (tmp_path / "pool.jsonl").write_text('{"url": "u", "caption": "c"}\n{"url": \n[1]\n{"url": "v", "caption": null}\n')
     found, reason = read_damaged(tmp_path / "pool.jsonl")
     assert found == [("u", "c"), ("v", "")]
@@ -173,6 +173,27 @@ def web_url(folder) -> str:
 def test_a_quote_in_a_tsv_swallows_nothing(tmp_path):
     (tmp_path / "pool.tsv").write_text('url\tcaption\nhttp://a/1\t6" nails\nhttp://a/2\tplain\n')
     assert read(tmp_path / "pool.tsv") == [("http://a/1", '6" nails'), ("http://a/2", "plain")]
+
+
+def test_a_csv_that_is_no_text_is_named_in_a_short_line(tmp_path):
+    (tmp_path / "pool.csv").write_bytes(bytes(range(256)) * 1000)
+    assert read_damaged(tmp_path / "pool.csv")[1].endswith("pool.csv is damaged after 0 rows: its first line is no text")
+
+
+@pytest.mark.parametrize("after", [1, 100_000])
+def test_a_quote_that_is_never_closed_swallows_no_row_unsaid(after, tmp_path):
+    rows = ['http://a/1,"one, two"', 'http://a/2,6" nails', 'http://a/3,"open', *["http://a/4,four"] * after]
+    (tmp_path / "pool.csv").write_text("\n".join(["url,caption", *rows]))
+    found, reason = read_damaged(tmp_path / "pool.csv")
+    assert found == [("http://a/1", "one, two"), ("http://a/2", '6" nails')]
+    assert reason.endswith("pool.csv is damaged after 2 rows: a quote that is opened there is never closed")
+
+
+def test_a_line_that_does_not_fit_and_is_no_utf8_costs_itself(tmp_path):
+    (tmp_path / "pool.csv").write_bytes(b"url,caption\nhttp://a/1,one\nhttp://a/\xff\nhttp://a/3,caf\xe9\n")
+    found, reason = read_damaged(tmp_path / "pool.csv")
+    assert found == [("http://a/1", "one"), ("http://a/3", "caf\N{REPLACEMENT CHARACTER}")]
+    assert "1 lines left out (row 3: " in reason
 
 
 def test_bytes_that_are_no_utf8_do_not_stop_a_pool(tmp_path):

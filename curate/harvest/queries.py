@@ -39,7 +39,7 @@ def read(path: str) -> Queries:
         stripped = [line.strip() for line in content.decode("utf-8-sig").split("\n")]
     except UnicodeDecodeError as error:
         line = content[: error.start].count(b"\n") + 1
-        raise CurateError(f"the query list {path} is not UTF-8 (line {line})") from error
+        raise CurateError(f"the query list {path} is not UTF-8 (line {line}): save it as UTF-8") from error
     if stripped and not stripped[-1]:
         stripped.pop()  # what follows the last line end is no line
     filled = [text for text in stripped if text]

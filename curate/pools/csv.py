@@ -1,6 +1,9 @@
 """Comma-separated files with a header line; quoted values may hold commas and line ends."""
 
+import re
 from collections.abc import Iterator
+from csv import QUOTE_MINIMAL, QUOTE_NONE, reader
+from csv import Error as HeaderError
 from typing import Any
 
 import pyarrow as pa
@@ -11,10 +14,17 @@ from curate.errors import BadShard
 from curate.storage import streams
 
 
+END = "\0end of the file\0"
+OPEN = "a quote that is opened there is never closed"
+WIDEST = 3  # bytes that stand for one that is no UTF-8
+READ = csv.ReadOptions(block_size=WIDEST * streams.BLOCK)
+
+
 class Pool:
     """`path`: a file (also .gz .bz2 .xz .zst), a glob, a folder or a URL; `url`, `caption`: the columns.
 
-    A line with too few or too many values is left out, and the file is reported with the number of such lines.
+    A line with too few or too many values is left out, and the file is reported with the number of such lines. A quote
+    that is never closed ends the file before its row.
     """
 
     kind = "csv"
@@ -27,27 +37,40 @@ class Pool:
         return pools.files_of(self.path, self.kind)
 
     def read(self, part: str) -> Iterator[pa.Table]:
-        url, caption = pools.chosen(self.columns(part), self.url, self.caption, part, self.kind)
+        columns = self.columns(part)
+        url, caption = pools.chosen(columns, self.url, self.caption, part, self.kind)
         names = list(dict.fromkeys([url, caption]))
         convert = csv.ConvertOptions(
             column_types=dict.fromkeys(names, pa.binary()), include_columns=names, strings_can_be_null=False
         )
-        rows, bad = 0, []
+        rows, bad, last, closed = 0, [], None, False
 
         def leave_out(row: csv.InvalidRow) -> str:
-            bad.append(f"{row.actual_columns} values where the header has {row.expected_columns}")
+            nonlocal closed
+            if row.text.startswith(END):
+                closed = True
+            else:
+                bad.append(f"row {row.number}: {row.actual_columns} values where the header has {row.expected_columns}")
             return "skip"
 
         parse = csv.ParseOptions(**self.quoting, invalid_row_handler=leave_out)
-        with streams.Lines(part) as lines:
+        end = "\n" + parse.delimiter.join([END] * (len(columns) + 1)) + "\n"  # no row, unless a quote is open before it
+        with _Text(part, end.encode()) as lines:
             try:
-                for batch in csv.open_csv(lines, parse_options=parse, convert_options=convert):
-                    yield pools.pairs(batch[url], batch[caption])
-                    rows += len(batch)
+                for batch in csv.open_csv(lines, READ, parse, convert):
+                    if last is not None:
+                        yield pools.pairs(last[url], last[caption])
+                    rows, last = rows + len(batch), batch
             except streams.DAMAGE as error:
-                raise pools.damaged(part, rows, error) from error
-            if lines.damage:
-                raise pools.damaged(part, rows, lines.damage)
+                if last is not None:
+                    yield pools.pairs(last[url], last[caption])
+                raise pools.damaged(part, rows, OPEN if "straddling" in str(error) else error) from error
+            if last is not None and not closed:
+                last, rows = last[:-1], rows - 1
+            if last is not None:
+                yield pools.pairs(last[url], last[caption])
+            if lines.damage or not closed:
+                raise pools.damaged(part, rows, lines.damage or OPEN)
         if bad:
             raise BadShard(f"{part}: {len(bad):,} lines left out ({bad[0]}), {rows:,} rows read")
 
@@ -59,8 +82,23 @@ class Pool:
                 if lines.damage:
                     raise pools.damaged(part, 0, lines.damage)
                 return []
-        parse = csv.ParseOptions(**self.quoting)
-        try:
-            return csv.read_csv(pa.BufferReader(header), parse_options=parse).column_names
-        except streams.DAMAGE as error:
+        line = re.split("[\r\n]", header.decode("utf-8-sig", "replace"), maxsplit=1)[0]
+        if "\0" in line:
+            raise pools.damaged(part, 0, "its first line is no text")
+        quoting = QUOTE_MINIMAL if self.quoting.get("quote_char", True) else QUOTE_NONE
+        try:  # no threads, which Arrow's own reader would have: a process that ends with a message ends with them
+            return next(reader([line], delimiter=self.quoting["delimiter"], quoting=quoting))
+        except HeaderError as error:
             raise pools.damaged(part, 0, error) from error
+
+
+class _Text(streams.Lines):
+    """Bytes that are no UTF-8 as U+FFFD: Arrow tells of a row that does not fit only where its text is UTF-8."""
+
+    def read(self, size: int = -1) -> bytes:
+        block = super().read(size // WIDEST) or b""
+        try:
+            block.decode()
+        except UnicodeDecodeError:
+            return block.decode("utf-8", "replace").encode()
+        return block

@@ -139,12 +139,12 @@ class Inflated:
 
 class Lines(io.RawIOBase):
     """The decompressed bytes of a text file. Where it is damaged it ends early, after its last whole line, and
-    `damage` says why, so that what came before is kept."""
+    `damage` says why, so that what came before is kept. `end` follows the last byte."""
 
-    def __init__(self, part: str):
+    def __init__(self, part: str, end: bytes = b""):
         self._file: Any = io.BytesIO()  # something to close, should the next line raise
         self._file = Inflated(part)
-        self._ready, self._ended = b"", False
+        self._ready, self._end, self._ended = b"", end, False
 
     @property
     def damage(self) -> str | None:
@@ -160,6 +160,8 @@ class Lines(io.RawIOBase):
             self._ready += block
         if self._ended and self.damage:
             self._ready = self._ready[: self._ready.rfind(b"\n") + 1]
+        if self._ended:
+            self._ready, self._end = self._ready + self._end, b""
         # one byte more than asked for is always held back, so that a cut line is still here when the damage shows
         give = self._ready[: len(buffer)] if self._ended else self._whole_lines(len(buffer))
         self._ready = self._ready[len(give) :]

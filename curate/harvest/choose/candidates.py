@@ -159,7 +159,7 @@ def _check(totals: dict[str, Any], parts: list[Part], listed: Queries) -> None:
         if totals["damaged"]:
             raise CurateError(next(iter(totals["damaged"].values())))
         names = ", ".join(part.path for part in parts[:3])
-        raise CurateError(f"the pool is empty: {names}{' ...' if len(parts) > 3 else ''} hold no row")
+        raise CurateError(f"the pool is empty: no row in {names}{' ...' if len(parts) > 3 else ''}")
     if totals["unusable"] == totals["read"]:
         raise CurateError(
             f"none of the {totals['read']:,} rows of the pool has an image or an http(s) url; name its column: "
