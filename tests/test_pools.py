@@ -6,6 +6,7 @@ import gzip
 import io
 import json
 import lzma
+import socket
 from functools import partial
 
 import fsspec
@@ -16,6 +17,7 @@ import pytest
 from curate.errors import BadShard, CurateError
 from curate.harvest import queries
 from curate.pools import open_pool
+from curate.storage import streams
 
 PAIRS = [("http://a.test/1.jpg", "a plain text"), ("http://a.test/2.jpg", 'with "quotes", commas'), ("", "no url"),
          ("http://a.test/ü.jpg", "日本 🐈"), ("http://a.test/5.jpg", "")]  # fmt: skip
@@ -163,6 +165,16 @@ def test_a_pool_that_a_server_does_not_have_is_named(tmp_path, web):
             open_pool(f"{web_url(web)}/{name}").parts()
         with pytest.raises(CurateError, match=f"no such pool file: .*{name}"):
             list(open_pool(f"{web_url(web)}/{name}").read(f"{web_url(web)}/{name}"))
+
+
+@pytest.mark.parametrize("name", ["pool.parquet", "pool.csv", "images/", "folder(path={url}/images)", "*.tar"])
+def test_a_pool_whose_server_does_not_answer_is_named(name, monkeypatch):
+    monkeypatch.setattr(streams, "WAITS", ())
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))  # and does not listen
+        url = f"http://127.0.0.1:{taken.getsockname()[1]}"
+        with pytest.raises(CurateError, match=f"{url}/.* cannot be reached: .*Connect call failed"):
+            open_pool(name.format(url=url) if "(" in name else f"{url}/{name}").parts()
 
 
 def web_url(folder) -> str:

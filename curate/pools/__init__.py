@@ -49,7 +49,7 @@ def explicit(text: str) -> named.Spec:
     own = head.strip().endswith(".py")  # a plug-in file of the user
     if bracket and rest.rstrip().endswith(")") and (own or head.strip() in named.available("pools")):
         return named.parse(text)
-    return named.Spec(kind_of(text) or _kind_inside(text), (("path", text),))
+    return named.Spec(kind_of(text) or streams.answered(text, lambda: _kind_inside(text)), (("path", text),))
 
 
 def is_glob(path: str) -> bool:
@@ -106,16 +106,8 @@ def files_of(path: str, kind: str) -> list[str]:
 
     Raises CurateError where there is none.
     """
-    fs, root = streams.store(path)
-    if is_glob(path):
-        found = [str(name) for name in fs.glob(root)]
-    elif fs.isfile(root):
-        found = [root]
-    elif fs.isdir(root):
-        inside = f"{root}/shards" if _is_dataset(fs, root) else root
-        found = [str(name) for name in fs.find(inside) if kind_of(str(name)) == kind]
-    else:
-        raise CurateError(f"no such pool: {path}")
+    fs = streams.store(path)[0]
+    found = streams.answered(path, lambda: _found(path, kind))
     visible = [name for name in found if not name.rsplit("/", 1)[-1].startswith((".", "_"))]
     if not visible:
         raise CurateError(f"the pool {path} holds no {kind} file")
@@ -171,6 +163,18 @@ def _strings(values: Any) -> pa.Array:
 def damaged(part: str, rows: int, reason: Any) -> BadShard:
     """The failure of a file that broke after `rows` rows."""
     return BadShard(f"{part} is damaged after {rows:,} rows: {str(reason).strip().split(chr(10), 1)[0]}")
+
+
+def _found(path: str, kind: str) -> list[str]:
+    fs, root = streams.store(path)
+    if is_glob(path):
+        return [str(name) for name in fs.glob(root)]
+    if fs.isfile(root):
+        return [root]
+    if fs.isdir(root):
+        inside = f"{root}/shards" if _is_dataset(fs, root) else root
+        return [str(name) for name in fs.find(inside) if kind_of(str(name)) == kind]
+    raise CurateError(f"no such pool: {path}")
 
 
 def _kind_inside(path: str) -> str:

@@ -52,7 +52,7 @@ class Pool:
 
     def parts(self) -> list[str]:
         fs, root = streams.store(self.path)
-        if pools.is_glob(self.path) or not fs.isdir(root):
+        if pools.is_glob(self.path) or not streams.answered(self.path, lambda: fs.isdir(root)):
             raise CurateError(f"{self.path} is no folder; name the folder that holds the images: folder(path=...)")
         fs.invalidate_cache()
         found = []

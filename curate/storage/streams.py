@@ -51,10 +51,15 @@ def opened(part: str) -> BinaryIO:
 def exists(part: str) -> bool:
     """Raises CurateError where the store does not answer."""
     fs, root = store(part)
+    return bool(answered(part, lambda: fs.exists(root)))
+
+
+def answered(url: str, ask: Callable[[], Any]) -> Any:
+    """What a store says when it is asked. Raises CurateError where it does not answer."""
     try:
-        return bool(persist(lambda: fs.exists(root)))
+        return persist(ask)
     except OSError as error:
-        raise CurateError(f"{part} cannot be reached: {error}") from error
+        raise CurateError(f"{url} cannot be reached: {error}") from error
 
 
 def size_of(part: str) -> int:
