@@ -55,6 +55,6 @@ def without_pandas() -> None:
         return
     sys.meta_path.insert(0, _Hidden)  # type: ignore[arg-type]
     try:
-        pa.array([0])
+        pa.array([0], memory_pool=pa.system_memory_pool())  # its own one takes 4 MB to set up
     finally:
         sys.meta_path.remove(_Hidden)  # type: ignore[arg-type]
