@@ -8,11 +8,10 @@ so that a window of them is a substring; under MetaCLIP's rule the blanks that i
 import re
 import unicodedata
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.compute as pc
 
 from curate.match.characters import (
     MARK,
@@ -24,12 +23,11 @@ from curate.match.characters import (
     metaclip_classes,
     unicode_classes,
 )
-from curate.match.tokens import Tokens, buffers, hashes_of, looked_up, spans
+from curate.match.tokens import Tokens, before_each, buffers, hashes_of, joined, looked_up, spans
 
-UNLIMITED = 1 << 62
+UNLIMITED, NONE = 1 << 62, np.zeros(0, np.int64)
 # a tab, a mark that touches anything but blanks, marks with one blank between them where spacing leaves at least two
 METACLIP_DEAD = re.compile(r"[\t\n\r]|[^ ][,.;:?!`]|[,.;:?!`][^ ]|[,.;:?!`] [,.;:?!`]")
-Parts = list[tuple[np.ndarray | None, Tokens]]  # rows of the block (None: all) and their tokens
 
 
 @dataclass(frozen=True)
@@ -45,9 +43,9 @@ class Metaclip:
         dead = [bool(METACLIP_DEAD.search(query.decode("utf-8", "replace"))) for query in texts.to_pylist()]
         return self._tokens(texts, metaclip_classes(" ", ""), UNLIMITED), np.array(dead, bool)
 
-    def texts(self, block: pa.Array, longest: int) -> Parts:
+    def texts(self, block: pa.Array, longest: int) -> Tokens:
         """Tokens of a block of binary texts; those longer than `longest` bytes need no exact hash."""
-        return [(None, self._tokens(block, metaclip_classes(), longest))]
+        return self._tokens(block, metaclip_classes(), longest)
 
     def _tokens(self, texts: pa.Array, table: np.ndarray, longest: int) -> Tokens:
         data, offsets = buffers(texts)
@@ -80,16 +78,17 @@ class Default:
         dead = speaking[tokens.bounds[1:]] == speaking[tokens.bounds[:-1]]
         return tokens, dead
 
-    def texts(self, block: pa.Array, longest: int) -> Parts:
-        """Tokens of a block of binary texts; those longer than `longest` bytes need no exact hash."""
-        ascii_rows = pc.string_is_ascii(block.view(pa.large_string()))
-        rows = ascii_rows.to_numpy(zero_copy_only=False)
-        if rows.all():
-            return [(None, self._ascii(block, longest))]
-        return [
-            (np.flatnonzero(rows), self._ascii(block.filter(ascii_rows), longest)),
-            (np.flatnonzero(~rows), self._unicode(block.filter(pc.invert(ascii_rows)), longest)[0]),
+    def texts(self, block: pa.Array, longest: int) -> Tokens:
+        """Tokens of a block of binary texts, the ASCII ones first; those longer than `longest` need no exact hash."""
+        data, offsets = buffers(block)
+        ascii_rows = np.diff(before_each(data >= 0x80, offsets)) == 0
+        if ascii_rows.all():
+            return self._ascii(block, longest)
+        parts = [
+            self._ascii(block.filter(pa.array(ascii_rows)), longest),
+            self._unicode(block.filter(pa.array(~ascii_rows)), longest)[0],
         ]
+        return replace(joined(parts), rows=np.argsort(~ascii_rows, kind="stable"))
 
     def _ascii(self, texts: pa.Array, longest: int) -> Tokens:
         """What _unicode gives for ASCII texts, without the way through code points."""
@@ -107,35 +106,41 @@ class Default:
         kinds = classes[starts]
         before = np.ones(len(starts), np.int32)
         before[1:] -= (kinds[1:] == SYMBOL) & (kinds[:-1] == SYMBOL) & (starts[1:] == ends[:-1])
-        data = np.frombuffer(codes.tobytes().decode("utf-32-le").encode(), np.uint8)
-        place = np.zeros(len(codes) + 1, np.int64)
-        np.cumsum(1 + (codes >= 0x80) + (codes >= 0x800) + (codes >= 0x10000), out=place[1:])
+        data = np.frombuffer(_text(codes).encode(), np.uint8)
+        place = np.append(np.flatnonzero((data & 0xC0) != 0x80), len(data))  # where each code point begins
         return _tokens(data, place[starts], place[ends], longest, bounds, before), kinds
 
     def _codes(self, texts: pa.Array) -> np.ndarray:
         """Code points of the texts, each ended by a newline, which composing and case folding do not look across."""
-        newline, nothing = pa.scalar(b"\n", texts.type), pa.scalar(b"", texts.type)
-        ended = pc.binary_join_element_wise(pc.replace_substring(texts, b"\n", b" "), newline, nothing)
-        text = self._composed(buffers(ended)[0].tobytes().decode("utf-8", "replace"))
-        text = self._composed(text.casefold()) if self.casefold else text
-        return _code_points(text)
+        data, offsets = buffers(texts)
+        ended = np.full(len(data) + len(texts), ord("\n"), np.uint8)
+        inside = np.ones(len(ended), bool)
+        inside[offsets[1:] + np.arange(len(texts))] = False
+        ended[inside] = np.where(data == ord("\n"), np.uint8(ord(" ")), data)
+        text = ended.tobytes().decode("utf-8", "replace")
+        codes = self._composed(text)
+        return self._composed(_text(codes).casefold()) if self.casefold else codes
 
-    def _composed(self, text: str) -> str:
-        """NFC of each line; lines that it cannot change, nearly all, are not looked at one by one."""
-        if not self.nfc:
-            return text
+    def _composed(self, text: str) -> np.ndarray:
+        """Code points of the NFC of each line; only lines that it may change are looked at one by one."""
         codes = _code_points(text)
-        unstable = np.flatnonzero(np.take(unicode_classes(), codes) >= UNSTABLE)
+        unstable = np.flatnonzero(np.take(unicode_classes(), codes) >= UNSTABLE) if self.nfc else NONE
         if not len(unstable):
-            return text
-        lines = text.split("\n")
-        for line in np.unique(np.searchsorted(np.flatnonzero(codes == ord("\n")), unstable)).tolist():
-            lines[line] = unicodedata.normalize("NFC", lines[line])
-        return "\n".join(lines)
+            return codes
+        ends = np.flatnonzero(codes == ord("\n"))
+        lines, parts, done = np.unique(np.searchsorted(ends, unstable)), [], 0
+        for start, end in zip((np.append(-1, ends)[lines] + 1).tolist(), ends[lines].tolist()):
+            parts += (text[done:start], unicodedata.normalize("NFC", text[start:end]))
+            done = end
+        return _code_points("".join((*parts, text[done:])))
 
 
 def _code_points(text: str) -> np.ndarray:
-    return np.frombuffer(text.encode("utf-32-le"), "<u4")
+    return np.array([text]).view(np.uint32)[: len(text)]  # numpy lays strings out as code points
+
+
+def _text(codes: np.ndarray) -> str:
+    return codes.tobytes().decode("utf-32-le")
 
 
 def encoded(queries: Sequence[str]) -> pa.Array:

@@ -18,17 +18,21 @@ class Tokens:
     longest: int  # bytes in the longest one
     before: np.ndarray | None = None  # int32 [k], how each touches the one before it; None: 1, a plain border
     after: np.ndarray | None = None  # int64 [n], metaclip: trailing blanks, or all of them in a text without tokens
+    rows: np.ndarray | None = None  # int64 [n], which row of a block each text is; None: all, in order
 
 
 def joined(parts: list[Tokens]) -> Tokens:
     """The tokens of several runs of texts as those of one."""
     counts = np.concatenate([np.zeros(1, np.int64), *(np.diff(part.bounds) for part in parts)])
-    touch = [
-        None if any(side is None for side in sides) else np.concatenate(sides)
-        for sides in zip(*((part.before, part.after) for part in parts))
-    ]
-    hashes = np.concatenate([part.hashes for part in parts])
-    return Tokens(hashes, np.cumsum(counts), max(part.longest for part in parts), *touch)
+    before = [np.ones(len(part.hashes), np.int32) if part.before is None else part.before for part in parts]
+    after = [part.after for part in parts if part.after is not None]
+    return Tokens(
+        np.concatenate([part.hashes for part in parts]),
+        np.cumsum(counts),
+        max(part.longest for part in parts),
+        np.concatenate(before),
+        np.concatenate(after) if after else None,
+    )
 
 
 def buffers(texts: pa.Array) -> tuple[np.ndarray, np.ndarray]:
@@ -66,8 +70,20 @@ def spans(classes: np.ndarray, offsets: np.ndarray) -> tuple[np.ndarray, np.ndar
     alone = (classes >= MARK) > word
     starts, ends = word > left, word > right
     starts[first], ends[first - 1] = word[first], word[first - 1]
-    begin = np.flatnonzero(starts | alone)
-    return begin, np.flatnonzero(ends | alone) + 1, np.searchsorted(begin, offsets)
+    starts |= alone
+    ends |= alone
+    return np.flatnonzero(starts), np.flatnonzero(ends) + 1, before_each(starts, offsets)
+
+
+def before_each(places: np.ndarray, offsets: np.ndarray) -> np.ndarray:
+    """How many of the places, bool [n], are true before each offset (0 to n), int64; no sum is kept for every place."""
+    bits = np.zeros((len(places) >> 6) + 1, np.uint64)
+    bits.view(np.uint8)[: len(places) + 7 >> 3] = np.packbits(places, bitorder="little")
+    word = offsets >> 6
+    sums = np.zeros(len(bits), np.int64)
+    np.cumsum(np.bitwise_count(bits[:-1]), out=sums[1:])
+    below = (np.uint64(1) << (offsets & 63).view(np.uint64)) - np.uint64(1)
+    return sums[word] + np.bitwise_count(bits[word] & below)
 
 
 def hashes_of(data: np.ndarray, starts: np.ndarray, length: np.ndarray, longest: int) -> np.ndarray:

@@ -106,6 +106,11 @@ class Trie:
         first, last, query = (np.concatenate(parts) for parts in zip(*found))
         return first, last, query
 
+    @property
+    def query_bits(self) -> int:
+        """Every query is less than 2 to the power of this; it is less than 31."""
+        return len(self.words).bit_length() - 3
+
     def values(self, keys: np.ndarray) -> np.ndarray:
         """Of each key's node 2 * (query + 1, or 0: none ends) + (1: longer queries go on); 0 where there is no node."""
         bits = len(self.words).bit_length() - 1
@@ -140,10 +145,9 @@ def _continuations(tokens: Tokens, plain: bool) -> tuple[np.ndarray, np.ndarray]
     if plain:
         follows[:-1] &= tokens.before == 1
         return follows, tokens.hashes
-    after = tokens.before.astype(np.uint64)
-    after -= np.uint64(1)
-    after *= TOUCH
-    after += tokens.hashes
+    (unusual,) = np.nonzero(tokens.before != 1)
+    after = tokens.hashes.copy()
+    after[unusual] += (tokens.before[unusual].astype(np.uint64) - np.uint64(1)) * TOUCH
     return follows, after
 
 
