@@ -189,7 +189,8 @@ def test_a_quote_in_a_tsv_swallows_nothing(tmp_path):
 
 def test_a_csv_that_is_no_text_is_named_in_a_short_line(tmp_path):
     (tmp_path / "pool.csv").write_bytes(bytes(range(256)) * 1000)
-    assert read_damaged(tmp_path / "pool.csv")[1].endswith("pool.csv is damaged after 0 rows: its first line is no text")
+    _, reason = read_damaged(tmp_path / "pool.csv")
+    assert reason.endswith("pool.csv is damaged after 0 rows: its first line is no text")
 
 
 @pytest.mark.parametrize("after", [1, 100_000])

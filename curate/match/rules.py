@@ -128,7 +128,8 @@ class Default:
         if not len(unstable):
             return codes
         ends = np.flatnonzero(codes == ord("\n"))
-        lines, parts, done = np.unique(np.searchsorted(ends, unstable)), [], 0
+        lines, done = np.unique(np.searchsorted(ends, unstable)), 0
+        parts: list[str] = []
         for start, end in zip((np.append(-1, ends)[lines] + 1).tolist(), ends[lines].tolist()):
             parts += (text[done:start], unicodedata.normalize("NFC", text[start:end]))
             done = end

@@ -2,9 +2,9 @@
 
 import re
 from collections.abc import Iterator
-from csv import QUOTE_MINIMAL, QUOTE_NONE, reader
+from csv import QUOTE_MINIMAL, reader
 from csv import Error as HeaderError
-from typing import Any
+from typing import Any, Literal
 
 import pyarrow as pa
 from pyarrow import csv
@@ -12,7 +12,6 @@ from pyarrow import csv
 from curate import pools
 from curate.errors import BadShard
 from curate.storage import streams
-
 
 END = "\0end of the file\0"
 OPEN = "a quote that is opened there is never closed"
@@ -29,6 +28,7 @@ class Pool:
 
     kind = "csv"
     quoting: dict[str, Any] = {"delimiter": ",", "newlines_in_values": True}  # noqa: RUF012
+    header: Literal[0, 3] = QUOTE_MINIMAL
 
     def __init__(self, path: str, url: str = "url", caption: str = "caption"):
         self.path, self.url, self.caption = str(path), url, caption
@@ -85,9 +85,8 @@ class Pool:
         line = re.split("[\r\n]", header.decode("utf-8-sig", "replace"), maxsplit=1)[0]
         if "\0" in line:
             raise pools.damaged(part, 0, "its first line is no text")
-        quoting = QUOTE_MINIMAL if self.quoting.get("quote_char", True) else QUOTE_NONE
         try:  # no threads, which Arrow's own reader would have: a process that ends with a message ends with them
-            return next(reader([line], delimiter=self.quoting["delimiter"], quoting=quoting))
+            return next(reader([line], delimiter=self.quoting["delimiter"], quoting=self.header))
         except HeaderError as error:
             raise pools.damaged(part, 0, error) from error
 

@@ -1,5 +1,6 @@
 """Tab-separated files with a header line; a quote is a letter like any other, so one cannot swallow the rows below."""
 
+from csv import QUOTE_NONE
 from typing import Any
 
 from curate.pools import csv
@@ -10,3 +11,4 @@ class Pool(csv.Pool):
 
     kind = "tsv"
     quoting: dict[str, Any] = {"delimiter": "\t", "quote_char": False}  # noqa: RUF012
+    header = QUOTE_NONE
