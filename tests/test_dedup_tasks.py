@@ -1,5 +1,7 @@
 """Searches that are spread over tasks: the pairs of the search in one piece, in bounded buckets, on any engine."""
 
+import tracemalloc
+
 import numpy as np
 import pyarrow as pa
 import pytest
@@ -8,6 +10,7 @@ from hypothesis import strategies as st
 from test_dedup_rules import dropped, scene, shown, worse
 from test_dedup_search import near_codes, near_vectors, unit_vectors
 
+from curate import named
 from curate.dataset import Dataset
 from curate.dedup import equal, firsts, join_bits, join_vectors, ranking
 from curate.dedup import run as dedup
@@ -17,8 +20,9 @@ from curate.dedup.hamming import as_words, hamming_pairs
 from curate.dedup.pool import Column, Pool, collect
 from curate.dedup.ranking import Part, Ranking, rank, ranked_of, record
 from curate.files import Folder
-from curate.measure import measure
+from curate.measure import _made_by, measure
 from curate.shard import Shard
+from curate.signal_files import rows_hash
 
 HERE = "local(workers=1)"
 NONE = np.zeros(0, np.int64)
@@ -288,3 +292,51 @@ def test_every_engine_finds_the_same_duplicates(spec, make_dataset, tmp_path, mo
     assert len(found[0]) == 4
     assert tasks.history[-1]["counts"] == whole.history[-1]["counts"]
     assert whole.history[-1]["counts"]["kept"] == 6
+
+
+class Elsewhere:
+    """Runs tasks in this process, and leaves out what they hold as they run."""
+
+    def __init__(self):
+        self.peak = 0
+
+    def map(self, task, items):
+        for index, item in enumerate(items):
+            self.peak = max(self.peak, tracemalloc.get_traced_memory()[1])
+            report = task(item)
+            tracemalloc.reset_peak()
+            yield index, report
+
+
+def driver_peak(url: str, rows: int) -> int:
+    """Bytes that the driver of a dedup holds at most, where no image is like another."""
+    folder, rng, per_shard = Folder(url), np.random.default_rng(rows), 5000
+    for start in range(0, rows, per_shard):
+        held = Shard(folder, f"{start // per_shard:05d}")
+        uids = pa.array(sorted(rng.bytes(16).hex() for _ in range(per_shard)))
+        folder.write_bytes(f"shards/{held.name}.tar", bytes(10_240))
+        folder.write_table(held.parquet, pa.table({"uid": uids, "key": uids, "url": uids, "caption": uids}))
+        codes = pa.array([rng.bytes(32) for _ in range(per_shard)], pa.binary(32))
+        table = pa.table({"uid": uids, "pdq": codes, "pdq_flat": np.zeros(per_shard, bool)})
+        about = {"tar_bytes": 10_240, "rows": rows_hash(held.rows())}
+        folder.write_table(f"signals/pdq/{held.name}.parquet", table, _made_by(named.parse("pdq"), held, about))
+    dataset = Dataset(folder).after("made", {}, "made", signals={"pdq": "pdq"}).save()
+    engine = Elsewhere()
+    tracemalloc.start()
+    done = dedup(dataset, ["pdq"], {"pdq": 0}, engine=engine)
+    peak = max(engine.peak, tracemalloc.get_traced_memory()[1])
+    tracemalloc.stop()
+    assert done.history[-1]["counts"]["kept"] == rows
+    return peak
+
+
+@pytest.mark.slow
+def test_the_driver_holds_no_row_that_no_other_is_like(tmp_path, monkeypatch):
+    monkeypatch.setattr(ranking, "RANGE", 5_000)
+    monkeypatch.setattr(equal, "FEW", 0)
+    monkeypatch.setattr(equal, "BUCKET", 5_000)
+    monkeypatch.setattr(join_bits, "SMALL", 0)
+    monkeypatch.setattr(join_bits, "BUCKET", 5_000)
+    driver_peak(str(tmp_path / "first"), 5_000)  # imports what there is to import
+    few, many = (driver_peak(str(tmp_path / f"{rows}"), rows) for rows in (10_000, 50_000))
+    assert (many - few) / 40_000 < 4, "less than one number a row"
