@@ -2,6 +2,7 @@
 
 import gzip
 import json
+import re
 import subprocess
 import sys
 import threading
@@ -542,6 +543,13 @@ def test_an_uncompressed_archive_is_read_and_its_cut_record_told(stored):
     data = gzip.decompress(WARC)
     assert read(stored("a.warc", data)) == WHOLE
     assert read_damaged(stored("b.warc", data[: data.rfind(b"<img") + 4]), "cut short") == WHOLE[:10]
+    between = {at for start in re.finditer(rb"WARC/1", data) for at in range(start.start() - 4, start.start() + 1)}
+    for cut in {
+        *range(1, len(data) - 4, 97),
+        *(start.start() + 3 for start in re.finditer(rb"WARC/1", data)),
+    } - between:
+        found = read_damaged(stored("b.warc", data[:cut]), "is damaged after")
+        assert found == WHOLE[: len(found)]
 
 
 def test_a_file_that_is_one_gzip_member_is_read(stored):

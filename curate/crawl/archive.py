@@ -4,6 +4,7 @@ Format: WARC 1.1 (ISO 28500), each record a gzip member of its own, as Common Cr
 """
 
 import collections
+import re
 import zlib
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -19,7 +20,8 @@ from curate.storage import streams
 ROWS = 16_384  # rows in a batch, about
 LARGEST = 64 << 20  # bytes of a record; a broken length would otherwise fill the memory
 HELD = 16 << 20  # stored bytes kept to look at a cut end
-GZIP = b"\x1f\x8b"
+GZIP, PLAIN = b"\x1f\x8b", b"WARC/"  # what a record begins with
+HEAD_END, LENGTH = re.compile(rb"\r?\n\r?\n"), re.compile(rb"(?im)^content-length:[ \t]*(\d+)")
 DATA = "https://data.commoncrawl.org/"
 
 
@@ -134,7 +136,25 @@ class _Stored:
             if not _ends(member, rest):
                 return True
             rest = member.unused_data
+        if rest and PLAIN.startswith(rest[: len(PLAIN)]):
+            return _is_cut(rest)
         return 0 < len(rest) < len(GZIP)
+
+
+def _is_cut(records: bytes) -> bool:
+    """Whether the last of these uncompressed records lacks its end."""
+    at = 0
+    while records.startswith(PLAIN, at):
+        end = HEAD_END.search(records, at)
+        length = LENGTH.search(records, at, end.start()) if end else None
+        if not end or not length:
+            return not end
+        at = end.end() + int(length[1])
+        if at > len(records):
+            return True
+        while records[at : at + 1] in (b"\r", b"\n"):
+            at += 1
+    return at < len(records) and PLAIN.startswith(records[at:])
 
 
 def _ends(member: Any, block: bytes) -> bool:
