@@ -51,6 +51,8 @@ def refused(sql: str) -> str:
         "columns(*) > 1",
         "#1 > 2",
         "$1 = 2",
+        "pg_sleep(100) is null",
+        "get_block_size('memory') > 0",
         "random() < 0.5",
         "now() > '2020-01-01'",
         "current_date > '2020-01-01'",

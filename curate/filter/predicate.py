@@ -9,6 +9,7 @@ import contextlib
 import difflib
 import functools
 import json
+import re
 from collections.abc import Iterator, Mapping
 from types import MappingProxyType
 from typing import Any
@@ -246,9 +247,16 @@ def _nodes(tree: Any) -> Iterator[dict[str, Any]]:
 
 @functools.lru_cache(maxsize=1)
 def _changing_functions() -> frozenset[str]:
-    query = "SELECT DISTINCT function_name FROM duckdb_functions() WHERE stability <> 'CONSISTENT'"
+    """Those that DuckDB does not call consistent, and its macros that are made of them, of growing ones or of a query:
+    pg_sleep() is a macro, and macros have no stability of their own."""
+    query = "SELECT lower(function_name), stability, lower(macro_definition), function_type FROM duckdb_functions()"
     with locked().cursor() as connection:
-        return frozenset(str(name).lower() for (name,) in connection.execute(query).fetchall())
+        found = connection.execute(query).fetchall()
+    changing = {name for name, stability, _, _ in found if stability not in (None, "CONSISTENT")}
+    macros = [(name, set(re.findall(r"\w+", made))) for name, _, made, kind in found if kind == "macro"]
+    while more := {name for name, words in macros if words & {*changing, *GROWING, "select"}} - changing:
+        changing |= more
+    return frozenset(changing)
 
 
 def _columns(connection: duckdb.DuckDBPyConnection, expressions: list[Expression], rows: int) -> list[pa.Array]:
