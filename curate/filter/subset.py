@@ -74,7 +74,8 @@ def _listed(path: str) -> tuple[np.ndarray, np.ndarray]:
     except FileNotFoundError:
         raise CurateError(f"no file {path}; --subset is a .npy of uids as DataComp writes it") from None
     except (ValueError, OSError, EOFError) as error:
-        raise CurateError(f"{path} is no .npy: {str(error).splitlines()[0]}") from error
+        what = "" if "pickled" in str(error) else f" ({str(error).splitlines()[0]})"  # numpy would have it unpickled
+        raise CurateError(f"{path} is no .npy of uids as DataComp writes it{what}") from error
     kinds = [found.dtype[name].str[1:] for name in found.dtype.names or ()]
     if found.ndim != 1 or kinds != ["u8", "u8"]:
         raise CurateError(
