@@ -144,6 +144,12 @@ def test_lines_that_do_not_fit_are_left_out_and_reported(tmp_path):
     found, reason = read_damaged(tmp_path / "pool.jsonl")
     assert found == [("u", "c"), ("v", "")]
     assert "2 lines are no JSON object (line 2)" in reason
+    (tmp_path / "pool.jsonl").write_text(
+        '\ufeff{"url": "u", "caption": "c"}\n\n[1]\n{"url": "v", "caption": "d"}', "utf-8"
+    )
+    found, reason = read_damaged(tmp_path / "pool.jsonl")
+    assert found == [("u", "c"), ("v", "d")]
+    assert "1 lines are no JSON object (line 3)" in reason
 
 
 @pytest.mark.parametrize("kind", ["csv", "jsonl"])
@@ -262,5 +268,5 @@ def test_a_query_list_that_is_none_is_named(content, reason, tmp_path):
     (tmp_path / "q.txt").write_bytes(content)
     with pytest.raises(CurateError, match=reason):
         queries.read(str(tmp_path / "q.txt"))
-    with pytest.raises(CurateError, match="no such"):
+    with pytest.raises(CurateError, match="no such query list: .*missing.txt"):
         queries.read(str(tmp_path / "missing.txt"))

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from functools import cached_property
 
 from curate.errors import CurateError
-from curate.storage.streams import Lines
+from curate.storage.streams import Lines, exists
 
 PREVIEW = 1 << 20
 
@@ -31,6 +31,10 @@ def read(path: str) -> Queries:
 
     Raises CurateError where the file is missing, damaged, no UTF-8, or holds no query.
     """
+    if not exists(path):
+        raise CurateError(
+            f"no such query list: {path}; write one, a query a line, or: curate queries build --out {path}"
+        )
     with Lines(path) as lines:
         content = b"".join(iter(lambda: lines.read(PREVIEW), b""))
         if lines.damage:

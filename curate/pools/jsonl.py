@@ -1,5 +1,6 @@
 """One JSON object a line."""
 
+import codecs
 import json
 from collections.abc import Iterator
 from typing import Any
@@ -36,6 +37,8 @@ class Pool:
         urls, captions = [], []
         with streams.Lines(part) as lines:
             for number, line in enumerate(_buffered(lines), 1):
+                if not line.strip():
+                    continue
                 found = _object(line)
                 if found is None:
                     bad.append(number)
@@ -57,12 +60,11 @@ class Pool:
 
 
 def _buffered(lines: streams.Lines) -> Iterator[bytes]:
-    held = b""
+    held = lines.read(streams.BLOCK).removeprefix(codecs.BOM_UTF8)
     while block := lines.read(streams.BLOCK):
         *whole, held = (held + block).split(b"\n")
-        yield from (line for line in whole if line.strip())
-    if held.strip():
-        yield held
+        yield from whole
+    yield from held.split(b"\n")
 
 
 def _object(line: bytes) -> dict[str, Any] | None:
