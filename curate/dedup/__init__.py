@@ -97,10 +97,10 @@ def run(dataset: Dataset, signals: Sequence[str] = ("exact", "pdq"), thresholds:
     search = Search(f"{overlap.WORK}/pool-{fingerprint(made_by)}", recall, whitenings, engine)
     views = Views(dataset.folder.within(search.folder), compared_against, looked_at, engine, device)
     overlaps = {name: each.matches for name, each in found.items()}
-    decision = decide(pool, overlaps, search, rule, views if thorough else None)
+    decision, uids = decide(pool, overlaps, search, rule, views if thorough else None).by_shard(pool)
     give_back_freed_memory()
-    decision, uids = decision.by_shard(pool)
     selection.write(dataset, name, pool, decision, uids, made_by, engine)
+    give_back_freed_memory()
     groups = groups_tables(pool, decision, uids)
     dataset.folder.write_tables(f"reports/duplicates-{name}.parquet", GROUPS, groups, made_by)
     numbers = counts(pool, decision, [comparison.signal for comparison in compared])

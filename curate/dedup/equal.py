@@ -17,7 +17,7 @@ from curate.files import Folder
 from curate.work import Engine, Report, run_all
 
 FEW = 1_000_000  # rows whose digests the driver sorts itself, in 60 MB
-BUCKET = 2_000_000  # rows in a range of digests, about: 50 bytes each
+BUCKET = 1_000_000  # rows in a range of digests, about: 50 bytes each
 END = 2**64
 
 

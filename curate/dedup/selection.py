@@ -16,7 +16,7 @@ from curate.errors import BadShard
 from curate.shard import Shard
 from curate.work import Engine, Report, run_all
 
-SHARDS = 1_000  # whose dropped rows the driver holds at a time
+SHARDS = 200  # whose dropped rows the driver holds as tables at a time
 
 
 @dataclass(frozen=True)
