@@ -268,5 +268,5 @@ def test_a_query_list_that_is_none_is_named(content, reason, tmp_path):
     (tmp_path / "q.txt").write_bytes(content)
     with pytest.raises(CurateError, match=reason):
         queries.read(str(tmp_path / "q.txt"))
-    with pytest.raises(CurateError, match="no such query list: .*missing.txt"):
+    with pytest.raises(CurateError, match=r"no such query list: .*missing\.txt"):
         queries.read(str(tmp_path / "missing.txt"))
