@@ -260,7 +260,7 @@ def test_ranking_by_a_column_without_values_is_an_error(make_dataset):
 
 def test_a_column_mistyped_is_told_from_one_that_is_not_measured(dataset):
     measured = measure(dataset, ["caption"], HERE)
-    with pytest.raises(CurateError, match="did you mean 'caption_words'\\? or run: curate measure .* caption$"):
+    with pytest.raises(CurateError, match=r"did you mean 'caption_words'\? or run: curate measure .* caption$"):
         dropping(measured, where=("caption_wrods > 1",), engine=HERE)
 
 
@@ -269,7 +269,10 @@ def test_a_column_mistyped_is_told_from_one_that_is_not_measured(dataset):
     [
         ({"where": ("scor > 1",)}, "step 'scor > 1': no column 'scor'; did you mean 'score'?"),
         ({"where": ("language = 'en'",)}, "no column 'language' yet; run: curate measure .* language$"),
-        ({"where": ("clip > 0.3",)}, r"run: curate measure .* clip \('clip' needs pretrained: clip\(pretrained=...\)\)$"),
+        (
+            {"where": ("clip > 0.3",)},
+            r"run: curate measure .* clip \('clip' needs pretrained: clip\(pretrained=...\)\)$",
+        ),
         ({"where": ("language_score > 0.5",)}, "run: curate measure .* language$"),
         ({"where": ("size_min > 5",)}, "run: curate measure .* size$"),
         ({"top": "10%", "by": "clip"}, "run: curate measure .* clip "),

@@ -164,7 +164,9 @@ def unknown_column(name: str, known: list[str], dataset: str, needs: Mapping[str
     signals = [signal for signal in named.available("signals") if name == signal or name.startswith(f"{signal}_")]
     if signals:
         meant = [f"did you mean '{column}'? or " for column in difflib.get_close_matches(name, known, 1, 0.8)]
-        return f"no column '{name}' yet; {''.join(meant)}run: curate measure {dataset} {signals[-1]}{_lacks(signals[-1])}"
+        return (
+            f"no column '{name}' yet; {''.join(meant)}run: curate measure {dataset} {signals[-1]}{_lacks(signals[-1])}"
+        )
     near = difflib.get_close_matches(name, [*known, *named.available("signals")], 1, 0.5)
     hint = f"did you mean '{near[0]}'? " if near else ""
     return f"no column '{name}'; {hint}the columns are: {', '.join(known)}"
