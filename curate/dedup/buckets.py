@@ -14,9 +14,7 @@ TELLING = 6  # times as many bits of two codes as may differ: few that are unlik
 SPARSE = 32  # times as many neighbours as pairs of a bucket are worth comparing, since they lie side by side
 PIECE = 1 << 16  # neighbours compared at a time
 LARGE = 4096  # codes in a bucket that are compared with each other
-COMPILED_FROM = (
-    1 << 18
-)  # codes: half a second for as many tables as they need; to compile takes some, once for a machine
+COMPILED_FROM = 1 << 16  # codes: to compile takes some seconds, once for a machine, and fewer no more without
 Rows = tuple[np.ndarray, np.ndarray]  # of both codes of each pair
 
 
