@@ -110,7 +110,7 @@ def named_by_texts(name: str) -> list[tuple[int, str]]:
     found = []
     for call in (node for node in ast.walk(MODULES[name]) if isinstance(node, ast.Call) and node.args):
         function = getattr(call.func, "attr", getattr(call.func, "id", ""))
-        if function in ("import_module", "needed", "_torch") and isinstance(call.args[0], ast.Constant):
+        if function in ("import_module", "needed", "with_loops", "_torch") and isinstance(call.args[0], ast.Constant):
             target = call.args[0].value
             if function == "_torch" or target.startswith("curate."):
                 found.append((call.lineno, target))

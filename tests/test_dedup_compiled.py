@@ -7,6 +7,7 @@ from hypothesis import strategies as st
 pytest.importorskip("numba", reason="numba (the extra 'fast') is missing")
 from test_dedup_search import as_list, brute_force, near_codes
 
+from curate.compiled.loops import with_loops
 from curate.dedup import buckets, buckets_compiled, hamming
 from curate.dedup.hamming import as_words, hamming_pairs, tables
 
@@ -16,7 +17,7 @@ pytestmark = pytest.mark.slow
 @pytest.fixture(autouse=True)
 def compiled(monkeypatch):
     monkeypatch.setattr(buckets, "COMPILED_FROM", 0)
-    assert buckets.with_numba() is buckets_compiled
+    assert with_loops("curate.dedup.buckets_compiled") is buckets_compiled
 
 
 @settings(max_examples=100, deadline=None)

@@ -1,6 +1,9 @@
 """What is known of compiled loops without numba: where they stand, what they are handed, what decides their code."""
 
+import importlib
 from dataclasses import dataclass
+from functools import cache
+from types import ModuleType
 from typing import Any
 
 import numpy as np
@@ -32,3 +35,14 @@ class Loops:
         """As numba.cfunc wants it."""
         pointers = (numba.types.CPointer(getattr(numba.types, kind)) for kind in self.arrays.values())
         return numba.void(*pointers, *(numba.int64 for _ in self.numbers))
+
+
+@cache
+def with_loops(name: str) -> ModuleType | None:
+    """A module that loads its LOOPS, or None where they cannot be compiled: no numba, or none for this numpy."""
+    try:
+        module = importlib.import_module(name)
+        module.load(module.LOOPS)
+    except (ImportError, RuntimeError):
+        return None
+    return module

@@ -1,11 +1,9 @@
 """The near pairs of codes that agree on some bits: codes are placed into buckets by these, and compared in each."""
 
-import importlib
-from functools import cache
-from types import ModuleType
-
 import numpy as np
 from scipy.sparse import csr_array
+
+from curate.compiled.loops import with_loops
 
 PRIME = np.uint64(0x9E3779B97F4A7C15)  # 2**64 / golden ratio: spreads chosen bits over a key
 BUCKET_BITS = (4, 24)  # fewest and most bits of a key
@@ -23,24 +21,13 @@ def near_pairs(words: np.ndarray, mask: np.ndarray, threshold: int) -> tuple[Row
     agree under the mask, and some others. Those of buckets with more than LARGE codes are left out: the rows of each of
     these come beside, int64, ascending."""
     bits = bucket_bits(len(words))
-    if len(words) >= COMPILED_FROM and (compiled := with_numba()):
+    if len(words) >= COMPILED_FROM and (compiled := with_loops("curate.dedup.buckets_compiled")):
         near, large = compiled.near_pairs(words, mask, threshold, bits, LARGE)
     else:
         held, rows, bounds = _buckets(words, mask, threshold, bits)
         near = _in_buckets(words, held, rows, bounds, threshold)
         large = [rows[bounds[at] : bounds[at + 1]] for at in np.flatnonzero(np.diff(bounds) > LARGE).tolist()]
     return near, [np.sort(own).astype(np.int64) for own in large]
-
-
-@cache
-def with_numba() -> ModuleType | None:
-    """The same by compiled loops, or None where they cannot be compiled."""
-    try:
-        module = importlib.import_module("curate.dedup.buckets_compiled")
-        module.load(module.LOOPS)
-    except (ImportError, RuntimeError):  # no numba, or none for this numpy
-        return None
-    return module
 
 
 def bucket_bits(n: int) -> int:

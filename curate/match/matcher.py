@@ -1,18 +1,16 @@
 """Which queries stand in which texts: exact, case-sensitive, every overlap counted once."""
 
-import importlib
 import json
 import os
 import unicodedata
 from collections.abc import Iterator, Sequence
 from dataclasses import fields
-from functools import cache
-from types import ModuleType
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
 
+from curate.compiled.loops import with_loops
 from curate.errors import CurateError
 from curate.match.rules import Default, Metaclip, encoded
 from curate.match.tokens import Tokens, buffers, joined
@@ -152,7 +150,8 @@ class Matcher:
 
     def _use_numba(self) -> bool:
         """Whether numba is there and pays by now; metaclip queries that want several blanks are left to numpy."""
-        if self._compiled is None and self._seen > COMPILE_AFTER and not self._blanks and (module := _with_numba()):
+        wanted = self._compiled is None and self._seen > COMPILE_AFTER and not self._blanks
+        if wanted and (module := with_loops("curate.match.compiled")):
             self._compiled = module.Compiled(self._trie, self.mode, self.casefold, self.nfc, self._longest)
         return self._compiled is not None
 
@@ -215,16 +214,6 @@ def _in_order(row: np.ndarray, query: np.ndarray, rows: int, bits: int) -> tuple
         counts.append(np.bincount(part >> bits, minlength=min(step, rows - first)))
         queries.append((part & (1 << bits) - 1).astype(np.int32))
     return np.concatenate(counts), np.concatenate(queries)
-
-
-@cache
-def _with_numba() -> ModuleType | None:
-    try:
-        module = importlib.import_module("curate.match.compiled")
-        module.load(module.LOOPS)
-    except (ImportError, RuntimeError):  # no numba, or none for this numpy
-        return None
-    return module
 
 
 def _blocks(texts: pa.Array | pa.ChunkedArray, times: int) -> Iterator[pa.Array]:
