@@ -56,10 +56,13 @@ def shards(folder: Path, samples: int) -> str:
             continue
         files = []
         for at in range(samples // SHARDS):
-            caption = " ".join(rng.choice(WORDS, rng.integers(4, 31)))
-            files += [(f"{at:06d}.jpg", pictures[at % PICTURES]), (f"{at:06d}.txt", caption.encode())]
+            files += [(f"{at:06d}.jpg", pictures[at % PICTURES]), (f"{at:06d}.txt", caption(rng))]
         path.write_bytes(shard.tar_bytes(files))
     return str(data)
+
+
+def caption(rng: np.random.Generator) -> bytes:
+    return " ".join(rng.choice(WORDS, rng.integers(4, 31))).encode()
 
 
 def picture(rng: np.random.Generator) -> bytes:

@@ -33,6 +33,7 @@ import torch
 from hashing_vs_peers import PHOTOS, processor
 from open_clip_train.data import get_wds_dataset
 from PIL import Image
+from train_gpu_vs_open_clip import PACKAGES, caption
 
 from curate import shard as shards
 from curate.clip import models
@@ -42,15 +43,12 @@ from curate.train.crops import CROPS
 from curate.train.loader import Loader
 
 RESULTS = Path(__file__).parent / "results"
-PACKAGES = ("torch", "torchvision", "open_clip_torch", "webdataset", "pillow", "simplejpeg")
 CONFIG = {
     "embed_dim": 128,
     "vision_cfg": {"image_size": 224, "patch_size": 32, "layers": 3, "width": 192},
     "text_cfg": {"context_length": 77, "vocab_size": 49408, "width": 128, "heads": 2, "layers": 3},
 }
 BATCH, PARTS, SIDE = 64, 4, 256
-WORDS = """a photo of the with and in on red blue green old new small large dog cat house river mountain street market
-sunset portrait wooden table vintage poster detail handmade ceramic free shipping wallpaper 2019""".split()  # noqa: SIM905
 
 
 def draw(folder: Path, samples: int) -> None:
@@ -65,8 +63,7 @@ def draw(folder: Path, samples: int) -> None:
             x, y = rng.integers(0, photo.width - SIDE + 1), rng.integers(0, photo.height - SIDE + 1)
             path = folder / "one.jpg"
             photo.crop((x, y, x + SIDE, y + SIDE)).save(path, quality=95)
-            caption = " ".join(rng.choice(WORDS, rng.integers(4, 31)))
-            files += [(f"{at:06d}.jpg", path.read_bytes()), (f"{at:06d}.txt", caption.encode())]
+            files += [(f"{at:06d}.jpg", path.read_bytes()), (f"{at:06d}.txt", caption(rng))]
             path.unlink()
         (folder / f"{number:05d}.tar").write_bytes(shards.tar_bytes(files))
 

@@ -4,10 +4,10 @@ import numpy as np
 from scipy.sparse import csr_array
 
 from curate.compiled.loops import with_loops
+from curate.dedup.buckets_layout import COARSE, PRIME
 
-PRIME = np.uint64(0x9E3779B97F4A7C15)  # 2**64 / golden ratio: spreads chosen bits over a key
 BUCKET_BITS = (4, 24)  # fewest and most bits of a key
-ONE_PASS, COARSE = 1 << 21, 10  # codes that are sorted at once; more go by so many bits first, as the cache likes it
+ONE_PASS = 1 << 21  # codes that are sorted at once; more go by COARSE bits first, as the cache likes it
 TELLING = 6  # times as many bits of two codes as may differ: few that are unlike look alike in so many
 SPARSE = 32  # times as many neighbours as pairs of a bucket are worth comparing, since they lie side by side
 PIECE = 1 << 16  # neighbours compared at a time

@@ -12,10 +12,9 @@ import numpy as np
 from numba.core import types
 from numba.extending import intrinsic
 
-from curate.dedup.buckets_layout import COARSE, FLUSHED, LOOPS
+from curate.dedup.buckets_layout import COARSE, FLUSHED, LOOPS, PRIME
 
 U = np.uint64
-PRIME = U(0x9E3779B97F4A7C15)
 compiled: Any = numba.njit(no_cpython_wrapper=True)  # type: ignore[call-overload]
 
 
@@ -44,7 +43,8 @@ def _signature(words, mask, row, width):
 
 @compiled
 def _placed(words, mask, packed, part, starts, fine, bounds, rows, width, bits, row_bits):
-    """Pack the codes bucket by bucket; bounds: where each bucket starts, and the end of the last."""
+    """Pack the codes bucket by bucket; bounds: where each bucket starts, and the end of the last. `part` holds the
+    signatures until the codes are in their parts."""
     inner = bits - min(bits, COARSE)
     outer = bits - inner
     of_part, of_bucket, behind = U(64 - outer), U(64 - inner) if inner else U(0), U(row_bits)
@@ -53,11 +53,12 @@ def _placed(words, mask, packed, part, starts, fine, bounds, rows, width, bits, 
     for at in range(parts + 1):
         starts[at] = 0
     for row in range(rows):
-        starts[(_signature(words, mask, row, width) >> of_part) + U(1)] += 1
+        part[row] = _signature(words, mask, row, width)
+        starts[(part[row] >> of_part) + U(1)] += 1
     for at in range(parts):
         starts[at + 1] += starts[at]
     for row in range(rows):
-        signed = _signature(words, mask, row, width)
+        signed = part[row]
         number = signed >> of_part
         told = words[row] << behind if width == 1 else signed << U(bits) >> U(inner)
         code = (told & inside) >> behind << behind | U(row)

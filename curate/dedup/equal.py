@@ -35,13 +35,15 @@ class Listed:
     def rows(self) -> np.ndarray:
         return self.folder.read_array(self.name)
 
-    def of(self, ranking: Ranking, number: int) -> np.ndarray:
-        """bool: which rows of a range of ranks are listed."""
+    def others(self, ranking: Ranking, number: int, usable: str) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """The records of a range of ranks, where those stand that have a code and are not listed, and the rows of
+        these, uint64."""
+        held, listed = ranking.records(number), self.rows()
         start, stop = ranking.starts[number : number + 2].tolist()
-        listed = self.rows()
-        found = np.zeros(stop - start, bool)
-        found[listed[slice(*np.searchsorted(listed, [start, stop]).tolist())] - start] = True
-        return found
+        wanted = held[usable].copy()
+        wanted[listed[slice(*np.searchsorted(listed, [start, stop]).tolist())] - start] = False
+        own = np.flatnonzero(wanted)
+        return held, own, (own + start).astype(np.uint64)
 
 
 def listed(folder: Folder, rows: np.ndarray) -> Listed:
@@ -72,13 +74,11 @@ class WriteDigests:
 
     def digests(self, number: int) -> np.ndarray:
         """The same, by row."""
-        held = self.ranking.records(number)
-        own = np.flatnonzero(held[self.usable] & ~self.outside.of(self.ranking, number))
+        held, own, rows = self.outside.others(self.ranking, number, self.usable)
         parts = [held[name][own] for name in self.columns]
         parts = [part.reshape(len(own), int(np.prod(part.shape[1:]))).view(np.uint8) for part in parts]
         said = b"".join(map(xxhash.xxh3_128_digest, np.hstack(parts)))
-        start = int(self.ranking.starts[number])
-        return np.vstack([np.frombuffer(said, np.uint64).reshape(-1, 2).T, (own + start).astype(np.uint64)])
+        return np.vstack([np.frombuffer(said, np.uint64).reshape(-1, 2).T, rows])
 
 
 @dataclass(frozen=True)

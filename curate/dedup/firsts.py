@@ -29,10 +29,8 @@ class WriteFirsts:
         name = firsts_of(number)
         if self.folder.exists(name):
             return Report(name, len(self.folder.read_array(name)), skipped=True)
-        held = self.ranking.records(number)
-        own = np.flatnonzero(held[self.column.usable] & ~self.out.of(self.ranking, number))
+        held, own, rows = self.out.others(self.ranking, number, self.column.usable)
         codes = held[self.column.values][own] if self.column.comparison.kind == "hamming" else np.zeros((len(own), 0))
-        rows = (own + self.ranking.starts[number]).astype(np.uint64)
         self.folder.write_array(name, np.column_stack([as_words(codes), rows]))
         return Report(name, len(own))
 
@@ -87,11 +85,9 @@ class Sample:
     def __call__(self, number: int) -> Report:
         name = f"{self.most}/{number:05d}.npy"
         if not self.folder.exists(name):
-            held = self.ranking.records(number)
-            own = np.flatnonzero(held[self.usable] & ~self.out.of(self.ranking, number))
+            held, own, rows = self.out.others(self.ranking, number, self.usable)
             keys = held["keys"][own]
             hashes = [xxhash.xxh3_64_intdigest(uid.encode(), SEED) for uid in uids_of(keys).to_pylist()]
-            rows = (own + self.ranking.starts[number]).astype(np.uint64)
             found = np.stack([np.array(hashes, np.uint64), keys[:, -1], rows])
             self.folder.write_array(name, _least(found, self.most))
         return Report(name)

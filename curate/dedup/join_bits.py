@@ -10,7 +10,8 @@ from dataclasses import dataclass
 import numpy as np
 import pyarrow as pa
 
-from curate.dedup.buckets import PRIME, signatures
+from curate.dedup.buckets import signatures
+from curate.dedup.buckets_layout import PRIME
 from curate.dedup.firsts import Firsts
 from curate.dedup.hamming import Capped, Pairs, Tables, hamming_pairs, in_order, joined, tables, whole
 from curate.files import Folder

@@ -19,6 +19,7 @@ from curate.dedup.groups import Alike
 from curate.dedup.hamming import RECALL, Capped, Pairs
 from curate.dedup.pool import Column, Pool
 from curate.dedup.whiten import Whitening
+from curate.files import Folder
 from curate.work import Engine
 
 COLOURS_APART = 0.06  # mean difference of chroma; JPEG at quality 10 moves it by 0.02, brightness x 1.5 by 0.05 at most
@@ -80,7 +81,7 @@ def likeness(pool: Pool, column: Column, outside: np.ndarray, search: Search) ->
         bits, threshold = 8 * column.bytes, int(comparison.threshold)
         i, j, distance = join_bits.code_pairs(folder, first, bits, threshold, search.recall, search.engine, capped)
     else:
-        i, j, distance = _vector_pairs(pool, column, first, out, search, capped)
+        i, j, distance = _vector_pairs(pool, column, first, out, search, folder, capped)
     same = ~told_apart(pool, i, j)
     i, j, distance = i[same], j[same], distance[same].astype(np.float64)
     crowds = [Crowd(comparison.signal, row, size) for row, size in sorted(set(capped))]
@@ -92,7 +93,7 @@ def likeness(pool: Pool, column: Column, outside: np.ndarray, search: Search) ->
     return Likeness(rows[by_row], Alike(comparison.signal, classes, i, j, distance), used, first), crowds
 
 
-def _vector_pairs(pool: Pool, column: Column, first: Firsts, out: np.ndarray, search: Search,
+def _vector_pairs(pool: Pool, column: Column, first: Firsts, out: np.ndarray, search: Search, folder: Folder,
                   capped: Capped) -> Pairs:  # fmt: skip
     comparison = column.comparison
     whitening = search.whitenings.get(comparison.signal)
@@ -101,7 +102,6 @@ def _vector_pairs(pool: Pool, column: Column, first: Firsts, out: np.ndarray, se
         vectors = pool.vectors(comparison, rows, whitening)
         i, j, distance = load_search().cosine_pairs(vectors, comparison.threshold)
         return rows[i], rows[j], distance
-    folder = pool.dataset.folder.within(f"{search.folder}/{comparison.signal}")
     return join_vectors.vector_pairs(pool, folder, column, out, len(first), whitening, search.engine, capped)
 
 

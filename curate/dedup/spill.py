@@ -67,9 +67,9 @@ class Texts:
         return pa.LargeStringArray.from_buffers(self.offsets.rows - 1, *buffers)
 
 
-def blocks(stop: int, start: int = 0) -> list[slice]:
-    """Stretches that cover the rows from start to stop."""
-    return [slice(at, min(at + BLOCK, stop)) for at in range(start, stop, BLOCK)]
+def blocks(rows: int) -> list[slice]:
+    """Stretches that cover so many rows."""
+    return [slice(at, min(at + BLOCK, rows)) for at in range(0, rows, BLOCK)]
 
 
 def _full(error: OSError) -> Exception:
