@@ -14,14 +14,15 @@ import sys
 import traceback
 
 
-def command(module, arguments, environment, out, errors, largest_file):
-    """What `python -m MODULE` does with these arguments; its exit code."""
+def command(starting, module, arguments, environment, out, errors, largest_file):
+    """What `python -m MODULE` does with these arguments; its exit code. `starting` is closed once it can be killed."""
     os.setsid()
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
     signal.signal(signal.SIGINT, signal.default_int_handler)
     os.environ.update(environment)
     for number, place in ((1, out), (2, errors)):
         os.dup2(os.open(place, os.O_WRONLY | os.O_CREAT | os.O_APPEND), number)
+    os.close(starting)
     if largest_file:
         resource.setrlimit(resource.RLIMIT_FSIZE, (largest_file, largest_file))
     try:
@@ -43,15 +44,20 @@ if __name__ == "__main__":
         asked = json.loads(line)
         if "wait" in asked:
             answer = ended(asked["wait"])
-        elif not (answer := os.fork()):
-            sys.stdin.close()
-            asked["arguments"], code = asked.pop("run"), 70
-            try:
-                code = command(**asked)
-            finally:  # never back into the loop
-                if sys.exc_info()[0]:
-                    traceback.print_exc()
-                sys.stdout.flush()
-                os._exit(code)
+        else:
+            started, starting = os.pipe()
+            if not (answer := os.fork()):
+                sys.stdin.close()
+                asked["arguments"], code = asked.pop("run"), 70
+                try:
+                    code = command(starting, **asked)
+                finally:  # never back into the loop
+                    if sys.exc_info()[0]:
+                        traceback.print_exc()
+                    sys.stdout.flush()
+                    os._exit(code)
+            os.close(starting)
+            os.read(started, 1)  # nothing comes: it waits for the close
+            os.close(started)
         sys.stdout.write(f"{answer}\n")
         sys.stdout.flush()

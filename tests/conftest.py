@@ -169,8 +169,6 @@ class Command:
 
     def send_all(self, number: int) -> None:
         """To the command and all that it has started, as a terminal does."""
-        while os.getpgid(self.pid) != self.pid:  # it was forked a moment ago
-            time.sleep(0.001)
         os.killpg(self.pid, number)
 
     def kill_when(self, happened: Callable[[], object]) -> None:
