@@ -15,7 +15,7 @@ PACKAGE = ROOT / "curate"
 # lowest first; a module may import from its own layer or a lower one
 LAYERS = [
     ["errors"],
-    ["arrow", "files", "storage", "compiled", "memory", "tar", "images", "named"],
+    ["arrow", "files", "storage", "compiled", "memory", "tar", "images", "named", "ranges"],
     ["shard", "rows", "networks", "clip"],
     ["dataset", "signal_files"],
     ["work"],

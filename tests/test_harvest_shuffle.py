@@ -7,11 +7,12 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
+from curate import ranges
 from curate.dataset import Dataset
 from curate.errors import BadShard
 from curate.files import Folder
 from curate.harvest import run
-from curate.harvest.choose import limits, matches, ranges, shuffle, uids
+from curate.harvest.choose import limits, matches, shuffle, uids
 from curate.harvest.choose.matches import Part, grouped, sorted_by_uid
 from curate.shard import uid_of
 

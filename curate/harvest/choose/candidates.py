@@ -7,12 +7,13 @@ from typing import Any, NamedTuple
 import numpy as np
 import pyarrow as pa
 
+from curate import ranges
 from curate.dataset import fingerprint
 from curate.errors import CurateError
 from curate.files import Folder
 from curate.harvest import index as indexes
 from curate.harvest.choose import cap as caps
-from curate.harvest.choose import limits, ranges, select
+from curate.harvest.choose import limits, select
 from curate.harvest.choose.matches import INDEX, RUNS, WORK, Match, Part, grouped, run_of, sorted_by_uid
 from curate.harvest.choose.select import Bucket
 from curate.harvest.choose.shuffle import Gather, Piece, Ranged, pieces_for, shuffled

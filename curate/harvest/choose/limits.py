@@ -12,10 +12,11 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
+from curate import ranges
 from curate.dataset import fingerprint
 from curate.files import Folder
 from curate.harvest.choose import cap as caps
-from curate.harvest.choose import ranges, uids
+from curate.harvest.choose import uids
 from curate.harvest.choose.matches import WORK
 from curate.harvest.choose.select import LIMITS, Bucket, lists, order_of, pairs_of
 from curate.work import Engine, Report, run_all

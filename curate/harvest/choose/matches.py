@@ -9,9 +9,10 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from curate import ranges
 from curate.errors import BadShard
 from curate.files import Folder
-from curate.harvest.choose import ranges, uids
+from curate.harvest.choose import uids
 from curate.match.matcher import Matcher
 from curate.memory import keep_freed_memory
 from curate.pools import open_pool

@@ -8,9 +8,9 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from curate import ranges
 from curate.files import Folder
 from curate.harvest.choose import cap as caps
-from curate.harvest.choose import ranges
 from curate.harvest.choose.matches import WEB, WORK, sorted_by_uid
 from curate.harvest.choose.shuffle import Piece
 from curate.harvest.choose.uids import hashes, hex_digits

@@ -10,8 +10,8 @@ from dataclasses import dataclass
 
 import pyarrow as pa
 
+from curate import ranges
 from curate.files import Folder
-from curate.harvest.choose import ranges
 from curate.work import Engine, Outcome, Report, run_all
 
 FAN = 128  # files that one task reads from

@@ -7,8 +7,8 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from curate import ranges
 from curate.files import Folder
-from curate.harvest.choose import ranges
 from curate.harvest.download import samples
 from curate.harvest.download.place import Place
 from curate.harvest.download.reasons import passing

@@ -6,8 +6,8 @@ from dataclasses import dataclass
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from curate import ranges
 from curate.files import Folder
-from curate.harvest.choose import ranges
 from curate.harvest.choose.matches import WEB
 from curate.harvest.choose.select import placed
 from curate.harvest.choose.uids import hashes

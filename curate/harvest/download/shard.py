@@ -10,11 +10,10 @@ from typing import Any
 
 import pyarrow as pa
 
-from curate import named, shard, tar
+from curate import named, ranges, shard, tar
 from curate.dataset import fingerprint
 from curate.errors import CurateError
 from curate.files import Folder
-from curate.harvest.choose import ranges
 from curate.harvest.choose.shuffle import Ranged
 from curate.harvest.download import known, stored
 from curate.harvest.download.place import Place

@@ -12,9 +12,9 @@ from dataclasses import dataclass
 import numpy as np
 import pyarrow as pa
 
+from curate import ranges
 from curate.files import Folder
 from curate.harvest.choose import cap as caps
-from curate.harvest.choose import ranges
 from curate.harvest.choose.entries import Entries, Limits, entries_of, query_names, read_limits
 from curate.harvest.choose.limits import Search
 from curate.harvest.choose.select import Bucket, by_place, starts

@@ -29,7 +29,7 @@ def bounds(index: int, of: int) -> tuple[int, int]:
     return index * END // of, (index + 1) * END // of
 
 
-def write(folder: Folder, name: str, table: pa.Table, column: str, made_by: dict[str, Any]) -> None:
+def write(folder: Folder, name: str, table: pa.Table, column: str, made_by: dict[str, Any] | None = None) -> None:
     """Write a table that is sorted by `column` already. The same table and `made_by` give the same bytes."""
     values = table[column].to_numpy()
     starts = _starts(values)
