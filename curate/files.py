@@ -134,17 +134,20 @@ class Folder:
             return np.load(self.path(name), mmap_mode="r")
         return np.load(io.BytesIO(self.read_bytes(name)))
 
-    def read_rows(self, name: str, start: int, stop: int) -> np.ndarray:
-        """The rows of a .npy file from `start` up to `stop`; no store is asked for the others."""
-        if self.is_local:
-            return self.read_array(name)[start:stop]
-        head = io.BytesIO(self.fs.cat_file(self.path(name), 0, HEAD))
+    def read_rows(self, name: str, start: int = 0, stop: int | None = None) -> np.ndarray:
+        """The rows of a .npy file from `start` up to `stop`; nothing else is read and, unlike a mapped array, nothing
+        stays open: an array of as many files as there are shards."""
+        head = io.BytesIO(self._bytes(name, 0, HEAD))
         np.lib.format.read_magic(head)
         shape, _, like = np.lib.format.read_array_header_1_0(head)
-        width, first = like.itemsize * int(np.prod(shape[1:])), head.tell()
-        ends = first + start * width, first + stop * width
-        held = self.fs.cat_file(self.path(name), *ends) if start < stop else b""
+        width, first, stop = like.itemsize * int(np.prod(shape[1:])), head.tell(), shape[0] if stop is None else stop
+        held = self._bytes(name, first + start * width, first + stop * width) if start < stop else b""
         return np.frombuffer(held, like).reshape(stop - start, *shape[1:])
+
+    def _bytes(self, name: str, start: int, stop: int) -> bytes:
+        if self.is_local:
+            return disk.ranges(self.path(name), [start], stop - start)[0]
+        return self.fs.cat_file(self.path(name), start, stop)
 
     def made_by(self, name: str) -> dict[str, Any] | None:
         """What made a parquet file, or None where the file is not there."""

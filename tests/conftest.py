@@ -1,18 +1,20 @@
 """Three small drawn shards and the tools to make more: real tars, real parquet, no network."""
 
+import contextlib
 import importlib
 import io
 import itertools
 import json
 import os
 import random
+import resource
 import signal
 import socket
 import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
@@ -234,6 +236,24 @@ def start_together(start):
                 for rank in range(size)]  # fmt: skip
 
     return started
+
+
+@pytest.fixture
+def few_open_files():
+    """with few_open_files(40): no more files than so many can be opened at once (a system's default is 1,024)."""
+
+    @contextlib.contextmanager
+    def limited(more: int) -> Iterator[None]:
+        soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+        used = set(map(int, os.listdir("/proc/self/fd")))
+        free = (number for number in itertools.count() if number not in used)
+        resource.setrlimit(resource.RLIMIT_NOFILE, (next(itertools.islice(free, more, None)), hard))
+        try:
+            yield
+        finally:
+            resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+
+    return limited
 
 
 @pytest.fixture(scope="module")

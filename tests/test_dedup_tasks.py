@@ -232,7 +232,7 @@ def test_clusters_lose_no_near_pair(pool):
 
 @pytest.mark.slow
 def test_a_crowded_cluster_is_compared_with_its_first_vectors_and_named(pool, monkeypatch):
-    monkeypatch.setattr(join_vectors, "LARGEST", 10)
+    monkeypatch.setattr(join_vectors, "GROUP", 10)
     monkeypatch.setattr(join_vectors, "FIRST", 1)
     crowds: list[tuple[int, int]] = []
     whole = set(as_list(search.cosine_pairs(pool.vectors(pool.codes[0].comparison, np.arange(600)), 0.9)))
@@ -240,6 +240,29 @@ def test_a_crowded_cluster_is_compared_with_its_first_vectors_and_named(pool, mo
     assert crowds
     assert all(size > 10 for _, size in crowds)
     assert found < whole
+
+
+@pytest.mark.slow
+def test_the_pairs_do_not_depend_on_how_many_vectors_a_task_holds(pool, monkeypatch):
+    few = as_list(compared(pool))
+    monkeypatch.setattr(join_vectors, "GROUP", 90)  # no cluster has so many
+    crowds: list[tuple[int, int]] = []
+    assert as_list(compared(pool, crowds)) == few
+    assert not crowds
+    assert len(pool.dataset.folder.names("work/dedup/test/*/pairs/*")) > 10
+
+
+@pytest.mark.slow
+def test_tasks_hold_no_file_open_for_each_shard(make_dataset, tmp_path, monkeypatch, few_open_files):
+    monkeypatch.setattr(join_bits, "BUCKET", 10)
+    monkeypatch.setattr(join_bits, "RANGES", 1)
+    monkeypatch.setattr(join_bits, "FILES", 1)
+    monkeypatch.setattr(equal, "FEW", 15)
+    monkeypatch.setattr(ranking, "RANGE", 1)
+    rows = [shown(index, scene(index % 50)) for index in range(60)]
+    with few_open_files(40):
+        result = dedup(make_dataset(rows, per_shard=1), ["pdq"], engine=HERE)
+    assert len(dropped(result)) == 10
 
 
 @pytest.mark.slow

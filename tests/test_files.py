@@ -36,6 +36,7 @@ def test_an_array_comes_back(folder):
     assert np.array_equal(folder.read_array("a.npy"), np.eye(3))
     assert np.array_equal(folder.read_rows("a.npy", 1, 3), np.eye(3)[1:])
     assert folder.read_rows("a.npy", 2, 2).shape == (0, 3)
+    assert np.array_equal(folder.read_rows("a.npy"), np.eye(3))
 
 
 def test_an_error_while_writing_leaves_nothing_behind(folder):

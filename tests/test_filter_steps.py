@@ -184,6 +184,13 @@ def test_sample_ids_go_out_as_datacomp_has_them_and_come_in_again(pool, by, tmp_
     assert narrowed.history[-1]["counts"]["subset"] == {"listed": len(weights(first)), "found": len(weights(first))}
 
 
+def test_sample_ids_of_more_shards_than_files_can_be_open(make_dataset, tmp_path, few_open_files):
+    dataset = make_dataset([pair(index) for index in range(50)], per_shard=1)
+    with few_open_files(40):
+        filtering.run(dataset, signals=("caption",), sample_ids=str(tmp_path / "ids.npy"), engine=HERE)
+    assert len(np.load(tmp_path / "ids.npy")) == 50
+
+
 def test_a_subset_may_list_pairs_that_are_not_there_but_not_only_such(pool, tmp_path):
     uids = pa.array([rows_of(pool)[0]["uid"], "f" * 32])
     np.save(tmp_path / "some.npy", np.array(list(zip(*map(list, keys.of_uids(uids)), strict=True)), "u8,u8"))

@@ -104,7 +104,7 @@ class Repeats:
         held = self.folder.read_array(file)
         start, stop = number * END // self.of, (number + 1) * END // self.of - 1
         first = np.searchsorted(held[0], np.uint64(start))
-        return held[:, first : np.searchsorted(held[0], np.uint64(stop), "right")]
+        return held[:, first : np.searchsorted(held[0], np.uint64(stop), "right")].copy()  # of a mapped file
 
 
 def repeated(pool: Pool, column: Column, apart: Sequence[str], outside: np.ndarray, folder: Folder,
@@ -120,7 +120,7 @@ def repeated(pool: Pool, column: Column, apart: Sequence[str], outside: np.ndarr
     run_all(task, ranking.ranges, engine, "write digests").whole("run it again")
     again = Repeats(own, len(ranking.ranges), -(-len(pool) // BUCKET))
     run_all(again, range(again.of), engine, "find equal codes").whole("run it again")
-    return _by_row([own.read_array(again.output(number)) for number in range(again.of)])
+    return _by_row([own.read_rows(again.output(number)) for number in range(again.of)])
 
 
 def shared(digests: np.ndarray) -> np.ndarray:

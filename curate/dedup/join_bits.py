@@ -75,7 +75,7 @@ class JoinBits:
         """The same."""
         found = []
         for first in range(0, self.codes.files, FILES):
-            start, stop = self.folder.read_array(bounds_of(part.table, first))[part.number : part.number + 2].tolist()
+            start, stop = self.folder.read_rows(bounds_of(part.table, first), part.number, part.number + 2).tolist()
             found.append(self.folder.read_rows(placed_of(part.table, first), start, stop))
         return np.concatenate(found)
 

@@ -35,7 +35,7 @@ class Part:
 
 @dataclass(frozen=True)
 class Group:
-    """Neighbouring shards whose rows are sorted at once."""
+    """Neighbouring shards that a task takes together."""
 
     number: int
     parts: tuple[Part, ...]
@@ -155,7 +155,7 @@ class RankRows:
         return Report(name, len(held))
 
     def _own(self, group: int, number: int) -> np.ndarray:
-        start, stop = self.folder.read_array(bounds_of(group))[number : number + 2].tolist()
+        start, stop = self.folder.read_rows(bounds_of(group), number, number + 2).tolist()
         return self.folder.read_rows(sorted_of(group), start, stop)
 
 
@@ -163,10 +163,10 @@ def rank(parts: Sequence[Part], rows: Sequence[int], source: Folder, said: str, 
          engine: str | Engine) -> Ranking:  # fmt: skip
     """rows: of each part. source: what ReadRows wrote; said: tells these very rows. Raises CurateError."""
     folder = source.within(f"ranks-{said}-{RANGE}")
-    of, groups = -(-sum(rows) // RANGE), _groups(parts, rows)
+    of, groups = -(-sum(rows) // RANGE), neighbours(parts, rows, RANGE)
     if not all(folder.exists(ranked_of(number)) for number in range(of)):
         run_all(SortRows(source, folder, like), groups, engine, "sort rows").whole("run it again")
-        drawn = np.concatenate([folder.read_array(drawn_of(group.number)) for group in groups])
+        drawn = np.concatenate([folder.read_rows(drawn_of(group.number)) for group in groups])
         drawn = drawn[_order(drawn)]
         folder.write_array(ENDS, drawn[np.linspace(0, len(drawn), of + 1).astype(np.int64)[1:-1]])
         run_all(SplitRows(folder), range(len(groups)), engine, "split rows").whole("run it again")
@@ -220,12 +220,13 @@ def _order(keys: np.ndarray) -> np.ndarray:
     return np.lexsort([column for column in columns[::-1] if (column != column[:1]).any()] or columns[:1])
 
 
-def _groups(parts: Sequence[Part], rows: Sequence[int]) -> list[Group]:
+def neighbours(parts: Sequence[Part], rows: Sequence[int], most: int) -> list[Group]:
+    """Shards in groups of at most so many rows, unless one shard alone has more; rows: of each part."""
     groups: list[list[Part]] = []
-    held = RANGE
+    held = most
     for part, count in zip(parts, rows, strict=True):
         if count:
-            if held + count > RANGE:
+            if held + count > most:
                 groups.append([])
                 held = 0
             groups[-1].append(part)

@@ -79,10 +79,9 @@ def write_ids(dataset: Dataset, selection: str, path: str, engine: str | Engine 
     try:
         done = [shard for shard in dataset.shards if str(shard) not in dataset.failures]
         run_all(Ids(selection, scratch), done, engine, "sample_ids").whole("run again")
-        every = [dataset.folder.read_array(f"{scratch}/{shard.name}.npy") for shard in done]
+        every = [dataset.folder.read_rows(f"{scratch}/{shard.name}.npy") for shard in done]
         place, _, file = path.rpartition("/")
         Folder(place or ".").write_array(file, subset.ordered(every))
-        del every  # memory-mapped: closed before they are removed
     finally:
         dataset.folder.remove(scratch)
 
