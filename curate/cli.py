@@ -355,6 +355,11 @@ def dedup(dataset: str, **options: Any) -> Any:
 
     wished = options.pop("calibrate_rate")
     if options.pop("only_calibrate"):
+        deciding = ("thresholds", "against", "against_signals", "against_thresholds", "predictions", "checkpoint",
+                    "closure", "semdedup", "thorough", "distinct_colours", "name")  # fmt: skip
+        if asked := next((option for option in deciding if options[option]), None):
+            named = next(known for known in click.get_current_context().command.params if known.name == asked)
+            raise CurateError(f"--calibrate makes no selection; leave {named.opts[0]} out")
         shared = {name: options[name] for name in ("signals", "whiten", "start", "engine")}
         return last_step(calibrate(Dataset.open(dataset), wished=wished, **shared))
     if checkpoint := options.pop("checkpoint"):

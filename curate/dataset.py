@@ -3,6 +3,7 @@
 import datetime
 import hashlib
 import json
+import re
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -171,6 +172,13 @@ class Dataset:
     def shards_fingerprint(self) -> str:
         """Changes when a shard is added or one of its tars changes size."""
         return fingerprint([[shard.name, shard.folder.size(shard.tar)] for shard in self.shards])
+
+
+def check_name(name: str) -> None:
+    """Raises CurateError for what cannot name a selection."""
+    if not re.fullmatch(r"\w[\w.-]*", name) or name == EVERYTHING:
+        raise CurateError(f"'{name}' cannot name a selection; use letters, digits, '-', '_' and '.', and not "
+                          f"'{EVERYTHING}' alone, which means every row")  # fmt: skip
 
 
 def fingerprint(value: Any) -> str:

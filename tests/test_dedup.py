@@ -3,6 +3,9 @@
 import io
 import random
 import re
+import socket
+import subprocess
+from pathlib import Path
 
 import pyarrow as pa
 import pytest
@@ -179,6 +182,18 @@ def test_dedup_works_in_memory(make_dataset):
         (["--threshold", "phash=few"], "not NAME=NUMBER"),
         (["--signal", "phash(size=7)"], "multiple of 4"),
         (["--against", "nowhere"], "no such benchmark: nowhere"),
+        (["--threshold", "pdq=nan"], "pdq=nan: it is a whole number of bits"),
+        (["--threshold", "pdq=2.5"], "pdq=2.5: it is a whole number of bits"),
+        (["--threshold", "exact=3"], "exact tells equal images, without a threshold"),
+        (["--against-threshold", "pdq=3"], "--against-threshold tells how benchmarks are compared"),
+        (["--against-signal", "pdq"], "--against-signal tells how benchmarks are compared"),
+        (["--thorough", "--against-threshold", "phash=3"], "--against-threshold phash: no such signal"),
+        (["--candidates", "-1"], "--candidates -1: it is a number of pictures, 0 or more"),
+        (["--device", "gpu"], "--device gpu: there are auto, cpu and cuda"),
+        (["--thorough", "--device", "cuda:99"], "--device cuda:99: FAISS sees . GPUs here"),
+        (["--name", "../x"], "'../x' cannot name a selection"),
+        (["--name", "all"], "'all' cannot name a selection"),
+        (["--calibrate", "--predictions", "x"], "--calibrate makes no selection; leave --predictions out"),
     ],
 )
 def test_bad_options_are_one_clear_line(dataset, options, message):
@@ -187,6 +202,37 @@ def test_bad_options_are_one_clear_line(dataset, options, message):
     assert re.search(message, result.output)
     assert "Traceback" not in result.output
     assert not dataset.folder.exists("signals")
+
+
+def test_a_threshold_as_large_as_the_hash_is_refused(dataset):
+    with pytest.raises(CurateError, match="phash at 64: it has 64 bits"):
+        run(dataset, ("phash",), {"phash": 64}, engine="local(workers=0)")
+
+
+def test_a_dataset_is_no_benchmark_for_itself_however_it_is_written(dataset, monkeypatch):
+    monkeypatch.chdir(dataset.folder.path("shards"))
+    with pytest.raises(CurateError, match=r"--against \.\.: a dataset is no benchmark for itself"):
+        run(dataset, against=("..",))
+
+
+def test_what_a_worker_killed_on_the_way_left_half_written_goes_at_the_end(dataset, tmp_path):
+    child = subprocess.Popen(["true"])
+    child.wait()
+    left = Path(dataset.folder.path(f"selections/.00000.parquet.{socket.gethostname()}-{child.pid}.tmp"))
+    (tmp_path / "killed.py").write_text(
+        "from pathlib import Path\n"
+        "class Signal:\n"
+        "    reads, distance = ('caption',), 'equal'\n"
+        "    def measure(self, rows):\n"
+        f"        left = Path({str(left)!r})\n"
+        "        left.parent.mkdir(exist_ok=True)\n"
+        "        left.write_bytes(b'half')\n"
+        "        return {'killed': rows['caption']}\n"
+    )
+    run(dataset, (f"{tmp_path}/killed.py",), engine="local(workers=0)")
+    assert list(left.parent.iterdir()) == [
+        Path(dataset.folder.path(f"selections/{Dataset.open(dataset.url).selection}"))
+    ]
 
 
 def test_a_named_selection_is_not_remade_with_other_options(make_dataset):

@@ -6,11 +6,13 @@ the others go. Pairs with one image and different texts are duplicates: one pair
 stands beside it in reports/duplicates-<selection>.parquet.
 """
 
+import os
+import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 from curate.benchmark import Benchmark, open_benchmark
-from curate.dataset import Dataset, fingerprint
+from curate.dataset import Dataset, check_name, fingerprint
 from curate.dedup import overlap, overlap_report, selection
 from curate.dedup.calibrate import calibrate
 from curate.dedup.codes import Comparison, comparisons
@@ -25,6 +27,7 @@ from curate.dedup.predictions import read as read_predictions
 from curate.dedup.thorough import Views
 from curate.dedup.whitened import whiten_pool
 from curate.errors import CurateError
+from curate.files import Folder
 from curate.measure import measure
 from curate.memory import give_back_freed_memory
 from curate.work import Engine
@@ -51,16 +54,27 @@ def run(dataset: Dataset, signals: Sequence[str] = ("exact", "pdq"), thresholds:
     Raises CurateError for a signal that tells no duplicates, a folder that is no benchmark, two FAISS packages.
     """
     dataset.check_tars()
+    if name is not None:
+        check_name(name)
+    if not re.fullmatch(r"auto|cpu|cuda(:\d+)?", device):
+        raise CurateError(f"--device {device}: there are auto, cpu and cuda, or cuda:1 for the second GPU")
     thresholds = thresholds or {}
     compared = comparisons(signals, thresholds)
     looser = against_thresholds or {}
     benchmarks = _opened(against, dataset)
     compared_against = []
+    if candidates < 0:
+        raise CurateError(f"--candidates {candidates}: it is a number of pictures, 0 or more")
     if benchmarks or thorough:
         compared_against = overlap.compare_by(signals, against_signals, thresholds, looser)
+    elif against_signals or looser:
+        option = "--against-signal" if against_signals else "--against-threshold"
+        raise CurateError(f"{option} tells how benchmarks are compared; name one with --against, or ask for --thorough")
     told = read_predictions(predictions, [benchmark.name for benchmark in benchmarks])
     if compared_against or any(comparison.kind == "cosine" for comparison in compared):
-        load_search()
+        search_module = load_search()
+        if compared_against:
+            search_module.gpu_number(device)
     rule = _rule(closure, semdedup, recall, compared)
     parent = dataset.parent_for("dedup", start)
     more = [
@@ -113,6 +127,7 @@ def run(dataset: Dataset, signals: Sequence[str] = ("exact", "pdq"), thresholds:
     dataset = dataset.after("dedup", options, _summary(numbers, measured), numbers, pool.failures, **changes).save()
     for folder in (search.folder, pool.source):
         dataset.folder.remove(folder)
+    dataset.folder.sweep()  # what a killed worker left, whose work another did
     return dataset
 
 
@@ -143,11 +158,16 @@ def _opened(against: Sequence[str], dataset: Dataset) -> list[Benchmark]:
     benchmarks = [open_benchmark(path) for path in against]
     names = [benchmark.name for benchmark in benchmarks]
     for path, name in zip(against, names, strict=True):
-        if path.rstrip("/") == dataset.url.rstrip("/"):
+        if _place(Folder(path)) == _place(dataset.folder):
             raise CurateError(f"--against {path}: a dataset is no benchmark for itself")
         if names.count(name) > 1:
             raise CurateError(f"two benchmarks are called '{name}'; rename a folder, their reports carry its name")
     return benchmarks
+
+
+def _place(folder: Folder) -> tuple[bool, str]:
+    """Two ways to write one folder have the same."""
+    return folder.is_local, os.path.realpath(folder.root)
 
 
 def _refuse_other_options(dataset: Dataset, name: str, made_by: dict[str, Any]) -> None:

@@ -61,8 +61,9 @@ class Codes:
         return replace(self, comparable=self.comparable & ~rows)
 
 
-def comparisons(signals: Sequence[str], thresholds: Mapping[str, float]) -> list[Comparison]:
-    """How each signal compares, with the user's thresholds over its own. Raises CurateError."""
+def comparisons(signals: Sequence[str], thresholds: Mapping[str, float],
+                option: str = "--threshold") -> list[Comparison]:  # fmt: skip
+    """How each signal compares, with the user's thresholds, of `option`, over its own. Raises CurateError."""
     found = []
     for text in signals:
         spec = named.parse(text)
@@ -71,14 +72,18 @@ def comparisons(signals: Sequence[str], thresholds: Mapping[str, float]) -> list
         if kind not in ("equal", "hamming", "cosine"):
             raise CurateError(f"'{spec.name}' tells no duplicates: it has no distance; use exact, phash or embedding")
         threshold = thresholds.get(spec.slug, getattr(signal, "threshold", 0))
-        if (kind == "cosine" and not -1 < threshold <= 1) or (kind == "hamming" and threshold < 0):
-            wanted = "a similarity up to 1" if kind == "cosine" else "a number of bits, 0 or more"
-            raise CurateError(f"--threshold {spec.slug}={threshold:g}: it is {wanted}")
+        if kind == "equal" and spec.slug in thresholds:
+            raise CurateError(
+                f"{option} {spec.slug}={threshold:g}: {spec.slug} tells equal images, without a threshold"
+            )
+        if (kind == "cosine" and not -1 < threshold <= 1) or (kind == "hamming" and (threshold < 0 or threshold % 1)):
+            wanted = "a similarity up to 1" if kind == "cosine" else "a whole number of bits, 0 or more"
+            raise CurateError(f"{option} {spec.slug}={threshold:g}: it is {wanted}")
         found.append(Comparison(str(spec), spec.slug, kind, float(threshold)))
     for name in thresholds:
         if name not in {comparison.signal for comparison in found}:
             chosen = ", ".join(comparison.signal for comparison in found)
-            raise CurateError(f"--threshold {name}: no such signal here; this run compares by {chosen}")
+            raise CurateError(f"{option} {name}: no such signal here; this run compares by {chosen}")
     return found
 
 
@@ -179,6 +184,10 @@ def _bits(shard: Shard, comparison: Comparison, table: pa.Table, flat: np.ndarra
     column = table[comparison.signal].combine_chunks()
     if not pa.types.is_fixed_size_binary(column.type):
         raise BadShard(f"{shard}: signals/{comparison.signal} holds {column.type}, not bits of one width")
+    bits = 8 * column.type.byte_width
+    if comparison.threshold >= bits:
+        raise CurateError(f"{comparison.signal} at {comparison.threshold:g}: it has {bits} bits, with so large a "
+                          "threshold all images are alike")  # fmt: skip
     return Codes(comparison, _fixed(column), column.is_valid().to_numpy(zero_copy_only=False), flat)
 
 

@@ -11,6 +11,8 @@ from typing import Any
 import faiss
 import numpy as np
 
+from curate.errors import CurateError
+
 QUERIES, COLUMNS = 4096, 8192  # vectors searched at a time, and those that they are compared with
 MARGIN = 1e-3  # of cosine similarity: more than float32 sums can differ
 DIGITS = 5  # similarities are rounded: fp16 vectors carry no more
@@ -180,12 +182,12 @@ def _one_thread() -> Iterator[None]:
 
 def _on_gpu(index: Any, device: str) -> Any:
     """The index on a GPU, or None where there is none to use."""
-    number = _gpu_number(device)
+    number = gpu_number(device)
     return None if number is None else faiss.index_cpu_to_gpu(faiss.StandardGpuResources(), number, index)
 
 
 def _bits_on_gpu(index: Any, device: str) -> Any:
-    number = _gpu_number(device)
+    number = gpu_number(device)
     if number is None:
         return None
     config = faiss.GpuIndexBinaryFlatConfig()
@@ -193,9 +195,14 @@ def _bits_on_gpu(index: Any, device: str) -> Any:
     return faiss.GpuIndexBinaryFlat(faiss.StandardGpuResources(), index, config)
 
 
-def _gpu_number(device: str) -> int | None:
-    """Which GPU is wanted, or None where there is none or none is wanted."""
-    wanted = device == "auto" or device.startswith("cuda")
-    if not wanted or not hasattr(faiss, "StandardGpuResources") or not faiss.get_num_gpus():
+def gpu_number(device: str) -> int | None:
+    """Which GPU is used, or None for the CPU: "auto" takes the first where there is one. Raises CurateError where
+    FAISS does not see the one that is named."""
+    there = faiss.get_num_gpus() if hasattr(faiss, "StandardGpuResources") else 0
+    if device == "cpu" or (device == "auto" and not there):
         return None
-    return int(device.partition(":")[2] or 0)
+    number = int(device.partition(":")[2] or 0)
+    if number >= there:
+        raise CurateError(f"--device {device}: FAISS sees {there} GPUs here (faiss-gpu in place of faiss-cpu may see "
+                          "more); use --device auto")  # fmt: skip
+    return number

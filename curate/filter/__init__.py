@@ -11,7 +11,7 @@ from dataclasses import replace
 from typing import Any
 
 from curate import named
-from curate.dataset import Dataset, fingerprint
+from curate.dataset import Dataset, check_name, fingerprint
 from curate.errors import CurateError
 from curate.files import Folder
 from curate.filter import export, subset
@@ -42,8 +42,8 @@ def run(dataset: Dataset, recipe: str | None = None, where: tuple[str, ...] = ()
     rules_of = decided(combined(load(recipe) if recipe else None, steps), on_null)
     if subset_file is not None:
         rules_of = replace(rules_of, steps=(subset.opened(subset_file), *rules_of.steps))
-    if name is not None and not re.fullmatch(r"\w[\w.-]*", name):
-        raise CurateError(f"'{name}' cannot name a selection; use letters, digits, '-', '_' and '.'")
+    if name is not None:
+        check_name(name)
     dataset.check_tars()
     dataset = _measured(dataset, (*rules_of.signals, *signals), engine)
     _check_needs(dataset, rules_of)
