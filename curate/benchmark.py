@@ -13,6 +13,7 @@ from curate.errors import BadShard, CurateError
 from curate.files import Folder
 from curate.shard import image_member
 from curate.tar import IMAGE_EXTENSIONS
+from curate.words import counted
 
 TEMPLATES = ("a photo of a {c}.", "a picture of a {c}.", "{c}")
 SPLITS = ("test", "val", "validation", "")  # the first that is there is what a model is tested on
@@ -175,8 +176,8 @@ def _of_images(folder: Folder, split: str | None) -> Benchmark:
 
     classnames = _lines(folder, "classnames.txt") or [name.replace("_", " ") for name in classes]
     if labelled and len(classnames) != len(classes):
-        raise CurateError(f"benchmark {folder.url} has {len(classes)} class folders but {len(classnames)} lines in "
-                          f"classnames.txt")  # fmt: skip
+        raise CurateError(f"benchmark {folder.url} has {counted(len(classes), 'class folder')} but "
+                          f"{counted(len(classnames), 'line')} in classnames.txt")  # fmt: skip
     return Benchmark(_name(folder.url), classnames if labelled else None, _templates(folder), samples,
                      lambda: _fingerprint(folder, names))  # fmt: skip
 

@@ -61,6 +61,9 @@ class Dataset:
             raise CurateError(
                 f"{url} has schema {schema}, this curate {curate.__version__} reads up to {SCHEMA}; upgrade curate"
             )
+        wrong = [name for name, empty in EMPTY.items() if not isinstance(manifest.get(name, ...), _kinds(empty))]
+        if wrong:
+            raise CurateError(f"{url}/{MANIFEST} is damaged: it has no '{wrong[0]}' as curate writes it; restore it")
         return cls(folder, manifest)
 
     @property
@@ -137,11 +140,16 @@ class Dataset:
                 table = table.append_column(name, columns[name])
         return table
 
+    @property
+    def gone(self) -> list[Shard]:
+        """The shards that the manifest lists and whose tars are not there."""
+        names = set(self.manifest["shards"]) - {shard.name for shard in self.shards}
+        return [Shard(self.folder, name) for name in sorted(names)]
+
     def check_tars(self) -> None:
         """Raises CurateError where a tar that the manifest lists is gone."""
-        gone = sorted(set(self.manifest["shards"]) - {shard.name for shard in self.shards})
-        if gone:
-            raise CurateError(f"{self.url}/shards/{gone[0]}.tar is missing ({len(gone):,} of the shards that "
+        if gone := self.gone:
+            raise CurateError(f"{self.url}/{gone[0].tar} is missing ({len(gone):,} of the shards that "
                               f"{MANIFEST} lists); put it back, or take it out of its list 'shards'")  # fmt: skip
 
     def after(self, stage: str, options: dict[str, Any], summary: str, counts: dict[str, Any] | None = None,
@@ -179,6 +187,11 @@ def check_name(name: str) -> None:
     if not re.fullmatch(r"\w[\w.-]*", name) or name == EVERYTHING:
         raise CurateError(f"'{name}' cannot name a selection; use letters, digits, '-', '_' and '.', and not "
                           f"'{EVERYTHING}' alone, which means every row")  # fmt: skip
+
+
+def _kinds(empty: Any) -> tuple[type, ...]:
+    """What a value of the manifest may be, which is `empty` in that of a new dataset."""
+    return (str, type(None)) if empty is None else (type(empty),)
 
 
 def fingerprint(value: Any) -> str:

@@ -16,6 +16,7 @@ from curate.named import Spec
 from curate.rows import DECODED, FROM_IMAGE, Rows
 from curate.shard import Shard
 from curate.signal_files import COMPUTED_BY, OF_THE_SHARD, TAR_SAMPLE, changed, rows_hash, tar_now
+from curate.words import counted
 from curate.work import Engine, Report, run_all
 
 BATCH = 128  # images decoded at a time: 25 MB of pixels at 256 x 256
@@ -39,10 +40,11 @@ def measure(dataset: Dataset, specs: Sequence[str], engine: str | Engine = "loca
     outcome = run_all(Measure(parsed), dataset.shards, engine, f"measure {', '.join(spec.slug for spec in parsed)}")
     signals = {**dataset.signals, **{spec.slug: str(spec) for spec in parsed}}
     undecodable = int(outcome.total("undecodable"))
-    trouble = f", {undecodable:,} images could not be decoded" if undecodable else ""
+    trouble = f", {counted(undecodable, 'image')} could not be decoded" if undecodable else ""
     trouble += "".join(f"; {column} has no value for any of them" for column in _empty(outcome.reports))
     summary = (
-        f"measure: {', '.join(map(str, parsed))} on {outcome.rows:,} pairs in {len(outcome.reports):,} shards{trouble}"
+        f"measure: {', '.join(map(str, parsed))} on {counted(outcome.rows, 'pair')} in "
+        f"{counted(len(outcome.reports), 'shard')}{trouble}"
     )
     counts = {"rows": outcome.rows, "undecodable": undecodable, "skipped": sum(r.skipped for r in outcome.reports)}
     options = {"signals": [str(spec) for spec in parsed]}
@@ -202,7 +204,9 @@ def _batches(shard: Shard, table: pa.Table, wanted: set[str], embeddings: dict[s
     with shard.images() as encoded:
         missing = [key for key in keys if key not in encoded]
         if missing:
-            raise BadShard(f"{shard}: its tar lacks {len(missing)} images of its parquet, the first is {missing[0]}")
+            raise BadShard(
+                f"{shard}: its tar lacks {counted(len(missing), 'image')} of its parquet, the first is {missing[0]}"
+            )
         start = 0
         for files in _chunks((encoded[key] for key in keys), bool(wanted & DECODED)):
             end = start + len(files)

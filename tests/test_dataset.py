@@ -60,7 +60,12 @@ def test_a_folder_that_is_no_dataset_is_named(tmp_path):
 
 @pytest.mark.parametrize(
     ("manifest", "message"),
-    [('{"schema": 999}', "upgrade curate"), ("{}", "no schema number"), ('{"schema": ', "not valid JSON")],
+    [
+        ('{"schema": 999}', "upgrade curate"),
+        ("{}", "no schema number"),
+        ('{"schema": 1}', "has no 'shards'"),
+        ('{"schema": ', "not valid JSON"),
+    ],
 )
 def test_a_manifest_this_version_cannot_read_is_refused(tmp_path, manifest, message):
     (tmp_path / "manifest.json").write_text(manifest)

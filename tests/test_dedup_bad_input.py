@@ -101,7 +101,7 @@ def test_unreadable_images_of_a_benchmark_are_named_and_the_others_are_found(mak
     assert result.exit_code == 0, result.output
     assert "3 unreadable: cut.jpg, gone.jpg, page.png" in result.output
     assert "left out: 1 blank" in result.output
-    assert "1 of 5 images (20.0 %) found in the pool, 1 pairs dropped" in result.output
+    assert "1 of 5 images (20.0 %) found in the pool, 1 pair dropped" in result.output
     excluded = Dataset.open(dataset.url).folder.read_table("reports/excluded-held.parquet").to_pylist()
     assert [(row["benchmark_key"], row["reason"]) for row in excluded] == [
         ("black.png", "blank"), ("cut.jpg", "unreadable"), ("gone.jpg", "unreadable"), ("page.png", "unreadable")
@@ -147,7 +147,7 @@ def test_an_empty_dataset_is_compared_with_a_benchmark_without_a_word_of_error(t
     result = command(dataset, "--against", str(folder), "--signal", "exact", "--signal", "pdq")
     assert result.exit_code == 0, result.output
     assert "0 of 0 pairs kept" in result.output
-    assert "0 of 1 images (0.0 %) found" in result.output
+    assert "0 of 1 image (0.0 %) found" in result.output
 
 
 def test_a_column_of_another_imagehash_costs_its_shard_only_and_says_what_to_do(make_dataset):

@@ -82,7 +82,7 @@ def test_an_image_that_cannot_be_decoded_is_null_and_counted(make_dataset, contr
     pairs[2]["image"] = pairs[2]["image"][:200]
     measured = measure(make_dataset(pairs), [contrast], HERE)
     assert measured.history[-1]["counts"]["undecodable"] == 1
-    assert "1 images could not be decoded" in measured.history[-1]["summary"]
+    assert "1 image could not be decoded" in measured.history[-1]["summary"]
     assert measured.joined(measured.shards[0])["contrast"].null_count == 1
 
 

@@ -256,6 +256,9 @@ def bad_files(folder):
     (folder / "empty.pt").write_bytes(b"")
     torch.save({"a": torch.zeros(2)}, folder / "other.pt")
     torch.save(fresh(embed_dim=8).state_dict(), folder / "wide.pt")
+    narrow = fresh().state_dict()
+    narrow["positional_embedding"] = narrow["positional_embedding"][:, :8]
+    torch.save(narrow, folder / "narrow.pt")
     torch.save({"state_dict": print}, folder / "code.pt")
     (folder / "bad.json").write_text("{")
     (folder / "half.json").write_text('{"embed_dim": 8}')
@@ -277,6 +280,7 @@ def bad_files(folder):
         (TINY, "code.pt", "is not an open_clip checkpoint"),
         (TINY, "other.pt", "do not fit ViT-Test-32"),
         (TINY, "wide.pt", "do not fit ViT-Test-32"),
+        (TINY, "narrow.pt", "do not fit ViT-Test-32: text pos_embed width changed"),
         ("bad.json", "other.pt", "bad.json is not valid JSON"),
         ("half.json", "other.pt", "lacks vision_cfg, text_cfg"),
         ("none.json", "other.pt", "no such model config: none.json"),

@@ -139,17 +139,17 @@ def test_lines_that_do_not_fit_are_left_out_and_reported(tmp_path):
     (tmp_path / "pool.csv").write_text("url,caption\nhttp://a/1,one\nhttp://a/2\nhttp://a/3,three\n")
     found, reason = read_damaged(tmp_path / "pool.csv")
     assert found == [("http://a/1", "one"), ("http://a/3", "three")]
-    assert "1 lines left out (row 3: 1 values where the header has 2), 2 rows read" in reason
+    assert "1 line left out (row 3: 1 values where the header has 2), 2 rows read" in reason
     (tmp_path / "pool.jsonl").write_text('{"url": "u", "caption": "c"}\n{"url": \n[1]\n{"url": "v", "caption": null}\n')
     found, reason = read_damaged(tmp_path / "pool.jsonl")
     assert found == [("u", "c"), ("v", "")]
-    assert "2 lines are no JSON object (line 2)" in reason
+    assert "2 lines without a JSON object left out (line 2)" in reason
     (tmp_path / "pool.jsonl").write_text(
         '\ufeff{"url": "u", "caption": "c"}\n\n[1]\n{"url": "v", "caption": "d"}', "utf-8"
     )
     found, reason = read_damaged(tmp_path / "pool.jsonl")
     assert found == [("u", "c"), ("v", "d")]
-    assert "1 lines are no JSON object (line 3)" in reason
+    assert "1 line without a JSON object left out (line 3)" in reason
 
 
 @pytest.mark.parametrize("kind", ["csv", "jsonl"])
@@ -212,7 +212,7 @@ def test_a_line_that_does_not_fit_and_is_no_utf8_costs_itself(tmp_path):
     (tmp_path / "pool.csv").write_bytes(b"url,caption\nhttp://a/1,one\nhttp://a/\xff\nhttp://a/3,caf\xe9\n")
     found, reason = read_damaged(tmp_path / "pool.csv")
     assert found == [("http://a/1", "one"), ("http://a/3", "caf\N{REPLACEMENT CHARACTER}")]
-    assert "1 lines left out (row 3: " in reason
+    assert "1 line left out (row 3: " in reason
 
 
 def test_bytes_that_are_no_utf8_do_not_stop_a_pool(tmp_path):

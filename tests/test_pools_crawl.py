@@ -3,6 +3,7 @@
 import gzip
 import json
 import re
+import socket
 import subprocess
 import sys
 import threading
@@ -669,6 +670,20 @@ def test_archives_on_the_web_are_asked_again_and_those_that_fail_are_named(monke
             list(pool.read(broken))
         assert streams.size_of(missing) == 0
         server.shutdown()
+
+
+def test_an_archive_whose_host_does_not_answer_costs_itself_alone(stored, monkeypatch):
+    monkeypatch.setattr(streams, "WAITS", ())
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))  # and does not listen
+        gone = f"http://127.0.0.1:{taken.getsockname()[1]}/gone.wat.gz"
+        pool = open_pool(stored("wat.paths", f"{gone}\nfile://{stored('whole.wat.gz', WAT)}\n".encode()))
+        whole, lost = pool.parts()
+        assert lost == gone
+        assert streams.size_of(lost) == 0
+        with pytest.raises(BadShard, match=r"gone\.wat\.gz cannot be read: .*Connect call failed"):
+            list(pool.read(lost))
+        assert [row for table in pool.read(whole) for row in rows_of(table)] == WHOLE
 
 
 @pytest.mark.parametrize(("package", "kind"), [("fastwarc", "wat"), ("msgspec", "wat"), ("selectolax", "warc")])

@@ -209,7 +209,7 @@ def test_texts_in_tars_may_be_several_odd_or_broken(tmp_path):
     assert [(text, row) for _, text, row in found] == [
         ("one", 0), ("", 0), ("eins", 0), ("? x\0", 1), ("", 2), ("", 3), ("caf\N{REPLACEMENT CHARACTER}", 4),
         ("6", 5), ("", 6)]  # fmt: skip
-    assert reason == f"{tmp_path}/a.tar: 2 json members are no JSON object (3.json), 7 rows read"
+    assert reason == f"{tmp_path}/a.tar: 2 json members without a JSON object (3.json), 7 rows read"
 
 
 class Counted(MemoryFileSystem):
@@ -393,7 +393,7 @@ def test_a_text_that_cannot_be_read_and_an_image_that_is_gone_cost_only_themselv
     pool = open_pool(f"folder(path={photos}/big_cats)")
     found, reason = failing(pool)
     assert [text for _, text, _ in found] == ["cat", "", "cat", "cat"]
-    assert "big_cats: 1 texts cannot be read (000001.txt: " in reason
+    assert "big_cats: 1 text cannot be read (000001.txt: " in reason
 
 
 # parquet with images

@@ -315,3 +315,10 @@ def luminance(colour: str) -> float:
     parts = [int(digits[at : at + 2], 16) / 255 for at in (0, 2, 4)]
     red, green, blue = (part / 12.92 if part <= 0.03928 else ((part + 0.055) / 1.055) ** 2.4 for part in parts)
     return 0.2126 * red + 0.7152 * green + 0.0722 * blue
+
+
+def test_a_tar_that_is_gone_is_named_and_the_page_shows_the_others(dataset):
+    dataset.save().folder.remove("shards/00001.tar")
+    _, numbers, failures = report.run(Dataset.open(dataset.url))
+    assert numbers["rows"] == 40
+    assert failures == {"shards/00001": f"{dataset.url}/shards/00001.tar is missing; put it back"}

@@ -116,7 +116,7 @@ def test_a_truncated_file_is_not_hashed_and_counted(make_dataset):
     table = dataset.joined(dataset.shards[0])
     nulls = {name: table[name].null_count for name in (*PICTURES, "exact_bytes", "flags_format")}
     assert nulls == dict.fromkeys(PICTURES, 1) | {"exact_bytes": 0, "flags_format": 0}
-    assert "1 images could not be decoded" in dataset.history[-1]["summary"]
+    assert "1 image could not be decoded" in dataset.history[-1]["summary"]
 
 
 @pytest.mark.parametrize("kind", ["GIF", "WEBP"])

@@ -138,7 +138,7 @@ def test_undecodable_images_and_damaged_shards_are_reported(make_dataset, tmp_pa
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"batch_size": 61}, "60 pairs are fewer than one batch of 61; --batch-size 60"),
+        ({"batch_size": 61}, "60 pairs in all, fewer than one batch of 61; --batch-size 60"),
         ({"batch_size": 0}, "--batch-size 0 is not a positive number"),
         ({"epochs": -1}, "--epochs -1 is not a positive number"),
         ({"objective": "clop"}, "no objectives called 'clop'; choose from: bag_of_words, captioning, clip, "),
@@ -147,11 +147,35 @@ def test_undecodable_images_and_damaged_shards_are_reported(make_dataset, tmp_pa
         ({"device": "cuda:9"}, "no device 'cuda:9' here"),
         ({"init": "nowhere"}, "no file, run or tag 'nowhere'"),
         ({"out": "memory://run"}, "is not on this machine"),
+        ({"workers": -1}, "--workers -1 is not a number of threads"),
+        ({"cache_size": float("nan")}, "--cache-size nan is not a positive number"),
+        ({"eval_every": 3}, "--eval-every says how often --eval is asked"),
+        ({"lock_image": True, "lock_text": True}, "leave nothing to train"),
+        ({"distill": "nowhere"}, "no such run or checkpoint: nowhere"),
     ],
 )
-def test_options_that_cannot_work_are_one_line(dataset, tmp_path, options, message):
+def test_options_that_cannot_work_are_one_line_and_leave_no_folder(dataset, tmp_path, options, message):
     with pytest.raises(CurateError, match=message):
         run([dataset.url], **{"out": str(tmp_path / "run"), **OPTIONS, **options})
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_run_that_is_refused_leaves_what_was_in_its_folder(dataset, tmp_path):
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run/notes.txt").write_text("mine")
+    with pytest.raises(CurateError, match="fewer than one batch"):
+        run([dataset.url], str(tmp_path / "run"), **OPTIONS | {"batch_size": 61})
+    assert os.listdir(tmp_path / "run") == ["notes.txt"]
+
+
+def test_a_folder_of_something_else_is_no_place_for_a_run(dataset, tmp_path):
+    with pytest.raises(CurateError, match="is a dataset; choose another folder"):
+        run([dataset.url], dataset.save().url, **OPTIONS)
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run/model.pt").write_bytes(b"theirs")
+    with pytest.raises(CurateError, match=r"holds a model\.pt without its run\.json"):
+        run([dataset.url], str(tmp_path / "run"), **OPTIONS)
+    assert (tmp_path / "run/model.pt").read_bytes() == b"theirs"
 
 
 COMMAND = ["train-clip", "-q", "--model", TINY, "--batch-size", "16", "--epochs", "6", "--lr", "1e-3", "--save-every",

@@ -421,7 +421,7 @@ def test_a_selection_of_other_pairs_fails_its_shards_by_name(dataset, indexed):
     found = indexed(dataset.url)
     assert len(found) == 20
     assert list(found.failures) == [f"{dataset.url}/shards/{name}" for name in ("00001", "00002")]
-    assert "selection 'mine' keeps 1 pairs that this shard does not hold" in next(iter(found.failures.values()))
+    assert "selection 'mine' keeps 1 pair that this shard does not hold" in next(iter(found.failures.values()))
 
 
 def test_a_dataset_that_lacks_a_tar_is_refused(dataset):

@@ -178,8 +178,8 @@ def test_equal_texts_and_empty_captions_are_said_before_the_first_step(make_data
     same = [pair(i) | {"caption": "a photo", "key": f"{i:06d}"} for i in range(40)]
     empty = [pair(i) | {"caption": "" if i % 2 else f"number {i}"} for i in range(40)]
     for name, pairs, expected in (
-        ("same", same, "16 pairs have only 1 different texts, .* the contrastive loss cannot fall below 2.77"),
-        ("empty", empty, "20 captions are empty, and teach nothing; drop them: curate filter DATASET --where"),
+        ("same", same, "16 pairs have only 1 different text, .* the contrastive loss cannot fall below 2.77"),
+        ("empty", empty, "20 empty captions, nothing to learn from; drop them: curate filter DATASET --where"),
     ):
         said = []
         data = make_dataset(pairs, url=str(tmp_path / name))

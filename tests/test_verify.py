@@ -79,6 +79,14 @@ def test_a_wrong_value_fails_and_is_named(dataset):
     assert not verify.run(measured, signals=["phash"], sample=60, tolerance=2, engine=HERE).failures
 
 
+def test_a_tar_that_is_gone_is_named_and_the_manifest_still_lists_it(dataset):
+    measured = measuring.measure(dataset, ["size"], HERE)
+    measured.folder.remove("shards/00001.tar")
+    with pytest.raises(CurateError, match=r"shards/00001\.tar is missing"):
+        verify.run(Dataset.open(measured.url), engine=HERE)
+    assert Dataset.open(measured.url).manifest["shards"] == ["00000", "00001", "00002"]
+
+
 def test_flipped_decisions_are_those_of_the_newest_selection_that_cuts_by_the_column(dataset):
     measured = measuring.measure(dataset, ["caption", "size"], HERE)
     chosen = select(measured, where=("caption_words >= 5",), name="worded", engine=HERE)

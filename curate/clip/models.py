@@ -186,9 +186,11 @@ def scoring_precision(precision: str, device: torch.device) -> str:
 def _load_file(network: Any, name: str, path: str, shown: str) -> None:
     try:
         open_clip.load_checkpoint(network, path, strict=True, weights_only=True)
-    except (pickle.UnpicklingError, EOFError, OSError, KeyError, StopIteration, AttributeError, TypeError) as error:
+    except pickle.UnpicklingError as error:  # torch tells how to load it without protection: nobody should
+        raise CurateError(f"{shown} is not an open_clip checkpoint: it is no file of weights alone") from error
+    except (EOFError, OSError, KeyError, StopIteration, AttributeError, TypeError) as error:
         raise CurateError(f"{shown} is not an open_clip checkpoint: {_one_line(error)}") from error
-    except RuntimeError as error:
+    except (RuntimeError, AssertionError) as error:  # open_clip asserts that positions have the width of the model
         reason = next((line.strip() for line in str(error).split("\n")[1:] if line.strip()), _one_line(error))
         raise CurateError(f"the weights of {shown} do not fit {name}: {reason[:160]}") from error
 

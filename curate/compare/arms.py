@@ -56,6 +56,7 @@ def arms_of(data: Sequence[str], pool: str | None, seeds: Iterable[int], control
     arms: list[Arm] = []
     for url, selection in parsed:
         dataset = Dataset.open(url)
+        dataset.check_tars()
         chosen = _rows(dataset, selection)
         if not chosen.size:
             raise CurateError(f"{url}:{selection or EVERYTHING} keeps no pair: nothing to train on")

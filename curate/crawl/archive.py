@@ -16,6 +16,7 @@ from curate import pools
 from curate.crawl.page import Rows
 from curate.errors import BadShard, CurateError
 from curate.storage import streams
+from curate.words import counted
 
 ROWS = 16_384  # rows in a batch, about
 LARGEST = 64 << 20  # bytes of a record; a broken length would otherwise fill the memory
@@ -85,7 +86,9 @@ def read(part: str, types: WarcRecordType, find: Callable[[WarcRecord, bytes, Ro
         if archive.damage:
             raise pools.damaged(part, count, archive.damage)
     if unreadable:
-        raise BadShard(f"{part}: {len(unreadable):,} records left out ({unreadable[0]}), {count:,} rows read")
+        raise BadShard(
+            f"{part}: {counted(len(unreadable), 'record')} left out ({unreadable[0]}), {counted(count, 'row')} read"
+        )
 
 
 def files_of(path: str, kind: str, base: str) -> list[str]:

@@ -30,6 +30,7 @@ from curate.errors import CurateError
 from curate.files import Folder
 from curate.measure import measure
 from curate.memory import give_back_freed_memory
+from curate.words import counted
 from curate.work import Engine
 
 __all__ = ["calibrate", "faiss_conflict", "run"]
@@ -184,10 +185,10 @@ def _summary(numbers: dict[str, Any], measured: Sequence[Measured]) -> str:
     largest = max((crowd["codes"] for crowd in crowds), default=0)
     parts = [
         f"dedup: {numbers['kept']:,} of {numbers['of']:,} pairs kept",
-        f"{duplicates} duplicates in {numbers['groups']:,} groups",
-        *[f"{len(crowds)} crowds of up to {largest:,} images nearly alike, each compared with its best images only"]
+        f"{duplicates} duplicates in {counted(numbers['groups'], 'group')}",
+        *[f"{counted(len(crowds), 'crowd')} of up to {largest:,} images nearly alike, each compared with the best only"]
         * bool(crowds),
-        *[f"{numbers['undecodable']:,} images could not be decoded: they stay, and are compared by their bytes alone"]
+        *[f"{counted(numbers['undecodable'], 'image')} could not be decoded: they stay, compared by bytes alone"]
         * bool(numbers["undecodable"]),
         *(overlap_report.summary(each, numbers["overlap"][each.name]) for each in measured),
     ]

@@ -12,6 +12,7 @@ from curate.dedup.overlap import Overlap
 from curate.dedup.pool import Pool
 from curate.dedup.predictions import Predictions
 from curate.files import Folder
+from curate.words import counted
 
 NAMED = 3  # unreadable images in the summary; all are in reports/excluded-<benchmark>.parquet
 
@@ -40,11 +41,11 @@ def write(folder: Folder, pool: Pool, measured: Measured, found: Overlap, made_b
 def summary(measured: Measured, numbers: dict[str, Any]) -> str:
     """One sentence."""
     told = (
-        f"benchmark {measured.name}: {numbers['overlapping']:,} of {numbers['images']:,} images "
-        f"({numbers['share']:.1f} %) found in the pool, {numbers['pool_rows']:,} pairs dropped"
+        f"benchmark {measured.name}: {numbers['overlapping']:,} of {counted(numbers['images'], 'image')} "
+        f"({numbers['share']:.1f} %) found in the pool, {counted(numbers['pool_rows'], 'pair')} dropped"
     )
     if numbers["confirmed"]:
-        told += f", {numbers['confirmed']:,} matches by local features alone"
+        told += f", {counted(numbers['confirmed'], 'match')} by local features alone"
     unchecked = numbers["candidates"] - numbers["checked"]
     if numbers["checked"] and unchecked:
         told += f", {unchecked:,} of {numbers['candidates']:,} candidates not looked at (--candidates)"

@@ -17,6 +17,7 @@ from curate.evaluate.retrieval import AT
 from curate.evaluate.sets import TestSet
 from curate.evaluate.tasks import TASKS
 from curate.files import Folder
+from curate.words import counted
 
 ROBUSTNESS = "robustness"
 LOOKED_AT = 100  # images of a benchmark, for whether they have labels or texts
@@ -210,7 +211,7 @@ def _line(name: str, found: dict[str, Any]) -> str:
         )
         of = f"{shift['base_set']}" if "base_set" in shift else f"{len(shift['shifts'])} shifts on average"
         parts.append(f"gap to {of} {_points(shift['gap'])}{above}")
-    return f"eval: {name}, {found['images']:,} images{lost}: {'; '.join(parts)}"
+    return f"eval: {name}, {counted(found['images'], 'image')}{lost}: {'; '.join(parts)}"
 
 
 def _share(found: dict[str, Any]) -> str:

@@ -16,6 +16,7 @@ from curate.filter import arrays, keys
 from curate.filter.uids import Uids, stored
 from curate.shard import Shard
 from curate.signal_files import changed, check_tar, tar_now, told
+from curate.words import counted
 
 SCHEMA_SHARDS = 8  # a column without a single value in so many shards is taken for an untyped one
 
@@ -158,8 +159,8 @@ def places(shard: Shard, uids: pa.Array, kept: pa.Array, selection: str | None) 
             at[missing] = again
             missing = at < 0
     if missing.any():
-        raise BadShard(f"{shard}: selection '{selection}' keeps {missing.sum():,} pairs that this shard does not hold; "
-                       f"it was made on other data, select again")  # fmt: skip
+        raise BadShard(f"{shard}: selection '{selection}' keeps {counted(int(missing.sum()), 'pair')} that this shard "
+                       f"does not hold; it was made on other data, select again")  # fmt: skip
     return at
 
 

@@ -11,6 +11,7 @@ from curate import named
 from curate.errors import BadShard, CurateError
 from curate.storage import streams
 from curate.tar import IMAGE_EXTENSIONS
+from curate.words import counted
 
 ENDINGS = {
     ".parquet": "parquet", ".pq": "parquet", ".csv": "csv", ".tsv": "tsv", ".jsonl": "jsonl", ".ndjson": "jsonl",
@@ -162,7 +163,7 @@ def _strings(values: Any) -> pa.Array:
 
 def damaged(part: str, rows: int, reason: Any) -> BadShard:
     """The failure of a file that broke after `rows` rows."""
-    return BadShard(f"{part} is damaged after {rows:,} rows: {str(reason).strip().split(chr(10), 1)[0]}")
+    return BadShard(f"{part} is damaged after {counted(rows, 'row')}: {str(reason).strip().split(chr(10), 1)[0]}")
 
 
 def _found(path: str, kind: str) -> list[str]:

@@ -12,6 +12,7 @@ from pyarrow import csv
 from curate import pools
 from curate.errors import BadShard
 from curate.storage import streams
+from curate.words import counted
 
 END = "\0end of the file\0"
 OPEN = "a quote that is opened there is never closed"
@@ -72,7 +73,7 @@ class Pool:
             if lines.damage or not closed:
                 raise pools.damaged(part, rows, lines.damage or OPEN)
         if bad:
-            raise BadShard(f"{part}: {len(bad):,} lines left out ({bad[0]}), {rows:,} rows read")
+            raise BadShard(f"{part}: {counted(len(bad), 'line')} left out ({bad[0]}), {counted(rows, 'row')} read")
 
     def columns(self, part: str) -> list[str]:
         """The names in the header."""

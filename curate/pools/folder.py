@@ -12,6 +12,7 @@ import pyarrow.compute as pc
 from curate import named, pools
 from curate.errors import BadShard, CurateError
 from curate.storage import streams
+from curate.words import counted
 
 IMAGES = 10_000  # images in a part
 AT_ONCE = 64  # files asked for at once: a store answers them together
@@ -117,7 +118,7 @@ class Pool:
         texts = [[found.decode("utf-8-sig", "replace").strip()] if isinstance(found, bytes) else []
                  for found in map(contents.get, beside)]  # fmt: skip
         bad = [f"{name}: {found!r}" for name, found in contents.items() if isinstance(found, OSError)]
-        damage = f"{folder}: {len(bad):,} texts cannot be read ({bad[0]})" if bad else None
+        damage = f"{folder}: {counted(len(bad), 'text')} cannot be read ({bad[0]})" if bad else None
         return texts, nowhere, damage
 
     def _missing(self, listed: Listed) -> str:

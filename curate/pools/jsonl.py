@@ -10,6 +10,7 @@ import pyarrow as pa
 from curate import pools
 from curate.errors import BadShard
 from curate.storage import streams
+from curate.words import counted
 
 ROWS = 65_536  # rows in a batch
 
@@ -56,7 +57,10 @@ class Pool:
             if lines.damage:
                 raise pools.damaged(part, rows, lines.damage)
         if bad:
-            raise BadShard(f"{part}: {len(bad):,} lines are no JSON object (line {bad[0]}), {rows:,} rows read")
+            raise BadShard(
+                f"{part}: {counted(len(bad), 'line')} without a JSON object left out (line {bad[0]}), "
+                f"{counted(rows, 'row')} read"
+            )
 
 
 def _buffered(lines: streams.Lines) -> Iterator[bytes]:

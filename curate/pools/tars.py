@@ -17,6 +17,7 @@ from curate.pools import parquet
 from curate.shard import SUCCESS
 from curate.storage import streams
 from curate.tar import IMAGE_EXTENSIONS
+from curate.words import counted
 
 ROWS = 65_536  # rows in a batch
 COMPRESSED = (*streams.CODECS, ".zst", ".tgz")
@@ -60,7 +61,7 @@ class Pool:
         if damage:
             raise pools.damaged(part, len(samples), damage)
         if spoilt:
-            raise BadShard(f"{part}: {spoilt}, {len(samples):,} rows read")
+            raise BadShard(f"{part}: {spoilt}, {counted(len(samples), 'row')} read")
 
     def images(self, part: str, rows: list[int]) -> Iterator[tuple[int, bytes]]:
         """In the order of the tar, which is read up to the last of them."""
@@ -141,7 +142,7 @@ class Pool:
             except (BadShard, OSError) as error:
                 damage = str(error).removeprefix(f"{part}: ")
         damage = (inflated and inflated.damage) or damage
-        return samples, damage, f"{len(bad):,} json members are no JSON object ({bad[0]})" if bad else None
+        return samples, damage, f"{counted(len(bad), 'json member')} without a JSON object ({bad[0]})" if bad else None
 
     def _add(self, sample: Sample, stored: bytes) -> bool:
         """Take url and text from a json member; False where it is no object. The text of another member goes first."""

@@ -90,6 +90,7 @@ def read(dataset: Dataset, selection: str | None) -> Rows:
     about = dataset.manifest["selections"]
     names = chain(dataset, selection)
     reader = _Reader(dataset, [Chosen(name, about[name]["stage"], about[name]["parent"]) for name in names])
+    reader.failures |= {str(shard): f"{dataset.url}/{shard.tar} is missing; put it back" for shard in dataset.gone}
     for index, shard in enumerate(dataset.shards):
         try:
             reader.add(index, shard)

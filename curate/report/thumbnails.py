@@ -17,7 +17,6 @@ from curate.shard import Shard
 SIDE = 128
 QUALITY = 72
 BUDGET = 3_600_000  # characters of all data URIs: the page stays under 5 MB
-BLUR = ("nsfw", "all", "none")
 UNSAFE = ("nsfw", "punsafe")  # columns that hold a chance of being unsafe: our signal's, LAION's
 SAFE = 0.2  # below this open_nsfw's authors call an image safe with high probability (github.com/yahoo/open_nsfw)
 

@@ -3,8 +3,10 @@
 The result is an open_clip state dict (model.pt) with its config, so that every tool that knows open_clip loads it.
 """
 
+import contextlib
+import os
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -16,7 +18,7 @@ from curate.clip.encoders import image_size
 from curate.errors import CurateError
 from curate.files import Folder
 from curate.train import checkpoint, crops, index, plan, prepare, ranks, summary
-from curate.train.checkpoint import CONFIG, MODEL, OBJECTIVE, RUN, State
+from curate.train.checkpoint import CONFIG, LEFT_BY_STEPS, MODEL, OBJECTIVE, RUN, State
 from curate.train.loader import Loader
 from curate.train.loop import Evaluator, Trainer, Watch
 from curate.train.step import adamw
@@ -51,11 +53,12 @@ def run(data: Sequence[str], out: str | None = None, recipe: str | None = None, 
     settings, config = plan.settings(recipe, init, values)
     if show:
         return settings.table(), {"values": dict(settings.values), "origins": dict(settings.origins)}, {}
-    watch = Watch(save_every, keep, max_spike, evaluator, eval_every or save_every, tensorboard, wandb)
+    every = save_every if eval_every is None else eval_every
+    watch = Watch(save_every, keep, max_spike, evaluator, every, tensorboard, wandb)
     data, weights = [*data, *(url for url, _ in mixed)], [1.0] * len(data) + [weight for _, weight in mixed]
-    plan.check(data, watch, chunk)
+    plan.check(data, watch, chunk, eval_every, workers, cache_size)
     folder, where = _folder(out, data), ranks.own_device(models.torch_device(device))
-    with ranks.joined(where) as mine:
+    with ranks.joined(where) as mine, _begun(folder, mine.first):
         if fsdp:
             prepare.sharding().check(mine, compiled)
         found = index.sources(data, selection, weights)
@@ -97,6 +100,23 @@ def run(data: Sequence[str], out: str | None = None, recipe: str | None = None, 
         if not mine.first:
             return "", {}, pairs.failures
         return *_finish(folder, record, state, trained, goal), pairs.failures
+
+
+@contextlib.contextmanager
+def _begun(folder: Folder, first: bool) -> Iterator[None]:
+    """What is refused before the first step leaves nothing behind: the options that are mended may go there."""
+    place = folder.path()
+    before = set(os.listdir(place)) if os.path.isdir(place) else None
+    try:
+        yield
+    except CurateError:
+        kept = [name for name in LEFT_BY_STEPS if folder.exists(name)]
+        if first and RUN not in (before or ()) and os.path.isdir(place) and not any(map(folder.size, kept)):
+            for name in set(os.listdir(place)) - (before or set()):
+                folder.remove(name)
+            if before is None:
+                os.rmdir(place)
+        raise
 
 
 def _begin(folder: Folder, record: dict[str, Any], resume: bool) -> None:

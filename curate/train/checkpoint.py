@@ -9,6 +9,7 @@ from typing import IO, Any, cast
 
 import torch
 
+from curate.dataset import MANIFEST
 from curate.errors import CurateError
 from curate.files import Folder
 from curate.train.shared import like, whole
@@ -28,6 +29,7 @@ LEFT_BY_A_RUN = (
     "eval",
     "tensorboard",
 )
+LEFT_BY_STEPS = (LOG, "checkpoints", "bad-batch.json")
 WAY_OUT = "choose another --out, or start over with --no-resume"
 NAMED = 20  # uids of undecodable images that a run keeps
 DAMAGED = (pickle.UnpicklingError, EOFError, OSError, RuntimeError, KeyError, ValueError)  # of a checkpoint cut short
@@ -57,8 +59,13 @@ class State:
 
 
 def check_same(run: Folder, options: dict[str, Any], data: dict[str, Any]) -> None:
-    """Raises CurateError where the run in this folder was started with other options or other data."""
+    """Raises CurateError where the run in this folder was started with other options or other data, and where the
+    folder is none of a run."""
+    if run.exists(MANIFEST):
+        raise CurateError(f"--out {run.url} is a dataset; choose another folder for the run")
     if not run.exists(RUN):
+        if run.exists(MODEL):
+            raise CurateError(f"{run.url} holds a {MODEL} without its {RUN}; choose another --out")
         return
     before = run.read_json(RUN)
     for name, value in json.loads(json.dumps(options)).items():

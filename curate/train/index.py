@@ -22,6 +22,7 @@ from curate.errors import BadShard, CurateError
 from curate.files import Folder
 from curate.shard import Shard, image_member
 from curate.train.order import WINDOW, Mixture, Stream
+from curate.words import counted
 from curate.work import Report, run_all
 
 COLUMNS = pa.schema([("uid", pa.string()), ("key", pa.string()), ("caption", pa.large_string())])
@@ -195,8 +196,8 @@ class Enter:
             assert kept is not None
             at = pc.index_in(rows["uid"], kept["uid"].combine_chunks()).combine_chunks()
             if strange := pc.index_in(kept["uid"], rows["uid"].combine_chunks()).null_count:
-                raise BadShard(f"{part}: selection '{part.selection}' keeps {strange:,} pairs that this shard does not "
-                               f"hold; it was made on other data, select again")  # fmt: skip
+                raise BadShard(f"{part}: selection '{part.selection}' keeps {counted(strange, 'pair')} that this shard "
+                               f"does not hold; it was made on other data, select again")  # fmt: skip
             weights = pc.fill_null(kept["weight"].combine_chunks().take(at), 0).to_numpy()
             self.cache.write_array(f"{part.rows}.npy", np.repeat(np.arange(len(rows), dtype=np.int32), weights))
         facts = {"uids": xxhash.xxh3_64_hexdigest("\n".join(rows["uid"].to_pylist()).encode()), "pairs": len(rows),
@@ -216,9 +217,7 @@ def locate(part: Part, keys: Sequence[str], cache: Folder, path: str) -> None:
     members = [images.get(key) for key in keys]
     if None in members:
         missing = keys[members.index(None)]
-        raise BadShard(
-            f"{part.shard}: its tar lacks {members.count(None)} images of its parquet, the first is {missing}"
-        )
+        raise BadShard(f"{part}: its tar lacks {counted(members.count(None), 'image')} of its parquet, first {missing}")
     where = [(member.data, member.size) for member in members if member is not None]
     cache.write_array(f"{part.name}.npy", np.array(where, np.int64).reshape(-1, 2))
 

@@ -15,7 +15,7 @@ class Log:
     """Writes the lines of steps and evaluations, each as soon as it is known.
 
     tensorboard: into RUN/tensorboard. wandb: the project of Weights & Biases; WANDB_MODE=offline keeps it here. Raises
-    CurateError where their packages are not installed.
+    CurateError where their packages are not installed, and where wandb does not let us in.
     """
 
     def __init__(self, out: Folder, step: int, tensorboard: bool = False, wandb: str | None = None,
@@ -28,7 +28,10 @@ class Log:
             self.board = writer(out.path("tensorboard"), purge_step=step + 1)
         if wandb:
             module = _imported("wandb", "--wandb", "wandb")
-            self.wandb = module.init(project=wandb, dir=out.path(), config=about, resume="allow", id=_id(out))
+            try:
+                self.wandb = module.init(project=wandb, dir=out.path(), config=about, resume="allow", id=_id(out))
+            except module.Error as error:
+                raise CurateError(f"--wandb {wandb}: {error} Or set WANDB_MODE=offline") from error
 
     def __enter__(self) -> "Log":
         self.file = open(self.out.path(LOG), "a", buffering=1)

@@ -18,6 +18,7 @@ from curate.train.index import Index, Source
 from curate.train.loop import Schedule, Watch
 from curate.train.progress import Arithmetic
 from curate.train.recipe import Settings
+from curate.words import counted
 
 DEFAULT_MODEL = "ViT-B-32"
 DEFAULT_BATCH = 1024  # pairs, or all of a smaller dataset
@@ -49,12 +50,19 @@ def settings(name: str | None, init: str | None, values: Mapping[str, Any]) -> t
     return recipe.with_model(found, config), config
 
 
-def check(data: Sequence[str], watch: Watch, chunk: int | None = None) -> None:
+def check(data: Sequence[str], watch: Watch, chunk: int | None = None, eval_every: int | None = None,
+          workers: int | None = None, cache_size: float = 1.0) -> None:  # fmt: skip
     """Raises CurateError for options that cannot work, whatever the data."""
     for name in ("save_every", "keep", "max_spike", "eval_every"):
         value = getattr(watch, name)
         if value is not None and not value > 0:
             raise CurateError(f"--{name.replace('_', '-')} {value} is not a positive number")
+    if watch.evaluator is None and eval_every is not None:
+        raise CurateError("--eval-every says how often --eval is asked; name a benchmark with --eval")
+    if workers is not None and workers < 0:
+        raise CurateError(f"--workers {workers} is not a number of threads")
+    if not cache_size > 0:
+        raise CurateError(f"--cache-size {cache_size:g} is not a positive number")
     if chunk is not None and chunk < 1:
         raise CurateError(f"--chunk {chunk} is not a positive number")
     if not data:
@@ -71,7 +79,7 @@ def on_data(found: Settings, device: torch.device, pairs: int) -> Settings:
         found = found.put("batch_size", max(1, min(DEFAULT_BATCH, pairs)), "default")
     if pairs < found["batch_size"]:
         size = found["batch_size"]
-        raise CurateError(f"{pairs:,} pairs are fewer than one batch of {size:,}; --batch-size {pairs}")
+        raise CurateError(f"{counted(pairs, 'pair')} in all, fewer than one batch of {size:,}; --batch-size {pairs}")
     return found
 
 
@@ -104,16 +112,16 @@ def notes(pairs: Index, batch_size: int, compares: bool) -> list[str]:
     """What the user should know of the data before it is trained on."""
     found = []
     if pairs.empty:
-        found.append(f"{pairs.empty:,} captions are empty, and teach nothing; drop them: curate filter DATASET --where "
-                     "\"caption != ''\"")  # fmt: skip
+        found.append(f"{counted(pairs.empty, 'empty caption')}, nothing to learn from; drop them: "
+                     "curate filter DATASET --where \"caption != ''\"")  # fmt: skip
     if compares and batch_size > 1:
         captions = pairs.captions(min(batch_size, LOOKED_AT))
         counts = Counter(captions)
         # of c equal texts none can be told from the others: each of their losses is log c at least, both ways
         least = sum(count * math.log(count) for count in counts.values()) / len(captions)
         if least > TELLING * math.log(len(captions)):
-            found.append(f"{len(captions):,} pairs have only {len(counts):,} different texts, which nothing tells "
-                         f"apart in a batch: the contrastive loss cannot fall below {least:.2f}")  # fmt: skip
+            found.append(f"{len(captions):,} pairs have only {counted(len(counts), 'different text')}, which nothing "
+                         f"tells apart in a batch: the contrastive loss cannot fall below {least:.2f}")  # fmt: skip
     return found
 
 

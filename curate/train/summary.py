@@ -5,6 +5,7 @@ from typing import Any
 from curate.files import Folder
 from curate.train import checkpoint
 from curate.train.checkpoint import MODEL, State
+from curate.words import counted
 
 LAST = 10  # lines of the log whose mean loss is reported as the last
 
@@ -32,8 +33,9 @@ def line(folder: Folder, record: dict[str, Any], found: dict[str, Any]) -> str:
     options, pairs = record["options"], record["data"]["samples"]
     epochs = options["epochs"] or round(found["samples"] / pairs, 3)
     replaced = f", {found['undecodable']:,} times an image could not be decoded" if found["undecodable"] else ""
+    passes = f"{epochs:g} epoch{'s' * (epochs != 1)}"
     return (
-        f"train-clip: {options['model']}, {pairs:,} pairs x {epochs:g} epochs, loss {found['first_loss']:.2f} -> "
+        f"train-clip: {options['model']}, {counted(pairs, 'pair')} x {passes}, loss {found['first_loss']:.2f} -> "
         f"{found['last_loss']:.2f} in {found['seconds']:,.0f} s ({found['samples_per_s']:,.0f} samples/s)"
         f"{replaced}, {folder.url}/{MODEL}"
     )

@@ -16,6 +16,7 @@ from curate import named
 from curate.dataset import Dataset, fingerprint
 from curate.errors import CurateError
 from curate.verify import decisions, remeasure
+from curate.words import counted
 from curate.work import Engine, run_all
 
 REPORT = "reports/verify.parquet"
@@ -60,6 +61,7 @@ def run(dataset: Dataset, signals: Sequence[str] = (), sample: int = 200, select
     """
     if sample < 1:
         raise CurateError(f"--sample {sample}: at least one row is needed")
+    dataset.check_tars()
     signals = _checked(dataset, signals)
     columns = sorted({name for shard in dataset.shards[:1] for signal in signals
                       for name in dataset.measured(shard, signal).column_names if name != "uid"})  # fmt: skip
@@ -77,12 +79,13 @@ def run(dataset: Dataset, signals: Sequence[str] = (), sample: int = 200, select
     dataset.folder.write_table(REPORT, table)
     findings = [finding for signal in signals for finding in _findings(dataset, signal, table, tolerance)]
     flipped = int(outcome.total("flipped"))
-    decided = f"{flipped:,} decisions of {name} flip" if name else "no selection cuts by them"
+    flips = f"{counted(flipped, 'decision')} of {name} {'flips' if flipped == 1 else 'flip'}"
+    decided = flips if name else "no selection cuts by them"
     others = sorted(set(dataset.signals) - set(signals))
     decided += f"; not verified: {', '.join(others)}" if others else ""
     same = ", ".join(found.column for found in findings if found.equal)
     texts = [found.text for found in findings if not found.equal] + ([f"equal: {same}"] if same else [])
-    summary = f"verify: {outcome.rows:,} pairs; {'; '.join(texts)}; {decided}"
+    summary = f"verify: {counted(outcome.rows, 'pair')}; {'; '.join(texts)}; {decided}"
     failures = {found.column: found.trouble for found in findings if found.trouble}
     counts = {"rows": outcome.rows, "flipped": flipped if name else None, "selection_verified": name,
               "columns": {found.column: vars(found) for found in findings}}  # fmt: skip
