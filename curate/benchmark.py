@@ -111,7 +111,7 @@ def _check_complete(folder: Folder, split: str, names: list[str]) -> None:
     if not text.isdecimal():
         raise CurateError(f"{folder.url}/{told} holds '{text[:20]}', not a number of tars")
     if int(text) > len(names):
-        raise CurateError(f"{folder.url}/{told} tells of {text} tars, {len(names)} are there; fetch the others")
+        raise CurateError(f"{folder.url}/{told} tells of {text} tars, found {len(names)}; fetch the others")
 
 
 def _type(folder: Folder) -> str:
@@ -203,13 +203,20 @@ def _templates(folder: Folder) -> Templates:
     """zeroshot_classification_templates.json (a list, or of each class its own sentences, as CuPL has them) or .txt."""
     name = "zeroshot_classification_templates"
     if not folder.exists(f"{name}.json"):
-        return _lines(folder, f"{name}.txt") or list(TEMPLATES)
+        return _with_places(_lines(folder, f"{name}.txt") or TEMPLATES, f"{folder.url}/{name}.txt")
     found = folder.read_json(f"{name}.json")
     each = list(found.values()) if isinstance(found, dict) else [found]
     if not each or not all(isinstance(texts, list) and texts and all(isinstance(text, str) for text in texts)
                            for texts in each):  # fmt: skip
         raise CurateError(f"{folder.url}/{name}.json is neither a list of sentences nor a class: sentences object")
-    return found
+    return found if isinstance(found, dict) else _with_places(found, f"{folder.url}/{name}.json")
+
+
+def _with_places(sentences: Sequence[str], file: str) -> list[str]:
+    """Raises CurateError where one says the same of every class."""
+    if wrong := [sentence for sentence in sentences if "{c}" not in sentence]:
+        raise CurateError(f"{file}: '{wrong[0]}' has no {{c}}, where the name of the class goes")
+    return list(sentences)
 
 
 def _read(folder: Folder, name: str) -> bytes:
@@ -224,14 +231,22 @@ def _captions(folder: Folder) -> dict[str, tuple[str, ...]]:
     """captions.json, where the folder has one: {image name: [caption, ...]}."""
     if not folder.exists("captions.json"):
         return {}
-    return {name: tuple(texts) for name, texts in folder.read_json("captions.json").items()}
+    found = folder.read_json("captions.json")
+    if not isinstance(found, dict) or not all(isinstance(texts, list) and all(isinstance(text, str) for text in texts)
+                                              for texts in found.values()):  # fmt: skip
+        raise CurateError(f'{folder.url}/captions.json is not {{"image name": ["caption", ...], ...}}')
+    if found and not any(folder.exists(name) for name in found):
+        raise CurateError(f"{folder.url}/captions.json names images that are not there, such as '{next(iter(found))}'")
+    return {name: tuple(texts) for name, texts in found.items()}
 
 
 def _lines(folder: Folder, name: str) -> list[str] | None:
     if not folder.exists(name):
         return None
-    text = folder.read_bytes(name).decode()
-
+    try:
+        text = folder.read_bytes(name).decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        raise CurateError(f"{folder.url}/{name} is no UTF-8 at byte {error.start:,}; save it as UTF-8") from error
     return [line.strip() for line in text.splitlines() if line.strip()]
 
 

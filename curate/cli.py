@@ -12,7 +12,7 @@ from typing import Any
 import click
 
 import curate
-from curate.errors import BadShard, CurateError
+from curate.errors import BadShard, CurateError, client_errors
 
 INTERRUPTED = 130  # exit status after Ctrl-C, as shells have it
 
@@ -37,6 +37,11 @@ def common(command: Callable[..., Any]) -> Callable[..., Any]:
             if verbose:
                 raise
             click.echo(f"curate: {error}", err=True)
+            sys.exit(1)
+        except client_errors() as error:
+            if verbose:
+                raise
+            click.echo(f"curate: a store does not answer: {error}; look at its address and your credentials", err=True)
             sys.exit(1)
         except KeyboardInterrupt:
             click.echo("\ncurate: interrupted; what is done is kept, run again to go on", err=True)

@@ -76,3 +76,16 @@ def test_doctor_lists_what_is_installed_and_finds_no_fight():
     done = curate("doctor")
     assert "torch" in done.stdout
     assert "no problem found" in done.stdout, done.stderr
+
+
+def test_a_store_that_does_not_let_us_in_is_one_line(tmp_path):
+    pytest.importorskip("s3fs", reason="s3fs is not installed: pip install 'curate[s3]'")
+    nobody = {
+        "AWS_CONFIG_FILE": "/nowhere",
+        "AWS_SHARED_CREDENTIALS_FILE": "/nowhere",
+        "AWS_EC2_METADATA_DISABLED": "true",
+    }
+    done = curate("report", "s3://bucket/dataset", env=nobody)
+    assert done.returncode == 1
+    assert done.stderr.startswith("curate: a store does not answer: Unable to locate credentials; look at")
+    assert "Traceback" not in done.stderr

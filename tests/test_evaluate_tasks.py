@@ -2,6 +2,7 @@
 
 import csv
 import io
+import json
 
 import numpy as np
 import open_clip
@@ -22,6 +23,9 @@ from curate.shard import tar_bytes
 
 TINY = "ViT-Test-32"
 NAMES = [f"{colour} {shape}" for colour in COLOURS for shape in SHAPES]
+
+
+SENTENCES = "zeroshot_classification_templates"
 
 
 def image_of(label, seed, side=48):
@@ -233,17 +237,23 @@ def test_runs_beside_each_other_make_one_table(model, colours, tmp_path):
 @pytest.mark.parametrize(
     ("break_it", "options", "message"),
     [
-        (lambda at: at.write_bytes("test/nshards.txt", b"3"), {}, "tells of 3 tars, 1 are there"),
+        (lambda at: at.write_bytes("test/nshards.txt", b"3"), {}, "tells of 3 tars, found 1"),
         (lambda at: at.write_bytes("test/nshards.txt", b"many"), {}, "not a number of tars"),
         (lambda at: at.write_bytes("dataset_type.txt", b"video"), {}, "dataset_type.txt says 'video'"),
-        (lambda at: at.write_json("zeroshot_classification_templates.json", 3), {}, "neither a list of sentences"),
+        (lambda at: at.write_json(f"{SENTENCES}.json", 3), {}, "neither a list of sentences"),
         (lambda at: write_split(at, "test", 3, 1), {}, "one class only, 'red'"),
         (lambda at: write_split(at, "train", 3), {"tasks_asked": ["few-shot"], "shots": [4]}, "fewer than 4 shots"),
         (lambda at: at.remove("train"), {"tasks_asked": ["linear-probe"]}, "has no train split"),
         (lambda at: None, {"tasks_asked": ["robustness"]}, "compares at least two benchmarks"),
         (lambda at: None, {"tasks_asked": ["linear"]}, "no task 'linear'; choose from: zero-shot"),
         (lambda at: None, {"tasks_asked": ["retrieval"]}, "has no texts"),
-        (lambda at: None, {"train": ["x=/nowhere"]}, "write NAME=DIR"),
+        (lambda at: None, {"train": ["x=/nowhere"], "tasks_asked": ["few-shot"]}, "write NAME=DIR"),
+        (lambda at: None, {"shots": [3]}, "--shots is for --task few-shot; ask for it"),
+        (lambda at: None, {"base": "set"}, "--base is for --task robustness; ask for it"),
+        (lambda at: None, {"batch_size": 0}, "--batch-size 0 is not a positive number"),
+        (lambda at: at.write_bytes("classnames.txt", b"caf\xe9"), {}, "classnames.txt is no UTF-8 at byte 3"),
+        (lambda at: at.write_bytes(f"{SENTENCES}.txt", b"a photo"), {}, "'a photo' has no {c}, where the name"),
+        (lambda at: at.write_json(f"{SENTENCES}.json", ["a photo"]), {}, "'a photo' has no {c}, where the name"),
         (lambda at: None, {"beside": ["/nowhere"]}, "holds no results"),
     ],
 )
@@ -254,6 +264,22 @@ def test_what_cannot_be_evaluated_is_one_line(model, tmp_path, break_it, options
     break_it(folder)
     with pytest.raises(CurateError, match=message):
         run(model, [folder.url], str(tmp_path / "out"), device="cpu", **options)
+
+
+@pytest.mark.parametrize(
+    ("captions", "message"),
+    [
+        (["a"], "captions.json is not"),
+        ({"red/0.png": "a red thing"}, "captions.json is not"),
+        ({"1.png": ["a red thing"]}, "names images that are not there, such as '1.png'"),
+    ],
+)
+def test_captions_of_another_shape_or_of_other_images_are_one_line(tmp_path, captions, message):
+    (tmp_path / "red").mkdir()
+    image_of(0, 0).save(tmp_path / "red/0.png")
+    (tmp_path / "captions.json").write_text(json.dumps(captions))
+    with pytest.raises(CurateError, match=message):
+        open_benchmark(str(tmp_path))
 
 
 def test_damaged_images_and_classes_without_any_are_counted(model, tmp_path):

@@ -17,6 +17,7 @@ from curate import dedup, filter, report
 from curate.dataset import Dataset
 from curate.errors import CurateError
 from curate.files import Folder
+from curate.measure import measure
 from curate.report import charts, distributions
 
 ATTACK = "<script>alert(1)</script> \"x\" onerror='y' & red car"  # more words than the others: it is sampled
@@ -322,3 +323,21 @@ def test_a_tar_that_is_gone_is_named_and_the_page_shows_the_others(dataset):
     _, numbers, failures = report.run(Dataset.open(dataset.url))
     assert numbers["rows"] == 40
     assert failures == {"shards/00001": f"{dataset.url}/shards/00001.tar is missing; put it back"}
+
+
+def test_a_run_whose_last_line_was_cut_is_shown_up_to_there(dataset, tmp_path):
+    (tmp_path / "run.json").write_text('{"options": {}}')
+    (tmp_path / "log.jsonl").write_text('{"step": 1, "loss": 2.5}\n{"step": 2, "lo')
+    _, numbers, _ = report.run(dataset, runs=[str(tmp_path)])
+    assert numbers["runs"][0]["curve"] == [[1, 2.5]]
+    (tmp_path / "run.json").write_text("[]")
+    with pytest.raises(CurateError, match=r"run\.json is not what train-clip writes"):
+        report.run(dataset, runs=[str(tmp_path)])
+
+
+def test_a_measured_file_that_is_gone_is_named_with_the_command_that_brings_it_back(dataset):
+    measured = measure(dataset, ["size"], ONE)
+    measured.folder.remove("signals/size/00001.parquet")
+    _, numbers, failures = report.run(measured)
+    assert numbers["rows"] == 40
+    assert failures["shards/00001"].endswith(f"is missing; run: curate measure {dataset.url} 'size'")

@@ -39,6 +39,12 @@ def run(model: str, benchmarks: Sequence[str], out: str | None = None, arch: str
     unknown = [task for task in tasks_asked if task not in TASKS]
     if unknown:
         raise CurateError(f"no task '{unknown[0]}'; choose from: {', '.join(TASKS)}")
+    if batch_size < 1:
+        raise CurateError(f"--batch-size {batch_size} is not a positive number")
+    for option, value, needed in (("--shots", shots, {"few-shot"}), ("--train", train, {"few-shot", "linear-probe"}),
+                                  ("--base", base, {ROBUSTNESS}), ("--baseline", baselines, {ROBUSTNESS})):  # fmt: skip
+        if value and needed.isdisjoint(tasks_asked):
+            raise CurateError(f"{option} is for --task {' and '.join(sorted(needed))}; ask for it")
     folder = Folder(out or _beside(model, arch))
     learnt = _train_folders(train, benchmarks)
     others = {_name(place): results(place) for place in beside}

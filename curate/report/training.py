@@ -1,5 +1,6 @@
 """What a training run left in its folder: options, the loss, and its evaluation beside chance."""
 
+import contextlib
 import json
 from typing import Any
 
@@ -19,19 +20,30 @@ def read(url: str) -> dict[str, Any]:
             f"{url} is not a training run: it has no run.json; --run wants the folder given to train-clip, "
             "--eval-data that of eval-data"
         )
-    lines = folder.read_bytes("log.jsonl").decode().splitlines() if folder.exists("log.jsonl") else []
-    steps = [json.loads(line) for line in lines if line.strip()]
+    about = folder.read_json("run.json")
+    if not isinstance(about, dict) or "options" not in about:
+        raise CurateError(f"{url}/run.json is not what train-clip writes: it has no 'options'; restore it")
     found = {
         name.removeprefix("eval/").removesuffix(".json"): folder.read_json(name) for name in folder.names("eval/*.json")
     }
     return {
         "name": folder.url.rstrip("/").rsplit("/", 1)[-1],
         "url": folder.url,
-        "about": folder.read_json("run.json"),
-        "curve": _thinned([[step["step"], step["loss"]] for step in steps if "step" in step and "loss" in step]),
+        "about": about,
+        "curve": _thinned([[step["step"], step["loss"]] for step in _steps(folder)]),
         "evaluations": {name: numbers for name, numbers in found.items() if is_evaluation(numbers)},
         "unread": sorted(name for name, numbers in found.items() if not is_evaluation(numbers)),
     }
+
+
+def _steps(folder: Folder) -> list[dict[str, Any]]:
+    """The lines of the log up to the first that is none: where a run was killed the last one may be cut."""
+    lines = folder.read_bytes("log.jsonl").splitlines() if folder.exists("log.jsonl") else []
+    found = []
+    with contextlib.suppress(ValueError):
+        for line in lines:
+            found.append(json.loads(line))
+    return [step for step in found if "loss" in step]
 
 
 def _thinned(points: list[list[float]]) -> list[list[float]]:

@@ -5,7 +5,6 @@ import functools
 import importlib
 import io
 import lzma
-import sys
 import time
 import zlib
 from collections.abc import Callable
@@ -13,7 +12,7 @@ from typing import Any, BinaryIO
 
 import pyarrow as pa
 
-from curate.errors import CurateError
+from curate.errors import CurateError, client_errors
 
 WEB = ("http://", "https://")
 BLOCK = 1 << 20  # bytes read at a time
@@ -239,9 +238,8 @@ def _is_final(error: BaseException) -> bool:
 
 
 def _failures() -> tuple[type[BaseException], ...]:
-    """What stores raise when they do not answer: OSError, and the errors of their clients that are none."""
-    clients = (("aiohttp", "ClientError"), ("botocore.exceptions", "BotoCoreError"))
-    return (OSError, *(getattr(sys.modules[module], name) for module, name in clients if module in sys.modules))
+    """What stores raise when they do not answer."""
+    return (OSError, *client_errors())
 
 
 def file_name(path: str) -> str:
