@@ -9,12 +9,16 @@ import importlib
 import json
 import os
 import resource
+import runpy
 import signal
 import sys
 import traceback
+from pathlib import Path
+
+KILLED_ONCE = Path(__file__).parent / "killed_once"
 
 
-def command(starting, module, arguments, environment, out, errors, largest_file):
+def command(starting, module, arguments, environment, out, errors, largest_file, killed_once):
     """What `python -m MODULE` does with these arguments; its exit code. `starting` is closed once it can be killed."""
     os.setsid()
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
@@ -23,6 +27,9 @@ def command(starting, module, arguments, environment, out, errors, largest_file)
     for number, place in ((1, out), (2, errors)):
         os.dup2(os.open(place, os.O_WRONLY | os.O_CREAT | os.O_APPEND), number)
     os.close(starting)
+    if killed_once:  # the processes that it starts anew read it as they begin
+        os.environ.update(KILLED_ONCE=killed_once, PYTHONPATH=f"{KILLED_ONCE}:{os.environ.get('PYTHONPATH', '')}")
+        runpy.run_path(str(KILLED_ONCE / "sitecustomize.py"))
     if largest_file:
         resource.setrlimit(resource.RLIMIT_FSIZE, (largest_file, largest_file))
     try:

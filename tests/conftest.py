@@ -13,17 +13,17 @@ import socket
 import subprocess
 import sys
 import threading
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from hypothesis import HealthCheck, settings
 from PIL import Image, ImageDraw
+from processes import Command
 
 from curate import shard as shards
 from curate.clip.model_config import find_config
@@ -34,6 +34,9 @@ from curate.files import Folder
 signal.signal(signal.SIGINT, signal.default_int_handler)
 # two test processes, and what they start, on two cores: more threads than cores spin for a quarter of the time
 os.environ.setdefault("OMP_NUM_THREADS", "1")
+# no example fails because a machine is slow
+settings.register_profile("any-machine", deadline=None, suppress_health_check=[HealthCheck.too_slow])
+settings.load_profile("any-machine")
 
 COLOURS = ("red", "green", "blue", "orange", "purple", "black")
 SHAPES = ("circle", "square", "triangle")
@@ -144,47 +147,6 @@ def pytest_runtest_teardown(item, nextitem):
         sys.modules["ray"].shutdown()
 
 
-class Command:
-    """A command that runs as a process and a session of its own; see command_server."""
-
-    def __init__(self, server: subprocess.Popen, folder: Path, arguments: list[str], **how: Any):
-        self.server, self.out, self.errors = server, folder / "out", folder / "errors"
-        self.pid = self._ask({"run": arguments, "out": str(self.out), "errors": str(self.errors), **how})
-
-    def send(self, number: int) -> None:
-        os.kill(self.pid, number)
-
-    def ended(self) -> tuple[int, str, str]:
-        """(exit code, stdout, stderr), once it has ended."""
-        return self._ask({"wait": self.pid}), self.out.read_text(), self.errors.read_text()
-
-    def runs(self) -> bool:
-        return Path(f"/proc/{self.pid}/stat").read_text().rsplit(")", 1)[1].split()[0] != "Z"
-
-    def wait_for(self, happened: Callable[[], object]) -> None:
-        """Until something has happened; the command must still run then."""
-        deadline = time.monotonic() + 60
-        while self.runs() and not happened():
-            assert time.monotonic() < deadline
-            time.sleep(0.005)
-        assert self.runs(), self.ended()
-
-    def send_all(self, number: int) -> None:
-        """To the command and all that it has started, as a terminal does."""
-        os.killpg(self.pid, number)
-
-    def kill_when(self, happened: Callable[[], object]) -> None:
-        """Kill it, with all that it has started, once something has happened."""
-        self.wait_for(happened)
-        self.send_all(signal.SIGKILL)
-        self.ended()
-
-    def _ask(self, what: dict) -> int:
-        self.server.stdin.write(json.dumps(what) + "\n")
-        self.server.stdin.flush()
-        return int(self.server.stdout.readline())
-
-
 @pytest.fixture(scope="session")
 def command_server():
     """command_server(*modules) -> the process that has imported them."""
@@ -206,18 +168,19 @@ def command_server():
 
 @pytest.fixture
 def start(command_server, tmp_path):
-    """start("train-clip", ...) -> Command; `largest_file` in bytes, another `module` than curate.cli."""
+    """start("train-clip", ...) -> Command; `largest_file` in bytes, another `module` than curate.cli. `killed_once`: a
+    pattern of files, once there is one it is killed with all that it has started; see killed_once/."""
     numbers = itertools.count()
     trains = ("curate.train", "ranks_run", "torch._dynamo")  # the compiler, for which every optimizer asks
     others = ("curate.harvest", "curate.dedup", "curate.filter")  # without torch, beside which they fork otherwise
 
     def started(*arguments: str, environment: dict[str, str] | None = None, largest_file: int | None = None,
-                module: str = "curate.cli") -> Command:  # fmt: skip
+                module: str = "curate.cli", killed_once: str = "") -> Command:  # fmt: skip
         folder = tmp_path / f"command-{next(numbers)}"
         folder.mkdir()
         modules = trains if "train-clip" in arguments or module == "ranks_run" else others
         return Command(command_server(*modules), folder, list(arguments), environment=environment or {},
-                       largest_file=largest_file, module=module)  # fmt: skip
+                       largest_file=largest_file, module=module, killed_once=killed_once)  # fmt: skip
 
     return started
 
@@ -226,16 +189,20 @@ def start(command_server, tmp_path):
 def start_together(start):
     """start_together(2, "train-clip", ...) -> a Command for each rank, as torchrun starts them."""
 
-    def started(size: int, *arguments: str, module: str = "curate.cli") -> list[Command]:
-        with socket.socket() as place:
-            place.bind(("127.0.0.1", 0))
-            port = str(place.getsockname()[1])
-        shared = {"WORLD_SIZE": str(size), "LOCAL_WORLD_SIZE": str(size), "MASTER_ADDR": "127.0.0.1",
-                  "MASTER_PORT": port, "GLOO_SOCKET_IFNAME": "lo"}  # fmt: skip
-        return [start(*arguments, environment=shared | {"RANK": str(rank), "LOCAL_RANK": str(rank)}, module=module)
-                for rank in range(size)]  # fmt: skip
+    with socket.socket() as place:
+        # taken, so that no other process is given it, and the first rank may listen there all the same
+        place.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        place.bind(("127.0.0.1", 0))
+        shared = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(place.getsockname()[1]), "GLOO_SOCKET_IFNAME": "lo"}
 
-    return started
+        def started(size: int, *arguments: str, module: str = "curate.cli",
+                    environment: dict[str, str] | None = None) -> list[Command]:  # fmt: skip
+            sizes = {"WORLD_SIZE": str(size), "LOCAL_WORLD_SIZE": str(size)}
+            return [start(*arguments, module=module, environment={
+                        **shared, **sizes, "RANK": str(rank), "LOCAL_RANK": str(rank), **(environment or {})})
+                    for rank in range(size)]  # fmt: skip
+
+        yield started
 
 
 @pytest.fixture
@@ -266,13 +233,3 @@ def model(tmp_path_factory):
     torch.save(models.build(config).state_dict(), folder / "model.pt")
     (folder / "config.json").write_text(json.dumps(config))
     return str(folder)
-
-
-def workers_of(driver: int) -> list[int]:
-    """The worker processes of a driver on Linux: what was forked from the server among its children."""
-    servers = [child for child in _children(driver) if b"forkserver" in Path(f"/proc/{child}/cmdline").read_bytes()]
-    return [worker for server in servers for worker in _children(server)]
-
-
-def _children(process: int) -> list[int]:
-    return [int(child) for child in Path(f"/proc/{process}/task/{process}/children").read_text().split()]

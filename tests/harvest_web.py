@@ -1,6 +1,8 @@
 """A small web on 127.0.0.1: drawn images, and every way in which a server can disappoint."""
 
 import contextlib
+import math
+import socket
 import ssl
 import threading
 import time
@@ -24,29 +26,47 @@ class Page(NamedTuple):
 
 
 class Web:
-    """`url` of the server, `hits` of each path; `delay` seconds before each answer.
+    """`url` of the server, `hits` of each path; `delay` seconds before each answer; `turns`: how many more it gives.
 
-    `pages`: what more it answers to a path with its query; `asked`: (time, path with query, headers) of each request;
-    `most`: how many waited for an answer at the same time; `sent`: bytes of answers that never end by themselves.
+    `pages`: what more it answers to a path with its query, one after the other where it is a list; `asked`: (time, path
+    with query, headers) of each request; `now`, `most`: how many wait for an answer, and did at the same time; `sent`:
+    bytes of answers that never end.
     """
 
     def __init__(self, url: str):
         self.url, self.hits, self.agents, self.delay = url, Counter(), set(), 0.0
         self.sent: Counter[str] = Counter()
-        self.pages: dict[str, Page] = {}
+        self.pages: dict[str, Page | list[Page]] = {}
         self.asked: list[tuple[float, str, dict[str, str]]] = []
-        self.now, self.most, self.lock = 0, 0, threading.Lock()
+        self.now, self.most, self.turns, self.turn = 0, 0, math.inf, threading.Condition()
 
-    @contextlib.contextmanager
-    def answering(self):
-        with self.lock:
+    def let(self, answers: float) -> None:
+        """Give so many answers from now on, and keep who asks for more waiting."""
+        with self.turn:
+            self.turns = answers
+            self.turn.notify_all()
+
+    def wait_for(self, requests: int) -> None:
+        """Until so many wait for an answer."""
+        with self.turn:
+            self.turn.wait_for(lambda: self.now >= requests)
+
+    def wait(self) -> None:
+        """Until it is this request's turn."""
+        with self.turn:
             self.now += 1
             self.most = max(self.most, self.now)
-        try:
-            yield
-        finally:
-            with self.lock:
-                self.now -= 1
+            self.turn.notify_all()
+            self.turn.wait_for(lambda: self.turns > 0)
+            self.turns -= 1
+        time.sleep(self.delay)
+        with self.turn:
+            self.now -= 1
+
+    def page(self, path: str) -> Page:
+        with self.turn:
+            found = self.pages[path]
+            return found if isinstance(found, Page) else found.pop(0) if len(found) > 1 else found[0]
 
     def pair(self, index: int) -> tuple[str, str]:
         return f"{self.url}/{index}.jpg", f"a {COLOURS[index % 6]} {SHAPES[index % 3]} number {index}"
@@ -61,8 +81,7 @@ class Handler(BaseHTTPRequestHandler):
 
     def do_GET(self):
         self.web.asked.append((time.monotonic(), self.path, dict(self.headers)))
-        with self.web.answering():  # not until the last byte: who has that asks again before this thread goes on
-            time.sleep(self.web.delay)
+        self.web.wait()  # and then no longer: who has the last byte asks again before this thread goes on
         with contextlib.suppress(OSError):  # the other side hung up
             self._answer()
 
@@ -72,7 +91,7 @@ class Handler(BaseHTTPRequestHandler):
         self.web.agents.add(self.headers["User-Agent"])
         answer = getattr(self, path.strip("/").split(".")[0].replace("-", "_"), None)
         if self.path in self.web.pages:
-            self._page(self.web.pages[self.path])
+            self._page(self.web.page(self.path))
         elif answer:
             answer(query)
         elif path.strip("/").split(".")[0].isdigit():
@@ -110,19 +129,20 @@ class Handler(BaseHTTPRequestHandler):
     def drip(self, query):
         self.send_response(200)
         self.end_headers()
-        self._drip(b"\xff" * 100)
+        self._drip(b"")
 
     def drip_header(self, query):
-        self._drip(b"HTTP/1.0 200 OK\r\nX-Slow: " + b"a" * 200)
+        self._drip(b"HTTP/1.0 200 OK\r\nX-Slow: ")
 
-    def _drip(self, letters: bytes):
-        for letter in letters:
-            self.wfile.write(bytes([letter]))
-            self.web.sent[self.path] += 1
+    def _drip(self, head: bytes):
+        """A few bytes a second, until the other side hangs up."""
+        self.wfile.write(head)
+        while True:
+            self.wfile.write(b"a")
             time.sleep(0.1)
 
     def hang(self, query):
-        time.sleep(10)
+        self.connection.recv(1)  # until the other side hangs up
 
     def slow_but_sure(self, query):
         body = picture(6)
@@ -180,4 +200,13 @@ def serving(tls: ssl.SSLContext | None = None) -> Iterator[Web]:
         try:
             yield handler.web
         finally:
+            handler.web.let(math.inf)
             server.shutdown()
+
+
+@contextlib.contextmanager
+def nobody_at() -> Iterator[int]:
+    """A port that nobody answers at: it is taken, so that no other process comes to listen there."""
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        yield taken.getsockname()[1]

@@ -60,9 +60,8 @@ def stay_away(out, mine):
             mine.sum(torch.ones(1))
         except CurateError as error:
             told.write_text(str(error))
-    for _ in range(1200):
-        if not told.exists():
-            time.sleep(0.05)
+    while not told.exists():
+        time.sleep(0.05)
 
 
 def main(arguments):

@@ -20,7 +20,7 @@ def compiled(monkeypatch):
     assert with_loops("curate.dedup.buckets_compiled") is buckets_compiled
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=100)
 @given(
     n=st.integers(0, 120),
     width=st.sampled_from([2, 8, 12, 32]),

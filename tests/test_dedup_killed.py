@@ -34,8 +34,8 @@ def test_a_killed_run_is_finished_by_the_next(make_dataset, start, tmp_path, mom
     pairs += [{**row, "key": f"9{row['key']}", "caption": f"again {row['caption']}"} for row in pairs[:6]]
     whole = run(make_dataset(pairs, 3, str(tmp_path / "whole")), against=[str(benchmark)], engine=HERE)
     broken = make_dataset(pairs, 3, str(tmp_path / "broken"))
-    process = start("dedup", broken.url, "--against", str(benchmark), "--engine", "local(workers=1)", "--quiet")
-    process.kill_when(lambda: broken.folder.names(moment))
+    start("dedup", broken.url, "--against", str(benchmark), "--engine", "local(workers=1)", "--quiet",
+          killed_once=broken.folder.path(moment)).killed()  # fmt: skip
     run(Dataset.open(broken.url), against=[str(benchmark)], engine=HERE)
     assert tables(Dataset.open(broken.url)) == tables(whole)
     assert Dataset.open(broken.url).history[-1]["counts"] == whole.history[-1]["counts"]
@@ -54,8 +54,7 @@ def test_a_run_killed_among_its_buckets_is_finished_by_the_next(make_dataset, st
     monkeypatch.setattr(equal, "BUCKET", 6)
     monkeypatch.setattr(ranking, "RANGE", 6)
     broken = make_dataset(pairs, 4, str(tmp_path / "broken"))
-    process = start(broken.url, module="dedup_run")
-    process.kill_when(lambda: broken.folder.names(f"work/dedup/{moment}"))
+    start(broken.url, module="dedup_run", killed_once=broken.folder.path(f"work/dedup/{moment}")).killed()
     assert not broken.folder.names("selections/*/*")
     run(Dataset.open(broken.url), engine=HERE)
     assert tables(Dataset.open(broken.url)) == tables(whole)

@@ -36,7 +36,7 @@ def as_list(pairs: tuple[np.ndarray, ...]) -> list[tuple[int, int, int]]:
 
 
 @pytest.mark.slow
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(
     n=st.integers(0, 120),
     width=st.sampled_from([2, 8, 12, 32]),

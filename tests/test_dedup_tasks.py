@@ -97,7 +97,7 @@ def ranked_pool(folder: Folder, values: np.ndarray, usable: np.ndarray, moving: 
 
 
 @pytest.mark.slow
-@settings(max_examples=12, deadline=None)
+@settings(max_examples=12)
 @given(n=st.integers(0, 200), kinds=st.integers(1, 60), width=st.sampled_from([1, 8, 20]), part=st.integers(40, 90),
        bucket=st.integers(40, 90), seed=st.integers(0, 2**32 - 1))  # fmt: skip
 def test_ranges_of_digests_hold_the_rows_with_equal_codes(tmp_path_factory, n, kinds, width, part, bucket, seed):
@@ -148,7 +148,7 @@ def test_a_range_of_digests_that_is_done_is_not_read_again(tmp_path, monkeypatch
 
 
 @pytest.mark.slow
-@settings(max_examples=12, deadline=None)
+@settings(max_examples=12)
 @given(n=st.integers(0, 150), kinds=st.integers(1, 4), shards=st.integers(1, 5), of=st.integers(30, 90),
        seed=st.integers(0, 2**32 - 1))  # fmt: skip
 def test_ranges_of_ranks_lie_in_the_order_of_all_rows(tmp_path_factory, n, kinds, shards, of, seed):

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pyarrow as pa
 import pytest
+from processes import wait_for_group
 
 from curate.errors import BadShard, CurateError
 from curate.files import Folder
@@ -173,6 +174,7 @@ assert pa.Table.from_pandas(pandas.DataFrame({"a": [1.5, None]}))["a"].to_pylist
 DRIVER = """
 import sys, time
 from pathlib import Path
+from curate.engines import local
 from curate.storage.scratch import scratch
 from curate.work import Report, run_all
 
@@ -180,36 +182,26 @@ class Wait:
     def __call__(self, number):
         with scratch() as folder:
             Path(sys.argv[1], str(number)).write_text(folder)
-            time.sleep(60)
-        return Report(str(number))
+            while True:
+                time.sleep(1)
 
+local.GRACE = 200
 {guard}run_all(Wait(), range(4), "local(workers=2)")
 """
 GUARD = 'if __name__ == "__main__":\n    '
 
 
 def started(tmp_path, guard: str = GUARD) -> tuple[subprocess.Popen, Path]:
-    """A driver with two workers, both in the middle of an item, and the folder in which they tell their scratch."""
+    """A driver with two workers, both in the middle of an item that never ends, or the driver once it has ended, and
+    the folder in which they tell their scratch."""
     (tmp_path / "driver.py").write_text(DRIVER.format(guard=guard))
     told = tmp_path / "told"
     told.mkdir()
     process = subprocess.Popen([sys.executable, tmp_path / "driver.py", told], start_new_session=True,
                                stderr=subprocess.PIPE, text=True)  # fmt: skip
-    deadline = time.monotonic() + 30
-    while len(list(told.iterdir())) < 2 and process.poll() is None and time.monotonic() < deadline:
+    while len([path for path in told.iterdir() if path.read_text()]) < 2 and process.poll() is None:
         time.sleep(0.02)
     return process, told
-
-
-def no_process_left(group: int) -> bool:
-    """Whether every process of a group ends within five seconds."""
-    for _ in range(100):
-        try:
-            os.killpg(group, 0)
-        except ProcessLookupError:
-            return True
-        time.sleep(0.05)
-    return False
 
 
 def gone(told: Path) -> bool:
@@ -217,33 +209,31 @@ def gone(told: Path) -> bool:
 
 
 @pytest.mark.slow
-def test_ctrl_c_ends_every_worker_within_seconds_and_tidies_up(tmp_path):
+def test_ctrl_c_ends_every_worker_and_tidies_up(tmp_path):
     process, told = started(tmp_path)
-    assert len(list(told.iterdir())) == 2
-    start = time.monotonic()
     os.killpg(process.pid, signal.SIGINT)
-    said = process.communicate(timeout=10)[1]
-    assert time.monotonic() - start < 3
+    said = process.communicate()[1]
     assert process.returncode != 0
     assert said.rstrip().endswith("KeyboardInterrupt")
     assert said.count("Traceback") == 1  # the driver's, none of a worker
     assert gone(told)
-    assert no_process_left(process.pid)
+    wait_for_group(process.pid)
 
 
 @pytest.mark.slow
-def test_workers_end_at_once_with_a_killed_driver_and_what_they_left_is_swept(tmp_path):
+def test_workers_end_with_a_killed_driver_and_what_they_left_is_swept(tmp_path):
     process, told = started(tmp_path)
     process.kill()
-    process.communicate(timeout=10)
-    assert no_process_left(process.pid)
+    process.communicate()
+    wait_for_group(process.pid)
     sweeping = "from curate.storage.scratch import scratch\nwith scratch(): pass"
     subprocess.run([sys.executable, "-c", sweeping], check=True)
     assert gone(told)
 
 
 FAILING = """
-import time
+import sys, time
+from pathlib import Path
 from curate.errors import CurateError
 from curate.work import run_all
 
@@ -251,13 +241,16 @@ def held():
     try:
         yield
     finally:
-        time.sleep(30)
+        Path(sys.argv[1]).touch()
+        while True:
+            time.sleep(1)
 
 class Fail:
     def __call__(self, number):
         if number:
             next(held())  # it ends here, and is still about it when the other item has failed
-        time.sleep(1)
+        while not Path(sys.argv[1]).exists():
+            time.sleep(0.02)
         raise CurateError("no weights")
 
 if __name__ == "__main__":
@@ -268,7 +261,8 @@ if __name__ == "__main__":
 @pytest.mark.slow
 def test_an_error_is_told_once_whatever_the_other_workers_are_about(tmp_path):
     (tmp_path / "driver.py").write_text(FAILING)
-    process = subprocess.run([sys.executable, tmp_path / "driver.py"], stderr=subprocess.PIPE, text=True)
+    command = [sys.executable, tmp_path / "driver.py", tmp_path / "held"]
+    process = subprocess.run(command, stderr=subprocess.PIPE, text=True)
     assert process.stderr.count("Traceback (") == 2  # of the driver, and where it happened in the worker
     assert "Exception ignored" not in process.stderr
 
@@ -276,7 +270,7 @@ def test_an_error_is_told_once_whatever_the_other_workers_are_about(tmp_path):
 @pytest.mark.slow
 def test_a_script_without_a_main_guard_is_told_so_in_one_line(tmp_path):
     process, _ = started(tmp_path, guard="")
-    said = process.communicate(timeout=30)[1]
+    said = process.communicate()[1]
     assert process.returncode == 1
     assert 'put its calls under if __name__ == "__main__":' in said.splitlines()[-1]
     assert said.count("Traceback") == 1

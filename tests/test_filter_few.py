@@ -81,7 +81,7 @@ def said(conditions, sql: str) -> list[list[bool]] | str:
 
 
 @pytest.mark.slow
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(CONDITIONS)
 @example("single > 0.28")
 @example("single >= 16777217")

@@ -383,13 +383,11 @@ def command(out: Path, tmp_path: Path, pool: list[str]) -> list[str]:
 
 
 @pytest.mark.slow
-def test_a_killed_command_leaves_nothing_half_and_its_rerun_the_same_bytes(ask, start, pool, web, tmp_path):
+def test_a_killed_command_leaves_nothing_half_and_its_rerun_the_same_bytes(ask, start, pool, tmp_path):
     wanted = contents(fetched(ask, pool, "calm", shard_size=8), *ALL)
     out = tmp_path / "stormy"
-    web.delay = 0.05
     for sign in ("work/harvest/matched/*.json", "work/harvest/plan.json", "shards/*.tar", "shards/*_stats.json"):
-        start(*command(out, tmp_path, pool)).kill_when(lambda sign=sign: any(out.glob(sign)))
-    web.delay = 0.0
+        start(*command(out, tmp_path, pool), killed_once=f"{out}/{sign}").killed()
     code, said, errors = start(*command(out, tmp_path, pool)).ended()
     assert code == 0, errors
     assert json.loads(said)["downloaded"] == 62

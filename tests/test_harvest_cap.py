@@ -63,14 +63,14 @@ def pools(draw):
 
 
 @pytest.mark.slow
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=150)
 @given(pools(), st.integers(1, 30), st.integers(1, 4))
 def test_the_windows_draw_what_sorting_everything_draws_also_where_ranks_are_equal(pool, cap, pieces):
     rank, low, matches, queries = pool
     assert by_windows(rank, low, matches, queries, cap, pieces) == plainly(rank, low, matches, queries, cap)
 
 
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=30)
 @given(pools(), st.integers(1, 12))
 def test_the_pairs_of_a_small_cap_are_among_those_of_a_larger_one(pool, cap):
     rank, low, matches, queries = pool
@@ -130,7 +130,7 @@ def tossed_plainly(rank, matches, counts, cap, salt):
 
 
 @pytest.mark.slow
-@settings(max_examples=50, deadline=None)
+@settings(max_examples=50)
 @given(pools(), st.integers(1, 30))
 def test_each_query_tosses_for_each_of_its_pairs_by_a_hash_of_the_two(pool, cap):
     rank, _, matches, queries = pool
@@ -157,7 +157,7 @@ def test_a_query_draws_each_pair_with_probability_cap_over_count_whatever_the_ot
     assert not (less & ~drawn).any()
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=100)
 @given(st.lists(st.integers(0, 30), min_size=1, max_size=40).filter(any), st.integers(1, 1000))
 def test_the_cap_of_a_tail_is_the_smallest_whose_queries_hold_that_share(counts, thousandths):
     share = thousandths / 1000

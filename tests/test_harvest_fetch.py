@@ -1,18 +1,17 @@
 """Fetching, apart from what both downloaders must hold (test_downloaders.py)."""
 
 import random
-import socket
 import time
 from types import SimpleNamespace
 
 import pytest
-from harvest_web import Page, picture, serving
+from harvest_web import Page, nobody_at, picture, serving
 
 from curate.harvest.fetch import loop as fetch_loop
 from curate.harvest.fetch.fetcher import Fetcher, FetchError, is_public
 from curate.harvest.fetch.transfer import READ, Room
 
-QUICK = {"timeout": 0.5, "deadline": 0.8, "allow_private": True}
+PATIENT = {"timeout": 120, "deadline": 240, "allow_private": True}
 
 
 @pytest.fixture
@@ -23,7 +22,7 @@ def web():
 
 def fetch(*urls: str, **options) -> list[bytes | str]:
     """What each url brings: its body, or the reason why there is none."""
-    with Fetcher(**QUICK | options).fetch(urls) as fetched:
+    with Fetcher(**PATIENT | options).fetch(urls) as fetched:
         found = dict(fetched)
     assert set(found) == set(urls)
     return [result.reason if isinstance(result, FetchError) else result for result in map(found.get, urls)]
@@ -42,16 +41,13 @@ def test_an_image_comes_back_as_it_was_sent_and_the_agent_says_who_asks(web):
 
 
 def test_a_dripping_server_is_left_at_the_deadline(web):
-    start = time.monotonic()
-    assert why(f"{web.url}/drip", timeout=10, deadline=0.5) == "deadline"
-    assert time.monotonic() - start < 1.5
+    assert why(f"{web.url}/drip", deadline=0.5) == "deadline"
 
 
 def test_a_closed_port_a_missing_name_and_a_strange_url_have_names():
-    with socket.create_server(("127.0.0.1", 0)) as server:
-        port = server.getsockname()[1]
-    assert why(f"http://127.0.0.1:{port}/x") == "connection refused"
-    assert why("http://no-such-host.invalid/x", deadline=10) == "dns"
+    with nobody_at() as port:
+        assert why(f"http://127.0.0.1:{port}/x") == "connection refused"
+    assert why("http://no-such-host.invalid/x", timeout=10) == "dns"
     assert why("http://[::1/x") == "bad url"
     assert why("http://a:99999/x") == "bad url"
     assert why("data:image/png;base64,AAAA") == "not http"
@@ -67,7 +63,7 @@ def test_a_slow_caller_stops_the_transfers_and_gets_every_body(web, monkeypatch)
     body = random.Random(0).randbytes(100_001)
     web.pages = {f"/large?{number}": Page(body) for number in range(40)}
     found = []
-    patient = Fetcher(timeout=20, deadline=20, per_host=16, allow_private=True)
+    patient = Fetcher(**PATIENT, per_host=16)
     with patient.fetch([web.url + path for path in web.pages]) as fetched:
         for _, result in fetched:
             found.append(result)

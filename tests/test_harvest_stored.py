@@ -234,7 +234,7 @@ def test_a_killed_harvest_of_pools_ends_with_the_same_bytes(pools, harvested, st
                "--out", str(out), "--cap", "1000", "--shard-size", "16", "--engine", "local(workers=2)", "-q", "--json",
                "--downloader", "native"]  # fmt: skip
     for sign in ("work/harvest/identity.json", "shards/*.tar", "shards/*_stats.json"):
-        start(*command).kill_when(lambda sign=sign: any(out.glob(sign)))
+        start(*command, killed_once=f"{out}/{sign}").killed()
     code, said, errors = start(*command).ended()
     assert code == 0, errors
     assert json.loads(said)["downloaded"] == 180

@@ -7,37 +7,30 @@ from conftest import pair, write_shard
 
 from curate.files import Folder
 
-# waits in the fourth shard for as long as the file "hold" is there
-SLOW = """
-import time
-from pathlib import Path
+MEAN = """
 import numpy as np, pyarrow as pa
 class Signal:
-    reads = ("pixels", "caption")
+    reads = ("pixels",)
     def measure(self, rows):
-        while str(rows["caption"][0]).endswith("number 24") and (Path(__file__).parent / "hold").exists():
-            time.sleep(0.02)
         values = np.array([[image.mean(), 1.0] for image in rows["pixels"]], np.float32)
-        return {"slow": pa.array(values[:, 0]), "slow_vector": values}
+        return {"mean": pa.array(values[:, 0]), "mean_vector": values}
 """
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("workers", [1, 2])
 def test_measure_killed_in_the_middle_and_run_again_gives_the_same_bytes(start, tmp_path, workers):
-    (tmp_path / "slow.py").write_text(SLOW)
+    (tmp_path / "mean.py").write_text(MEAN)
     tables = []
     for name in ("left-alone", "killed"):
         folder = Folder(str(tmp_path / name))
         for shard in range(6):
             write_shard(folder, f"{shard:05d}", [pair(index) for index in range(shard * 8, shard * 8 + 8)])
-        command = ["measure", folder.url, str(tmp_path / "slow.py"), "size", "--engine", f"local(workers={workers})",
+        command = ["measure", folder.url, str(tmp_path / "mean.py"), "size", "--engine", f"local(workers={workers})",
                    "-q"]  # fmt: skip
         if name == "killed":
-            (tmp_path / "hold").touch()
-            start(*command).kill_when(lambda folder=folder: len(folder.names("signals/slow/*.parquet")) >= 2)
-            assert 2 <= len(folder.names("signals/slow/*.parquet")) < 6
-            (tmp_path / "hold").unlink()
+            start(*command, killed_once=folder.path("signals/mean/00001.parquet")).killed()
+            assert 1 <= len(folder.names("signals/mean/*.parquet")) < 6
         code, _, said = start(*command).ended()
         assert code == 0, said
         files = [path for path in Path(folder.url).rglob("*") if path.is_file() and path.name != "manifest.json"]

@@ -21,7 +21,7 @@ pytestmark = pytest.mark.slow
 bytes_and_texts = st.lists(st.one_of(dirty.map(str.encode), st.binary(max_size=4)), max_size=9).map(b" ".join)
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=200)
 @given(lists, st.lists(bytes_and_texts, max_size=9), st.sampled_from(["metaclip", "default", "folded", "uncomposed"]))
 def test_compiled_matching_equals_the_numpy_path_on_any_bytes(queries, texts, way):
     mode, found = "metaclip" if way == "metaclip" else "default", []

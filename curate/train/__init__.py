@@ -64,8 +64,8 @@ def run(data: Sequence[str], out: str | None = None, recipe: str | None = None, 
         found = index.sources(data, selection, weights)
         if not mine.first:
             mine.wait()  # until the first process has built the index and begun the folder
-        needs: Any = vars(named.plugin("train.objectives", named.parse(settings["objective"])))["needs"]
-        captions = not {"text", "tokens"}.isdisjoint(needs)
+        chosen: Any = named.plugin("train.objectives", named.parse(settings["objective"]))
+        captions = not {"text", "tokens"}.isdisjoint(chosen.needs)
         pairs = index.build(found, Folder(cache) if cache else folder.within("cache"), captions)
         settings = plan.on_data(settings, where, len(pairs))
         ranks.check(mine, settings["batch_size"])
