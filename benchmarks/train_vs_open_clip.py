@@ -38,7 +38,7 @@ from train_gpu_vs_open_clip import PACKAGES, caption
 from curate import shard as shards
 from curate.clip import models
 from curate.files import Folder
-from curate.train import index, loop, run
+from curate.train import index, loop, run, sources
 from curate.train.crops import CROPS
 from curate.train.loader import Loader
 
@@ -82,7 +82,7 @@ def load_theirs(data: str, samples: int) -> float:
 
 
 def load_ours(data: str, samples: int, work: str) -> float:
-    pairs = index.build(index.sources([data], None), Folder(f"{work}/cache"))
+    pairs = index.build(sources.of([data], None), Folder(f"{work}/cache"))
     tokenizer = models.tokenizer_of(CONFIG)
     loader = Loader(pairs, tokenizer, 224, BATCH, 0, 1, CROPS["random-resized"])
     start = time.process_time()

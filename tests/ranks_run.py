@@ -14,7 +14,7 @@ from curate.clip import models
 from curate.clip.model_config import find_config
 from curate.errors import CurateError
 from curate.files import Folder
-from curate.train import checkpoint, guard, index, ranks, sharding, shared, towers
+from curate.train import checkpoint, guard, index, ranks, sharding, shared, sources, towers
 from curate.train.loader import Batch, Loader
 from curate.train.step import AT_ONCE, How, adamw, train_step
 
@@ -41,7 +41,7 @@ def steps(objective, chunk, mine, config=None, fsdp=False):
 
 def spoil(data, out, mine):
     """End a run whose first batch is bad."""
-    pairs = index.build(index.sources([data], None, [1.0]), Folder(f"{out}/cache-{mine.rank}"), True)
+    pairs = index.build(sources.of([data], None, [1.0]), Folder(f"{out}/cache-{mine.rank}"), True)
     loader = Loader(pairs, models.tokenizer_of(find_config(TINY)[1]), 32, 16, ranks=mine)
     first = next(loader.batches(0, 1))
     said = guard.bad_batch(Folder(out), loader, first, 1, "the loss is nan", "")

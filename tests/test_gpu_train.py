@@ -13,7 +13,7 @@ from conftest import draw, encoded, pair
 from curate.clip import models
 from curate.clip.model_config import find_config
 from curate.files import Folder
-from curate.train import checkpoint, flops, index, run
+from curate.train import checkpoint, flops, index, run, sources
 from curate.train.loader import Loader
 
 RESULT = Path(__file__).parent.parent / "benchmarks" / "results" / "train_gpu.json"
@@ -51,7 +51,7 @@ def trained(data, out: Path, device: str, model: str, batch: int, steps: int) ->
 def loader_rate(data, cache: Path, model: str, batch: int, batches: int, pinned: bool) -> float:
     """Samples a second of the loader alone, all cores of this machine."""
     config = find_config(model)[1]
-    pairs = index.build(index.sources([data.url], None), Folder(str(cache)))
+    pairs = index.build(sources.of([data.url], None), Folder(str(cache)))
     loader = Loader(pairs, models.tokenizer_of(config), config["vision_cfg"]["image_size"], batch, pinned=pinned)
     found = iter(loader.batches(0, batches + 2))
     next(found), next(found)  # threads and processes have started

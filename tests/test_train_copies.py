@@ -14,7 +14,7 @@ from curate.clip import models
 from curate.clip.model_config import find_config
 from curate.dataset import Dataset
 from curate.dedup import run as dedup
-from curate.train import index, tiled
+from curate.train import index, sources, tiled
 from curate.train.copies import CHANGES, COPY
 from curate.train.loader import Batch, Loader
 from curate.train.objectives.copy_detection import Objective, entropy_loss, nearest_strangers
@@ -126,7 +126,7 @@ def test_chunks_give_the_gradient_of_the_whole_batch():
 
 def test_both_views_of_a_sample_follow_from_the_seed_and_its_place(make_dataset, tmp_path):
     dataset = make_dataset([{**pair(at), "caption": ""} for at in range(12)])
-    pairs = index.build(index.sources([dataset.url], None), dataset.folder, captions=False)
+    pairs = index.build(sources.of([dataset.url], None), dataset.folder, captions=False)
     loaders = [Loader(pairs, models.tokenizer_of(DETECTOR), 32, size, 3, workers, COPY, 2)
                for size, workers in ((6, 1), (4, 3))]  # fmt: skip
     sixes, fours = (

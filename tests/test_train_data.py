@@ -16,7 +16,7 @@ from curate import shard as shards
 from curate.clip.tokenizer import Tokenizer
 from curate.errors import CurateError
 from curate.files import Folder
-from curate.train import index, reader
+from curate.train import index, reader, sources
 from curate.train.crops import CROPS
 from curate.train.loader import Loader
 from curate.train.order import Mixture, Stream, uniform
@@ -31,7 +31,7 @@ def indexed(tmp_path):
     """indexed(*data, selection=None, weights=(), cache=None) -> Index."""
 
     def build(*data, selection=None, weights=(), cache=None):
-        return index.build(index.sources(data, selection, weights), Folder(cache or str(tmp_path / "cache")))
+        return index.build(sources.of(data, selection, weights), Folder(cache or str(tmp_path / "cache")))
 
     return build
 
@@ -427,7 +427,7 @@ def test_a_selection_of_other_pairs_fails_its_shards_by_name(dataset, indexed):
 def test_a_dataset_that_lacks_a_tar_is_refused(dataset):
     dataset.save().folder.remove("shards/00001.tar")
     with pytest.raises(CurateError, match=r"shards/00001.tar is missing"):
-        index.sources([dataset.url], None)
+        sources.of([dataset.url], None)
 
 
 def test_a_selection_of_plain_tars_is_refused(tmp_path, indexed):

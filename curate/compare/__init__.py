@@ -18,7 +18,7 @@ from curate.compare.arms import Arm, arms_of
 from curate.compare.result import measures, report
 from curate.errors import CurateError
 from curate.files import Folder
-from curate.train import index
+from curate.train import index, sources
 
 SEEDS = 3
 RESULT = "eval-data.json"
@@ -72,7 +72,7 @@ def _run(folder: Folder, arm: Arm, seed: int, steps: int, options: dict[str, Any
          benchmarks: Sequence[str]) -> dict[str, str]:  # fmt: skip
     """Train and evaluate one model, unless it is there; the shards that could not be read come back."""
     place, selection = _place(folder, arm, seed), arm.selections[str(seed)]
-    pairs = len(index.build(index.sources([arm.url], selection), place.within("cache")))
+    pairs = len(index.build(sources.of([arm.url], selection), place.within("cache")))
     # half a sample less than a whole step: rounding must not add another
     epochs = (steps * options["batch_size"] - 0.5) / pairs
     _, _, failures = train.run([arm.url], place.url, selection=selection, epochs=epochs, seed=seed, **options)

@@ -17,7 +17,7 @@ from curate.clip import models
 from curate.clip.encoders import image_size
 from curate.errors import CurateError
 from curate.files import Folder
-from curate.train import checkpoint, crops, index, plan, prepare, ranks, summary
+from curate.train import checkpoint, crops, index, plan, prepare, ranks, sources, summary
 from curate.train.checkpoint import CONFIG, LEFT_BY_STEPS, MODEL, OBJECTIVE, RUN, State
 from curate.train.loader import Loader
 from curate.train.loop import Evaluator, Trainer, Watch
@@ -61,7 +61,7 @@ def run(data: Sequence[str], out: str | None = None, recipe: str | None = None, 
     with ranks.joined(where) as mine, _begun(folder, mine.first):
         if fsdp:
             prepare.sharding().check(mine, compiled)
-        found = index.sources(data, selection, weights)
+        found = sources.of(data, selection, weights)
         if not mine.first:
             mine.wait()  # until the first process has built the index and begun the folder
         chosen: Any = named.plugin("train.objectives", named.parse(settings["objective"]))

@@ -14,10 +14,11 @@ from curate.clip import models
 from curate.clip.model_config import config_of, made_by
 from curate.errors import CurateError
 from curate.train import crops, flops, log, recipe
-from curate.train.index import Index, Source
+from curate.train.index import Index
 from curate.train.loop import Schedule, Watch
 from curate.train.progress import Arithmetic
 from curate.train.recipe import Settings
+from curate.train.sources import Source
 from curate.words import counted
 
 DEFAULT_MODEL = "ViT-B-32"
