@@ -1,5 +1,5 @@
 # make demo   the whole job on real images          make test        everything
-# make help   all targets                           make test-fast   a minute or two
+# make help   all targets                           make test-fast   a minute
 
 # the first that really runs: a name on the PATH may be a shim of a version manager
 PYTHON ?= $(shell for p in python3.12 python3.11 python3; do $$p -c '' 2>/dev/null && { echo $$p; break; }; done)
@@ -40,8 +40,8 @@ test: $(VENV)/.dev ## every check and every test (under 10 minutes on 2 cores)
 	@$(MAKE) --no-print-directory check
 	@$(BIN)/python -m pytest -n 2 --dist loadfile -m "not gpu"
 
-test-fast: $(VENV)/.dev ## the tests that take no model, no browser, no cluster (one to two minutes)
-	@$(BIN)/python -m pytest -n 2 --dist loadfile -m "not slow and not gpu"
+test-fast: $(VENV)/.dev ## the tests that take no model, no browser, no cluster (a minute)
+	@$(BIN)/python -m pytest -n 2 --dist each --apart -o console_output_style=classic -m "not slow and not gpu"
 
 check: $(VENV)/.dev ## lint and types
 	@$(BIN)/ruff check curate tests benchmarks && $(BIN)/ruff format --check -q curate tests benchmarks && $(BIN)/mypy

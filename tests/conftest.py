@@ -1,12 +1,14 @@
 """Three small drawn shards and the tools to make more: real tars, real parquet, no network."""
 
 import contextlib
+import gc
 import importlib
 import io
 import itertools
 import json
 import os
 import random
+import re
 import resource
 import signal
 import socket
@@ -37,6 +39,9 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 # no example fails because a machine is slow
 settings.register_profile("any-machine", deadline=None, suppress_health_check=[HealthCheck.too_slow])
 settings.load_profile("any-machine")
+
+# the files of tests that need torch, and as many others as make both halves alike
+FIRST = ("architecture", "compare", "dedup", "evaluate", "gpu", "measure", "models", "signals", "train")
 
 COLOURS = ("red", "green", "blue", "orange", "purple", "black")
 SHAPES = ("circle", "square", "triangle")
@@ -129,8 +134,37 @@ def web(tmp_path):
     server.shutdown()
 
 
+def pytest_addoption(parser):
+    about = "with -n 2 --dist each: the tests of FIRST in one process, all others in the other"
+    parser.addoption("--apart", action="store_true", help=about)
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_collection():
+    """What is imported and collected stays: nobody looks for garbage in it."""
+    gc.disable()
+    try:
+        return (yield)
+    finally:
+        gc.freeze()
+        gc.enable()
+
+
+def pytest_ignore_collect(collection_path, config):
+    """--apart: a process imports what its own tests need, and no file whose tests are all slow."""
+    if not config.getoption("apart") or collection_path.is_dir():
+        return None
+    first = collection_path.name.removeprefix("test_").startswith(FIRST)
+    if os.environ.get("PYTEST_XDIST_WORKER") != ("gw0" if first else "gw1"):
+        return True
+    all_slow = r"^pytestmark = \[?\s*pytest\.mark\.(slow|gpu)"
+    return True if re.search(all_slow, collection_path.read_text(), re.MULTILINE) else None
+
+
 def pytest_xdist_make_scheduler(config, log):
     """The tests of a file run in one process, and all that need Ray in one, one after the other."""
+    if config.getoption("apart"):
+        return None
     scheduling = importlib.import_module("xdist.scheduler").LoadFileScheduling
 
     class Scheduling(scheduling):

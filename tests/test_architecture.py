@@ -1,6 +1,7 @@
 """The promises of docs/design.md: imports point down, stages never meet, plug-ins keep their contract."""
 
 import ast
+import functools
 import inspect
 from pathlib import Path
 
@@ -51,9 +52,15 @@ def layer(name: str) -> int:
     raise AssertionError(f"curate/{name} stands in no layer of tests/test_architecture.py")
 
 
+@functools.cache
+def nodes(tree: ast.AST) -> list[ast.AST]:
+    return list(ast.walk(tree))
+
+
+@functools.cache
 def imported(tree: ast.AST) -> list[str]:
     names = []
-    for node in ast.walk(tree):
+    for node in nodes(tree):
         if isinstance(node, ast.Import):
             names += [alias.name for alias in node.names]
         elif isinstance(node, ast.ImportFrom) and node.module:
@@ -62,6 +69,7 @@ def imported(tree: ast.AST) -> list[str]:
     return names
 
 
+@functools.cache
 def own(name: str) -> str | None:
     """The module of curate that an imported name lies in, without the leading 'curate.'."""
     parts = name.split(".")
@@ -94,7 +102,7 @@ def test_stages_never_import_each_other():
 
 def test_imports_stand_at_the_top():
     faults = [f"curate.{name}.{node.name} imports inside the function" for name in NAMES if name != "cli"
-              for node in ast.walk(MODULES[name])
+              for node in nodes(MODULES[name])
               if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef) and imported(node)]  # fmt: skip
     assert not faults
 
@@ -108,7 +116,7 @@ def test_modules_that_a_text_names_are_there():
 def named_by_texts(name: str) -> list[tuple[int, str]]:
     """(line, module of curate) of each call that imports what a text names."""
     found = []
-    for call in (node for node in ast.walk(MODULES[name]) if isinstance(node, ast.Call) and node.args):
+    for call in (node for node in nodes(MODULES[name]) if isinstance(node, ast.Call) and node.args):
         function = getattr(call.func, "attr", getattr(call.func, "id", ""))
         if function in ("import_module", "needed", "with_loops", "_torch") and isinstance(call.args[0], ast.Constant):
             target = call.args[0].value
@@ -159,7 +167,7 @@ def test_no_module_is_a_catch_all():
 
 
 def test_nothing_catches_every_exception():
-    handlers = [(name, node) for name in NAMES for node in ast.walk(MODULES[name])
+    handlers = [(name, node) for name in NAMES for node in nodes(MODULES[name])
                 if isinstance(node, ast.ExceptHandler)]  # fmt: skip
     faults = [f"curate.{name}:{node.lineno}" for name, node in handlers
               if node.type is None or ast.unparse(node.type) == "Exception"]  # fmt: skip

@@ -62,6 +62,7 @@ def test_an_error_is_one_line_and_a_non_zero_exit(dataset, tmp_path, arguments, 
     assert "Traceback" not in done.stderr
 
 
+@pytest.mark.slow
 def test_a_failed_shard_makes_the_exit_non_zero_and_is_named(dataset):
     whole = dataset.folder.read_bytes("shards/00001.tar")
     dataset.folder.write_bytes("shards/00001.tar", whole[:3000])

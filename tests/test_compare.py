@@ -93,6 +93,7 @@ def test_runs_that_agree_by_chance_do_not_stop_the_arithmetic():
     assert verdict.welch([0.5] * 3, [0.5] * 3, 0.05).low < 0 < verdict.welch([0.5] * 3, [0.5] * 3, 0.05).high
 
 
+@pytest.mark.slow
 def test_controls_are_as_many_pairs_drawn_from_the_parent_anew_for_each_seed(chosen):
     arms = {arm.name: arm for arm in arms_of([chosen.url + ":third", chosen.url + ":all"], None, [0, 1], True)}
     dataset = Dataset.open(chosen.url)

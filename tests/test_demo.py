@@ -6,6 +6,7 @@ import urllib.error
 import urllib.request
 from pathlib import Path
 
+import click
 import pytest
 from PIL import Image
 
@@ -130,9 +131,10 @@ def test_queries_are_wordnet_lemmas():
 
 
 def test_commands_can_be_copied_and_exist():
+    parent = click.Context(main, info_name="curate", **main.context_settings)
     for step in driver.steps(prepare.Demo("demo-out")):
         command = main.commands[step.arguments[0]]
-        command.make_context(step.arguments[0], step.arguments[1:])
+        command.make_context(step.arguments[0], step.arguments[1:], parent)
 
 
 @pytest.mark.slow

@@ -35,7 +35,7 @@ from curate.errors import CurateError
 from curate.harvest import run
 from curate.harvest.fetch import fetcher as fetch
 
-NAMES = ["native", "img2dataset"]
+NAMES = ["native", pytest.param("img2dataset", marks=pytest.mark.slow)]
 IMAGES = rows()
 MAX_BYTES = 4 << 20
 OPTIONS = {"timeout": 120, "deadline": 240, "max_bytes": MAX_BYTES, "threads": 64, "min_image_size": 16,

@@ -91,6 +91,7 @@ def test_every_condition_on_numbers_says_what_duckdb_says_of_each_row(sql):
     assert said(answers.conditions, sql) == said(predicate.conditions, sql)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", [*FLOATS, *INTEGERS])
 @pytest.mark.parametrize("operator", ["<", "<=", ">", ">=", "=", "<>"])
 def test_no_row_is_asked_what_a_number_is_beside_a_constant(name, operator):

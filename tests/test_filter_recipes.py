@@ -95,6 +95,7 @@ def measured(url: str, recipe: str, rows: list[dict]) -> Dataset:
     return Dataset.open(url).after("measure", {}, "", signals=specs).save()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("recipe", sorted(path.stem for path in BUILT_IN.glob("*.yaml")))
 def test_every_built_in_recipe_keeps_what_it_says(recipe, tmp_path):
     rows = drawn(200)
@@ -106,6 +107,7 @@ def test_every_built_in_recipe_keeps_what_it_says(recipe, tmp_path):
     assert 0 < len(found) < len(rows)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("recipe", sorted(path.stem for path in BUILT_IN.glob("*.yaml")))
 def test_every_built_in_condition_says_of_many_rows_what_duckdb_says_of_each(recipe):
     table = pa.Table.from_pylist(drawn(answers.ROWS))

@@ -75,6 +75,7 @@ def best(rows: list[dict], count: int) -> set[str]:
     return {row["uid"] for row in sorted(rows, key=lambda row: (-row["score"], row["uid"]))[:count]}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("count", [1, 7, 100, 299, 300, 500])
 def test_an_exact_count_takes_the_smallest_uids_of_those_that_tie(pool, by, count):
     filtered = by(pool, f"t: {{top: {count}, by: score, exact_count: true}}")
@@ -184,6 +185,7 @@ def test_sample_ids_go_out_as_datacomp_has_them_and_come_in_again(pool, by, tmp_
     assert narrowed.history[-1]["counts"]["subset"] == {"listed": len(weights(first)), "found": len(weights(first))}
 
 
+@pytest.mark.slow
 def test_sample_ids_of_more_shards_than_files_can_be_open(make_dataset, tmp_path, few_open_files):
     dataset = make_dataset([pair(index) for index in range(50)], per_shard=1)
     with few_open_files(40):

@@ -125,6 +125,7 @@ def test_a_filter_after_another_selection_starts_from_what_that_kept(dataset, dr
     assert {row["uid"]: row["weight"] for row in rows} == {uid: weight for uid, weight in weights.items() if weight}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("few", [0, 1, 7, limits.FEW])
 @pytest.mark.parametrize("exact", [False, True])
 def test_the_cut_is_the_same_however_many_ranks_the_driver_may_read(make_dataset, tmp_path, monkeypatch, few, exact):

@@ -73,6 +73,7 @@ def test_decoded_exactly_the_bytes_are_those_of_img2dataset(monkeypatch):
         assert tuple(ours(encoded))[:5] == tuple(theirs(io.BytesIO(encoded)))[:5], name
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("decode", ["balanced", "fast"])
 @pytest.mark.parametrize("size", [(1000, 750), (301, 799), (640, 480), (2049, 1025), (140, 120)])
 def test_a_jpeg_decoded_at_a_fraction_of_its_size_is_close_to_the_whole(decode, size):
@@ -148,6 +149,7 @@ def test_what_is_no_picture_has_a_reason(encoded, reason):
         Resizer(64, 95, 11)(encoded)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("decode", MARGIN)
 @pytest.mark.parametrize("form", ["JPEG", "PNG", "WEBP", "GIF"])
 def test_what_was_cut_off_is_not_decodable(form, decode):
@@ -214,6 +216,7 @@ def test_a_bomb_costs_no_memory(bomb, reason):
     assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 50 << 10
 
 
+@pytest.mark.slow
 def test_what_decodes_dearly_may_have_fewer_pixels():
     side = int((MAX_PIXELS * 0.7) ** 0.5)
     plain = Image.new("1", (side, side))

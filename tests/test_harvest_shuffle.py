@@ -60,6 +60,7 @@ def test_a_run_that_is_missing_or_cut_short_is_named(tmp_path):
         ranges.between(folder, ["runs/9.arrow"], "high", 0, ranges.END)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("count", [3, 4, 5, 40])
 def test_after_the_shuffle_every_range_lies_in_few_files_and_no_row_is_lost(tmp_path, monkeypatch, count):
     monkeypatch.setattr(shuffle, "FAN", 4)

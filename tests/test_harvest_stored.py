@@ -66,6 +66,7 @@ def stored(dataset: Dataset) -> dict[str, tuple[dict, bytes]]:
     return found
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", ["tars", "folder", "parquet"])
 def test_small_jpegs_of_a_pool_stay_byte_for_byte(kind, pools, harvested):
     dataset = harvested([pools[kind]])

@@ -121,6 +121,7 @@ def selected_of(dataset):
     return {row["uid"]: row for table in tables for row in table.to_pylist()}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("case", [0, 1, 2, *(pytest.param(case, marks=pytest.mark.slow) for case in range(3, 24))])
 def test_top_up_offers_and_counts_what_the_plain_loop_does(ask, monkeypatch, case):
     rng = random.Random(case)

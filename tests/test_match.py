@@ -234,6 +234,7 @@ def test_a_file_that_is_no_index_is_refused(tmp_path):
 
 @pytest.mark.parametrize("mode", match.MODES)
 # work that grew with the square of a text would take hours
+@pytest.mark.slow
 def test_a_very_long_text_ends_and_leaves_its_neighbours_alone(mode):
     words = [f"w{number}" for number in range(20_000)]
     matcher = Matcher([*words, *(f"{a} {b}" for a, b in pairwise(words)), "x" * 5000], mode)

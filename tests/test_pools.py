@@ -97,11 +97,12 @@ def test_the_usual_names_of_columns_are_known_and_others_are_told(kind, tmp_path
 SQUEEZE = {"gz": gzip.compress, "bz2": bz2.compress, "xz": partial(lzma.compress, preset=0), "zst": zstd}
 
 
-@pytest.mark.parametrize("ending", ["gz", "zst", *(pytest.param(e, marks=pytest.mark.slow) for e in ("bz2", "xz"))])
+@pytest.mark.parametrize("ending", ["gz", *(pytest.param(e, marks=pytest.mark.slow) for e in ("zst", "bz2", "xz"))])
 @pytest.mark.parametrize("kind", ["csv", "jsonl"])
 def test_compression_is_told_by_the_ending_and_a_cut_file_keeps_its_first_lines(kind, ending, tmp_path):
     # digits that do not repeat: bzip2's block of 900 kB must not hold the whole file
-    rows = [(f"http://a.test/{i}.jpg", f"text {i * 7919 % 100_003} {i * i}") for i in range(45_000)]
+    count = 9_000 if ending == "gz" else 45_000
+    rows = [(f"http://a.test/{i}.jpg", f"text {i * 7919 % 100_003} {i * i}") for i in range(count)]
     path = tmp_path / f"pool.{kind}.{ending}"
     packed = SQUEEZE[ending](KINDS[kind](rows))
     path.write_bytes(packed)
@@ -109,7 +110,7 @@ def test_compression_is_told_by_the_ending_and_a_cut_file_keeps_its_first_lines(
     path.write_bytes(packed[: len(packed) * 9 // 10])
     found, reason = read_damaged(path)
     assert found == rows[: len(found)]
-    assert len(found) > 20_000
+    assert len(found) > count // 3
     assert str(path) in reason
     assert f"{len(found):,}" in reason
 

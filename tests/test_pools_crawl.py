@@ -250,6 +250,7 @@ def test_resolving_is_urljoin(page, url):
         assert found == (expected if expected.startswith("http") and urljoin(expected, "/") != "http:///" else None)
 
 
+@pytest.mark.slow
 @given(st.text(max_size=40), st.text(max_size=20))
 def test_no_text_breaks_resolving(url, base):
     found = Resolver(PAGE, base)(url)
@@ -481,6 +482,7 @@ SCRIPTS = ["<script>", "</script>", "<SCRIPT a='>'>if (a<b) '<img src=s alt=s>'"
 SOUP = st.one_of(*(st.lists(st.sampled_from(TAGS + some), max_size=12).map("".join) for some in (COMMENTS, SCRIPTS)))
 
 
+@pytest.mark.slow
 @given(SOUP)
 @settings(max_examples=400)
 def test_the_images_found_are_those_of_the_tree_that_a_browser_makes(page):
@@ -517,6 +519,7 @@ def members(data: bytes) -> list[int]:
     return ends
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("name", "data"), [("a.warc.wat.gz", WAT), ("a.warc.gz", WARC)])
 def test_wherever_an_archive_is_cut_the_records_before_are_kept_and_it_is_told(stored, name, data):
     ends = members(data)

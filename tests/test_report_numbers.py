@@ -44,6 +44,7 @@ def kept_at(told: dict, column: str, position: int, without: set[int] = frozense
     return sum(sum(bins[position:-1]) if found["above"] else sum(bins[:position]) for bins in counts)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("where", "sign"), [("score > 0.3", ">"), ("score >= 0.3", ">="), ("score < 0.3", "<"), ("score <= 0.3", "<=")]
 )
@@ -199,6 +200,7 @@ def thumbnail_uris(page: str) -> list[str]:
     return [part.split('"')[0] for part in page.split('src="')[1:]]
 
 
+@pytest.mark.slow
 def test_two_selections_of_one_dataset_are_compared(scored):
     first = dedup.run(scored, ("exact",), name="once", engine=HERE)
     english = filter.run(first, where=("lang = 'en'",), name="english", engine=HERE)

@@ -183,6 +183,7 @@ def test_a_column_of_another_imagehash_is_refused_by_name(dataset):
     )
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("signals", [["pdq", "thumbprint"], ["dhash"], ["whash"]])
 def test_every_signal_with_a_distance_finds_copies(make_dataset, signals):
     rng = np.random.default_rng(0)

@@ -77,6 +77,7 @@ def test_an_interrupted_run_goes_on_to_the_same_bytes(dataset, finished):
     assert files(finished, "model.pt", "log.jsonl") == whole
 
 
+@pytest.mark.slow
 def test_a_finished_run_is_left_alone_and_other_options_are_refused(dataset, finished):
     before = files(finished, "model.pt", "log.jsonl", "run.json")
     assert run([dataset.url], finished, **OPTIONS)[0].endswith("(done before)")

@@ -278,6 +278,7 @@ def test_a_selection_drops_and_repeats_pairs(dataset, indexed):
         indexed(dataset.url, selection="other")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("members", [("txt",), ("json",), ("txt", "json"), ("text.json",)])
 def test_any_webdataset_folder_can_be_trained_on(tmp_path, members, indexed):
     for name in ("00000", "00001"):

@@ -174,6 +174,7 @@ def test_tensorboard_has_the_lines_of_the_log(dataset, tmp_path):
     assert shown == [(line["step"], pytest.approx(line["loss"])) for line in lines(tmp_path / "run/log.jsonl")]
 
 
+@pytest.mark.slow
 def test_equal_texts_and_empty_captions_are_said_before_the_first_step(make_dataset, tmp_path):
     same = [pair(i) | {"caption": "a photo", "key": f"{i:06d}"} for i in range(40)]
     empty = [pair(i) | {"caption": "" if i % 2 else f"number {i}"} for i in range(40)]

@@ -208,6 +208,7 @@ def test_distilling_and_locking_are_options_of_a_run(dataset, tmp_path):
     assert all(torch.equal(before[name], after[name]) == name.startswith("visual.") for name in before)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("options", "message"),
     [

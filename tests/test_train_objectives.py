@@ -38,6 +38,7 @@ def one_chunk(pairs):
     return cut(pairs, None, torch.device("cpu"))[0]
 
 
+@pytest.mark.slow
 def test_the_loss_of_coca_is_open_clips():
     model, objective = fitted(coca.Objective(), COCA)
     pairs = Batch(batch(6).pixels, models.tokenizer_of(COCA)(CAPTIONS[:6]), batch(6).rows, [])

@@ -131,6 +131,7 @@ def test_betas_and_epsilon_reach_the_optimizer():
     assert (group["betas"], group["eps"]) == ((0.8, 0.95), 1e-4)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", ["ViT-Test-32", "RN"])
 def test_weights_go_to_open_clip_and_come_back(tmp_path, kind):
     if kind == "RN":

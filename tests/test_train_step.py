@@ -181,6 +181,7 @@ def test_a_resnet_laid_channels_last_has_the_same_gradient():
     assert_equal(gradients(other, clip.Objective(), batch()), gradients(plain, clip.Objective(), batch()))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("side", towers.SIDES)
 @pytest.mark.parametrize("config", [None, RESNET])
 def test_a_locked_tower_stays_as_it_is_to_the_bit(side, config):
