@@ -64,6 +64,11 @@ class Dataset:
         wrong = [name for name, empty in EMPTY.items() if not isinstance(manifest.get(name, ...), _kinds(empty))]
         if wrong:
             raise CurateError(f"{url}/{MANIFEST} is damaged: it has no '{wrong[0]}' as curate writes it; restore it")
+        told = manifest["selections"]
+        lost = {manifest["selection"], *(about.get("parent") for about in told.values())} - {None, *told}
+        if lost:
+            raise CurateError(f"{url}/{MANIFEST} is damaged: it names a selection '{min(lost)}' that it does not "
+                              "describe; restore it")  # fmt: skip
         return cls(folder, manifest)
 
     @property

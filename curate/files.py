@@ -150,10 +150,10 @@ class Folder:
         return self.fs.cat_file(self.path(name), start, stop)
 
     def made_by(self, name: str) -> dict[str, Any] | None:
-        """What made a parquet file, or None where the file is not there."""
+        """What made a parquet file, or None where the file is not there. Raises BadShard."""
         if not self.exists(name):
             return None
-        with self._opened(name) as file:
+        with self._blamed(name), self._opened(name) as file:
             metadata = pq.read_schema(file).metadata or {}
         return json.loads(metadata.get(MADE_BY, b"{}"))
 
@@ -212,7 +212,8 @@ class Folder:
                     _sync(temporary_path)
                 os.replace(temporary_path, final)
         finally:
-            temporary_path.unlink(missing_ok=True)
+            with contextlib.suppress(OSError):  # it is not there; where nothing can be written this fails as that did
+                temporary_path.unlink()
 
     @contextlib.contextmanager
     def local(self, name: str) -> Iterator[str]:

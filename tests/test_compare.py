@@ -127,6 +127,8 @@ def test_a_control_counts_pairs_as_often_as_the_selection_does(chosen):
     [
         ([":third"], {"seeds": 2}, "from fewer than 3 runs no spread can be told"),
         ([":third"], {"budget": 8}, "less than one batch of 16"),
+        ([":third"], {"batch_size": 0}, "--batch-size 0 is not a positive number"),
+        ([":third"], {"device": "gpu"}, "no device 'gpu' here; use --device"),
         ([":nothing"], {}, "has no selection 'nothing'"),
         ([":all"], {}, "one arm alone is no comparison"),
         ([":third", ":third"], {}, "third is named twice"),
@@ -134,8 +136,8 @@ def test_a_control_counts_pairs_as_often_as_the_selection_does(chosen):
     ],
 )
 def test_what_is_no_comparison_is_one_line(chosen, tmp_path, data, options, message):
-    (tmp_path / "set").mkdir()
-    draw("red", "circle").save(tmp_path / "set/a.png")
+    (tmp_path / "set/red").mkdir(parents=True)
+    draw("red", "circle").save(tmp_path / "set/red/a.png")
     asked = {"benchmarks": [str(tmp_path / "set")], "budget": 64, "batch_size": 16, "model": "ViT-Test-32"}
     with pytest.raises(CurateError, match=message):
         run([chosen.url + part for part in data], out=str(tmp_path / "out"), **asked | options)

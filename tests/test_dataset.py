@@ -7,7 +7,7 @@ import pytest
 from conftest import pair, write_shard
 
 from curate import shard as shards
-from curate.dataset import Dataset
+from curate.dataset import EMPTY, Dataset
 from curate.errors import BadShard, CurateError
 from curate.files import Folder
 
@@ -64,6 +64,7 @@ def test_a_folder_that_is_no_dataset_is_named(tmp_path):
         ('{"schema": 999}', "upgrade curate"),
         ("{}", "no schema number"),
         ('{"schema": 1}', "has no 'shards'"),
+        (json.dumps(EMPTY | {"selection": "lost"}), "names a selection 'lost' that it does not describe"),
         ('{"schema": ', "not valid JSON"),
     ],
 )

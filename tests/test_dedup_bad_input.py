@@ -87,6 +87,14 @@ def test_a_tar_that_is_gone_is_named_and_the_manifest_still_lists_it(dataset):
     assert Dataset.open(dataset.url).manifest["shards"] == ["00000", "00001", "00002"]
 
 
+def test_a_benchmark_of_which_no_image_can_be_decoded_is_refused(dataset, tmp_path):
+    (tmp_path / "held").mkdir()
+    (tmp_path / "held/page.jpg").write_bytes(b"<html>")
+    result = command(dataset, "--signal", "exact", "--against", str(tmp_path / "held"))
+    assert result.exit_code == 1
+    assert "benchmark held: of 1 image none can be decoded, the first is page.jpg" in result.output
+
+
 def test_unreadable_images_of_a_benchmark_are_named_and_the_others_are_found(make_dataset, tmp_path):
     folder = tmp_path / "held"
     folder.mkdir()

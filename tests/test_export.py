@@ -1,6 +1,7 @@
 """An export is a plain img2dataset folder: payloads to the byte, planned numbering, readable by everyone's loader."""
 
 import io
+import os
 import shutil
 import tarfile
 from collections import Counter
@@ -202,6 +203,11 @@ def test_a_place_that_holds_something_else_is_refused_and_left_as_it_was(even, t
     assert files(out) == before
     with pytest.raises(CurateError, match="is no export; choose another --out"):
         exported([even], even.url)
+    (tmp_path / "photos/cats").mkdir(parents=True)
+    (tmp_path / "photos/cats/1.jpg").write_bytes(b"a cat")
+    with pytest.raises(CurateError, match=r"holds other files, such as cats/1\.jpg; choose another --out"):
+        exported([even], str(tmp_path / "photos"))
+    assert os.listdir(tmp_path / "photos") == ["cats"]
 
 
 def test_nothing_selected_or_an_unknown_selection_is_one_line(even, tmp_path):
@@ -299,7 +305,7 @@ def test_datasets_are_mixed_by_weights_and_a_fraction_is_drawn_by_uid(dataset, m
     assert 15 < len(drawn) < 45
     seeded = exported([dataset, more], str(tmp_path / "seed"), weights=(2, 0.5), seed=1, shard_size=50)
     assert files(seeded) != files(out)
-    with pytest.raises(CurateError, match="1 --weight for 2 datasets"):
+    with pytest.raises(CurateError, match="1 --weight, 2 DATASET; give one for each"):
         exported([dataset, more], str(tmp_path / "wrong"), weights=(2,))
     with pytest.raises(CurateError, match="a weight is more than 0"):
         exported([dataset, more], str(tmp_path / "wrong"), weights=(2, -1))

@@ -112,3 +112,8 @@ def test_floats_are_split_by_their_bytes_and_come_back_bit_by_bit_for_every_read
     place = str(tmp_path / "a.parquet")
     assert duckdb.execute("SELECT count(*), count(holes), sum(double) FILTER (double = 0.1) FROM read_parquet(?)",
                           [place]).fetchall() == [(800, 533, pytest.approx(10))]  # fmt: skip
+
+
+def test_a_name_that_the_disk_does_not_take_is_one_line(tmp_path):
+    with pytest.raises(CurateError, match=r"cannot write .*nnn: File name too long; choose another place"):
+        Folder(str(tmp_path)).write_bytes("n" * 250, b"")

@@ -153,3 +153,11 @@ def test_rows_decode_only_when_asked():
     rows = Rows(None, [encoded(draw("red", "circle")), b"no image"])
     assert "pixels" not in rows.__dict__
     assert [None if image is None else image.shape for image in rows["pixels"]] == [(64, 64, 3), None]
+
+
+def test_a_damaged_file_of_a_signal_is_named_and_the_others_are_measured(dataset):
+    measured = measure(dataset, ["size"], HERE)
+    measured.folder.write_bytes("signals/size/00001.parquet", b"PAR1")
+    again = measure(measured, ["size"], HERE)
+    assert list(again.failures) == ["shards/00001"]
+    assert "signals/size/00001.parquet cannot be read" in again.failures["shards/00001"]

@@ -87,6 +87,18 @@ def test_a_tar_that_is_gone_is_named_and_the_manifest_still_lists_it(dataset):
     assert Dataset.open(measured.url).manifest["shards"] == ["00000", "00001", "00002"]
 
 
+def test_shards_that_were_not_measured_are_counted(dataset):
+    measured = measuring.measure(dataset, ["size"], HERE)
+    measured.folder.remove("signals/size/00002.parquet")
+    verified = verify.run(measured, engine=HERE)
+    assert "1 shard without one of them left out, the first is shards/00002" in verified.history[-1]["summary"]
+
+
+def test_a_tolerance_that_is_none_is_refused(dataset):
+    with pytest.raises(CurateError, match="--tolerance nan: it is a difference, 0 or more"):
+        verify.run(measuring.measure(dataset, ["size"], HERE), tolerance=float("nan"), engine=HERE)
+
+
 def test_flipped_decisions_are_those_of_the_newest_selection_that_cuts_by_the_column(dataset):
     measured = measuring.measure(dataset, ["caption", "size"], HERE)
     chosen = select(measured, where=("caption_words >= 5",), name="worded", engine=HERE)

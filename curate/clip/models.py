@@ -161,7 +161,8 @@ def torch_device(device: str) -> torch.device:
         where = torch.device(device)
         torch.zeros(1, device=where)
     except (RuntimeError, AssertionError) as error:
-        raise CurateError(f"no device '{device}' here ({_one_line(error)}); use --device auto, cpu or cuda") from error
+        reason = "" if str(error).startswith("Expected one of") else f" ({_one_line(error)})"
+        raise CurateError(f"no device '{device}' here{reason}; use --device auto, cpu or cuda") from error
     return where
 
 

@@ -12,13 +12,14 @@ from typing import Any
 
 from curate import evaluate, train
 from curate.benchmark import open_benchmark
+from curate.clip import models
 from curate.clip.model_config import made_by
 from curate.compare import verdict
 from curate.compare.arms import Arm, arms_of
 from curate.compare.result import measures, report
 from curate.errors import CurateError
 from curate.files import Folder
-from curate.train import index, sources
+from curate.train import index, plan, sources
 
 SEEDS = 3
 RESULT = "eval-data.json"
@@ -37,18 +38,19 @@ def run(data: Sequence[str], benchmarks: Sequence[str], out: str, budget: int, s
     """
     if seeds < SEEDS:
         raise CurateError(f"--seeds {seeds}: from fewer than {SEEDS} runs no spread can be told")
+    settings = {"model": model, "batch_size": batch_size, "lr": lr, "warmup": warmup, "precision": precision}
+    plan.settings(None, None, settings)
+    models.torch_device(device)
     if budget < batch_size:
         raise CurateError(f"--budget {budget:,} is less than one batch of {batch_size:,}")
     numbers_of = range(seed, seed + seeds)
-    for path in benchmarks:
-        open_benchmark(path)
+    evaluate.check(benchmarks, "clip")
     folder, arms = Folder(out), arms_of(data, pool, numbers_of, control)
     few = next((arm for arm in arms if arm.pairs < batch_size), None)
     if few:
         raise CurateError(f"{few.name} has {few.pairs:,} pairs, fewer than one batch of {batch_size:,}")
     steps = math.ceil(budget / batch_size)
-    options = {"model": model, "batch_size": batch_size, "lr": lr, "warmup": warmup, "device": device,
-               "precision": precision}  # fmt: skip
+    options = {**settings, "device": device}
     failures: dict[str, str] = {}
     for number in numbers_of:  # one seed of every arm first: a run that is stopped has something to compare
         for arm in arms:

@@ -20,6 +20,7 @@ from curate.errors import CurateError
 from curate.files import Folder
 from curate.measure import measure
 from curate.signals.pdq import QUALITY
+from curate.words import counted
 from curate.work import Engine, run_all
 
 WORK = "work/dedup"
@@ -88,7 +89,11 @@ def prepare(benchmark: Benchmark, folder: Folder, comparisons: Sequence[Comparis
     task = MeasureViews(tuple(each for each in comparisons if each.kind != "equal"), thumbnails)
     run_all(task, copy.shards, engine, f"views of {benchmark.name}").whole("run dedup again")
     keys = table["url"].combine_chunks()
-    return Measured(benchmark.name, digest, copy.folder, keys, _reasons(table), thumbnails)
+    measured = Measured(benchmark.name, digest, copy.folder, keys, _reasons(table), thumbnails)
+    if measured.counts()[UNREADABLE] == len(keys):
+        raise CurateError(f"benchmark {benchmark.name}: of {counted(len(keys), 'image')} none can be decoded, the first "
+                          f"is {keys[0]}")  # fmt: skip
+    return measured
 
 
 def twins(measured: Measured) -> pa.Table:

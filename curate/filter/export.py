@@ -76,7 +76,7 @@ def run(datasets: Sequence[Dataset], out: Dataset, selection: str | None = None,
     if shard_size < 1:
         raise CurateError(f"--shard-size {shard_size}: a shard holds at least one pair")
     if weights and len(weights) != len(datasets):
-        raise CurateError(f"{len(weights)} --weight for {len(datasets)} datasets; give one for each, in their order")
+        raise CurateError(f"{len(weights)} --weight, {len(datasets)} DATASET; give one for each, in their order")
     if wrong := [weight for weight in weights if not 0 < weight < 2**31]:
         raise CurateError(f"--weight {wrong[0]:g}: a weight is more than 0")
     for dataset in datasets:
@@ -227,6 +227,8 @@ def _claim(out: Dataset, plan: dict[str, Any]) -> None:
         raise CurateError(f"{out.url} holds another export; choose another --out or delete it")
     if out.folder.exists(MANIFEST) or out.shards:
         raise CurateError(f"{out.url} holds a dataset that is no export; choose another --out")
+    if others := out.folder.names("**"):
+        raise CurateError(f"{out.url} holds other files, such as {others[0]}; choose another --out")
     out.folder.write_json(PLAN, plan)
 
 

@@ -9,6 +9,7 @@ import pyarrow.compute as pc
 
 import curate
 from curate.dataset import Dataset
+from curate.errors import BadShard
 from curate.report import distributions, duplicates, queries, rows, tallies, thresholds
 from curate.report.recipe_text import recipe_text
 from curate.report.rows import Rows
@@ -76,7 +77,7 @@ def _models(dataset: Dataset) -> dict[str, dict[str, Any]]:
         files = dataset.folder.names(f"signals/{name}/*.parquet")
         try:
             made_by = dataset.folder.made_by(files[0]) if files else None
-        except (OSError, ValueError):  # damaged, and named where its rows are read
+        except BadShard:  # damaged, and named where its rows are read
             made_by = None
         found[name] = {
             key: value for key, value in (made_by or {}).items() if key not in ("tar", "counts", *OF_THE_SHARD)

@@ -61,6 +61,8 @@ def run(dataset: Dataset, signals: Sequence[str] = (), sample: int = 200, select
     """
     if sample < 1:
         raise CurateError(f"--sample {sample}: at least one row is needed")
+    if tolerance is not None and not tolerance >= 0:
+        raise CurateError(f"--tolerance {tolerance:g}: it is a difference, 0 or more")
     dataset.check_tars()
     signals = _checked(dataset, signals)
     columns = sorted({name for shard in dataset.shards[:1] for signal in signals
@@ -81,6 +83,8 @@ def run(dataset: Dataset, signals: Sequence[str] = (), sample: int = 200, select
     flipped = int(outcome.total("flipped"))
     flips = f"{counted(flipped, 'decision')} of {name} {'flips' if flipped == 1 else 'flip'}"
     decided = flips if name else "no selection cuts by them"
+    if unmeasured := [shard for shard in dataset.shards if not remeasure.is_measured(dataset, shard, signals)]:
+        decided += f"; {counted(len(unmeasured), 'shard')} without one of them left out, the first is {unmeasured[0]}"
     others = sorted(set(dataset.signals) - set(signals))
     decided += f"; not verified: {', '.join(others)}" if others else ""
     same = ", ".join(found.column for found in findings if found.equal)

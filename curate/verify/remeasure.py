@@ -39,7 +39,7 @@ def draw(dataset: Dataset, signals: Sequence[str], number: int, seed: int) -> li
     there is none."""
     best: list[tuple[int, str, Shard]] = []
     for shard in dataset.shards:
-        if not all(dataset.folder.exists(f"signals/{signal}/{shard.name}.parquet") for signal in signals):
+        if not is_measured(dataset, shard, signals):
             continue
         uids = dataset.folder.read_table(f"signals/{signals[0]}/{shard.name}.parquet", ["uid"])["uid"].to_pylist()
         hashed = [(xxhash.xxh3_64_intdigest(uid.encode(), seed), uid, shard) for uid in uids]
@@ -50,6 +50,10 @@ def draw(dataset: Dataset, signals: Sequence[str], number: int, seed: int) -> li
     for _, uid, shard in best:
         drawn.setdefault(shard, []).append(uid)
     return [Part(shard, tuple(sorted(drawn[shard]))) for shard in sorted(drawn, key=str)]
+
+
+def is_measured(dataset: Dataset, shard: Shard, signals: Sequence[str]) -> bool:
+    return all(dataset.folder.exists(f"signals/{signal}/{shard.name}.parquet") for signal in signals)
 
 
 @dataclass(frozen=True)
