@@ -115,7 +115,10 @@ class Dataset:
         if selection is None:
             return None
         self.check_selection(selection)
-        table = self.folder.read_table(f"selections/{selection}/{shard.name}.parquet", ["uid", "weight"])
+        name, stage = f"selections/{selection}/{shard.name}.parquet", self.manifest["selections"][selection]["stage"]
+        if not self.folder.exists(name):
+            raise BadShard(f"{self.url}/{name} is missing: this shard failed or came later; run {stage} again")
+        table = self.folder.read_table(name, ["uid", "weight"])
         return table.filter(compute().greater(table["weight"], 0))
 
     def check_selection(self, name: str | None) -> None:

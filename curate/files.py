@@ -129,10 +129,13 @@ class Folder:
         return pa.OSFile(self.path(name)) if self.is_local else self.fs.open(self.path(name), "rb")
 
     def read_array(self, name: str) -> np.ndarray:
-        """A .npy file; memory-mapped where the folder is on a local disk."""
-        if self.is_local:
-            return np.load(self.path(name), mmap_mode="r")
-        return np.load(io.BytesIO(self.read_bytes(name)))
+        """A .npy file; memory-mapped where the folder is on a local disk. Raises BadShard."""
+        try:
+            with self._blamed(name):
+                where = self.path(name) if self.is_local else io.BytesIO(self.read_bytes(name))
+                return np.load(where, mmap_mode="r" if self.is_local else None)
+        except (EOFError, ValueError) as error:
+            raise BadShard(f"{self.url}/{name} cannot be read: {str(error).splitlines()[0]}; delete it") from error
 
     def read_rows(self, name: str, start: int = 0, stop: int | None = None) -> np.ndarray:
         """The rows of a .npy file from `start` up to `stop`; nothing else is read and, unlike a mapped array, nothing

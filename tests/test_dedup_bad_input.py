@@ -92,7 +92,7 @@ def test_a_benchmark_of_which_no_image_can_be_decoded_is_refused(dataset, tmp_pa
     (tmp_path / "held/page.jpg").write_bytes(b"<html>")
     result = command(dataset, "--signal", "exact", "--against", str(tmp_path / "held"))
     assert result.exit_code == 1
-    assert "benchmark held: of 1 image none can be decoded, the first is page.jpg" in result.output
+    assert "benchmark held: of 1 image none can be decoded, first page.jpg" in result.output
 
 
 def test_unreadable_images_of_a_benchmark_are_named_and_the_others_are_found(make_dataset, tmp_path):
@@ -145,6 +145,20 @@ def test_a_shard_whose_vectors_hold_nan_is_named_and_the_others_are_compared(mak
 
 def collected(dataset: Dataset) -> Pool:
     return collect(dataset, [Comparison("embedding", "embedding", "cosine", 0.9)], None)
+
+
+def test_vectors_measured_again_are_read_again(make_dataset):
+    rows = [pair(index) for index in range(6)]
+    dataset = with_vectors(make_dataset(rows, per_shard=3), np.ones((6, 4), np.float32))
+    whole = dataset.folder.read_bytes("signals/embedding/00001.npy")
+    dataset.folder.write_array("signals/embedding/00001.npy", np.ones((3, 2), np.float16))
+    with pytest.raises(CurateError, match=r"holds codes of \[2, 4\] columns; delete it and measure again"):
+        collected(dataset)
+    dataset.folder.write_bytes("signals/embedding/00001.npy", b"")
+    reason = collected(dataset).failures["shards/00001"]
+    assert "signals/embedding/00001.npy cannot be read: No data left in file" in reason
+    dataset.folder.write_bytes("signals/embedding/00001.npy", whole)
+    assert len(collected(dataset)) == 6
 
 
 def test_an_empty_dataset_is_compared_with_a_benchmark_without_a_word_of_error(tmp_path):

@@ -188,7 +188,7 @@ def _summary(numbers: dict[str, Any], measured: Sequence[Measured]) -> str:
         f"{duplicates} duplicates in {counted(numbers['groups'], 'group')}",
         *[f"{counted(len(crowds), 'crowd')} of up to {largest:,} images nearly alike, each compared with the best only"]
         * bool(crowds),
-        *[f"{counted(numbers['undecodable'], 'image')} could not be decoded: they stay, compared by bytes alone"]
+        *[f"{counted(numbers['undecodable'], 'image')} could not be decoded and were compared by bytes alone"]
         * bool(numbers["undecodable"]),
         *(overlap_report.summary(each, numbers["overlap"][each.name]) for each in measured),
     ]

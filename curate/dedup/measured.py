@@ -91,8 +91,8 @@ def prepare(benchmark: Benchmark, folder: Folder, comparisons: Sequence[Comparis
     keys = table["url"].combine_chunks()
     measured = Measured(benchmark.name, digest, copy.folder, keys, _reasons(table), thumbnails)
     if measured.counts()[UNREADABLE] == len(keys):
-        raise CurateError(f"benchmark {benchmark.name}: of {counted(len(keys), 'image')} none can be decoded, the first "
-                          f"is {keys[0]}")  # fmt: skip
+        raise CurateError(f"benchmark {benchmark.name}: of {counted(len(keys), 'image')} none can be decoded, first "
+                          f"{keys[0]}")  # fmt: skip
     return measured
 
 

@@ -12,6 +12,7 @@ import pyarrow.compute as pc
 
 from curate.dataset import Dataset, fingerprint
 from curate.dedup.codes import Comparison, binary, packed, read
+from curate.measure import embedding_name
 from curate.shard import Shard
 from curate.work import Report
 
@@ -62,6 +63,9 @@ class ReadRows:
         made_by = self.dataset.folder.made_by
         return {
             "signals": {name: made_by(f"signals/{name}/{shard.name}.parquet") for name in self._signals()},
+            "vectors": [
+                _size(shard, embedding_name(each.signal, shard)) for each in self.compared if each.kind == "cosine"
+            ],
             "parent": made_by(f"selections/{self.parent}/{shard.name}.parquet") if self.parent else None,
         }
 
@@ -120,3 +124,8 @@ def _clip(table: pa.Table) -> pa.ChunkedArray | pa.Array:
     if "clip" not in table.column_names:
         return pa.array(np.full(len(table), -np.inf))
     return pc.fill_null(pc.round(table["clip"].cast(pa.float64()), CLIP_DIGITS), -np.inf)
+
+
+def _size(shard: Shard, name: str) -> int | None:
+    """Bytes of a file that may not be there; what makes vectors is told by its table, which they do not stand in."""
+    return shard.folder.size(name) if shard.folder.exists(name) else None

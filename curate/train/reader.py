@@ -2,6 +2,7 @@
 
 import functools
 import os
+import re
 from collections.abc import Callable
 
 import numpy as np
@@ -64,10 +65,11 @@ class Reader:
                 return pair, images.decode(self._read(pair))
             except images.UndecodableImage as error:
                 undecodable.append(pair)
-                reason = f"{self.index.uids([pair])[0]}: {error}"
+                reason = f"{self.index.uids([pair])[0]}: {re.sub(' <_io.*>', '', str(error))}"
                 bits = uniform_bits(self.seed, REPLACE, np.array([place * REPLACEMENTS + attempt]))
                 pair = int(self.index.pairs(*self.order.neighbours(np.array([place]), bits))[0])
-        raise CurateError(f"{REPLACEMENTS} images one after the other could not be decoded, the last is {reason}")
+        raise CurateError(f"{REPLACEMENTS} images one after the other could not be decoded, the last is {reason}; "
+                          "look at what was downloaded")  # fmt: skip
 
     def _read(self, pair: int) -> bytes:
         tar, offset, size = self.index.place(pair)

@@ -108,7 +108,12 @@ class Remeasure:
                 values = plain.measure(images, table["caption"].to_pylist())
             for name, column in values.items():
                 name = column_of(self.dataset, signal, name)
-                found[signal, name] = pa.array(column, table.schema.field(name).type)
+                kind = table.schema.field(name).type if name in table.column_names else pa.null()
+                try:
+                    found[signal, name] = pa.array(column, kind)
+                except (pa.ArrowInvalid, TypeError) as error:
+                    raise BadShard(f"{shard}: signals/{signal} holds {kind} as {name}, which is not what it measures; "
+                                   "delete it and measure again") from error  # fmt: skip
         return found
 
     def _flipped(self, table: pa.Table, again: pa.Table) -> int:
