@@ -7,7 +7,7 @@ from PIL import Image, ImageDraw, ImageOps
 from test_dedup_rules import scene
 
 from curate import named, shard
-from curate.dedup import overlap, views
+from curate.dedup import measured, overlap, verify, views
 from curate.dedup import run as dedup
 from curate.dedup.codes import Comparison
 from curate.dedup.features import INLIERS, features, inliers
@@ -129,7 +129,9 @@ def test_copies_under_many_changes_are_found_by_views_alone(make_dataset, benchm
 
 
 @pytest.mark.slow
-def test_what_a_hash_doubts_is_confirmed_by_local_features(make_dataset, benchmark):
+def test_what_a_hash_doubts_is_confirmed_by_local_features(make_dataset, benchmark, monkeypatch):
+    monkeypatch.setattr(measured, "FEWEST", 1)
+    monkeypatch.setattr(verify, "OPEN", 1)  # of the three shards of the benchmark's copy
     rows = pool(HALVES)
     dataset = make_dataset(rows, per_shard=4)
     blind = dedup(dataset, against=[benchmark], against_thresholds={"pdq": 31}, verify=False, engine=HERE)

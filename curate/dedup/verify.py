@@ -24,6 +24,7 @@ from curate.work import Engine, Report, run_all
 
 MERGE = 1_000_000  # candidates held before the farther ones are let go
 HELD = 2048  # benchmark pictures whose features a process holds: 60 MB
+OPEN = 128  # shards of benchmark pictures that are open at a time
 CHOSEN = pa.schema([("image", pa.int32()), ("uid", pa.string())])
 CONFIRMED = CHOSEN.append(pa.field("view", pa.string())).append(pa.field("inliers", pa.int32()))
 
@@ -149,6 +150,9 @@ class _Pictures:
     def _encoded(self, row: int) -> bytes:
         shard, key = self.places[row]
         if shard.name not in self.open:
+            if len(self.open) == OPEN:
+                self.stack.close()
+                self.open.clear()
             self.open[shard.name] = self.stack.enter_context(shard.images())
         return self.open[shard.name][key]
 
