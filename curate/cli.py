@@ -420,7 +420,7 @@ def predicted(checkpoint: str, against: Sequence[str], device: str) -> str:
 @click.option("--sample-ids", default=None, metavar="FILE.npy", help="Also write the uids kept as DataComp does.")
 @click.option("--signal", "signals", multiple=True, metavar="SIGNAL", help="Measure this first where it is missing.")
 @click.option("--name", default=None, help="Name of the selection made; told by its content by default.")
-@click.option("--out", default=None, metavar="DATASET2", help="Also export what is kept as a new dataset.")
+@click.option("--out", default=None, metavar="CLEAN", help="Also export what is kept as a new dataset.")
 @start_option
 @engine_option
 @common
@@ -453,7 +453,7 @@ def filter_(dataset: str | None, show: bool, **options: Any) -> Any:
 
 @main.command()
 @click.argument("datasets", nargs=-1, required=True, metavar="DATASET...")
-@click.option("--out", required=True, metavar="DATASET2", help="The new dataset.")
+@click.option("--out", required=True, metavar="CLEAN", help="The new dataset.")
 @click.option("--selection", default=None, metavar="NAME", help="What to export; the current selection by default.")
 @click.option(
     "--weight",

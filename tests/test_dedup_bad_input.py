@@ -161,6 +161,17 @@ def test_vectors_measured_again_are_read_again(make_dataset):
     assert len(collected(dataset)) == 6
 
 
+def test_where_no_shard_can_be_read_the_selection_before_stays(dataset):
+    assert command(dataset, "--signal", "exact", "--name", "first").exit_code == 0
+    for shard in dataset.shards:
+        dataset.folder.write_bytes(f"signals/exact/{shard.name}.parquet", b"PAR1")
+    result = command(dataset, "--signal", "exact", "--name", "second")
+    assert result.exit_code == 1
+    assert "signals/exact/00000.parquet cannot be read" in result.output
+    assert "nothing was selected" in result.output
+    assert Dataset.open(dataset.url).selection == "first"
+
+
 def test_an_empty_dataset_is_compared_with_a_benchmark_without_a_word_of_error(tmp_path):
     folder = tmp_path / "held"
     folder.mkdir()

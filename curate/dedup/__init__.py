@@ -86,6 +86,9 @@ def run(dataset: Dataset, signals: Sequence[str] = ("exact", "pdq"), thresholds:
     overlap_report.check_predictions(told, measured)
     dataset = measure(dataset, list(dict.fromkeys([*signals, *more])), engine)
     pool = collect(dataset, compared, parent, distinct_colours, engine)
+    if dataset.shards and not pool.shards:
+        reason = next(iter({**dataset.failures, **pool.failures}.values()), "no shard was measured")
+        raise CurateError(f"dedup could read no shard of {dataset.url} ({reason}); nothing was selected")
     pool, whitenings = whiten_pool(pool, whiten, thresholds, engine)
     compared = list({codes.comparison.signal: codes.comparison for codes in pool.codes}.values()) or compared
     compared_against = overlap.at_scale(compared_against, len(pool), verify, {**thresholds, **looser})
