@@ -157,7 +157,7 @@ def pytest_ignore_collect(collection_path, config):
     first = collection_path.name.removeprefix("test_").startswith(FIRST)
     if os.environ.get("PYTEST_XDIST_WORKER") != ("gw0" if first else "gw1"):
         return True
-    all_slow = r"^pytestmark = \[?\s*pytest\.mark\.(slow|gpu)"
+    all_slow = r"^pytestmark = \[?\s*pytest\.mark\.(slow|gpu|browser)"
     return True if re.search(all_slow, collection_path.read_text(), re.MULTILINE) else None
 
 

@@ -79,6 +79,7 @@ def test_doctor_lists_what_is_installed_and_finds_no_fight():
     assert "no problem found" in done.stdout, done.stderr
 
 
+@pytest.mark.slow
 def test_a_store_that_does_not_let_us_in_is_one_line(tmp_path):
     pytest.importorskip("s3fs", reason="s3fs is not installed: pip install 'curate[s3]'")
     nobody = {

@@ -149,7 +149,7 @@ def test_a_dataset_without_any_stage_has_a_page_too(dataset, tmp_path):
 
 def test_a_run_shows_its_loss(dataset, tmp_path):
     run = Folder(str(tmp_path / "run-1"))
-    run.write_json("run.json", {"summary": "train-clip: ViT-Test on 60 pairs"})
+    run.write_json("run.json", {"summary": "train-clip: ViT-Test on 60 pairs", "options": {}})
     run.write_bytes("log.jsonl", b"".join(b'{"step": %d, "loss": %d}\n' % (s, 9 - s) for s in range(1, 6)))
     _, numbers, _ = report.run(dataset, str(tmp_path / "page.html"), [run.url])
     assert numbers["runs"][0]["curve"] == [[1, 8], [2, 7], [3, 6], [4, 5], [5, 4]]
@@ -165,7 +165,7 @@ def share(value: float) -> dict:
 def test_every_task_of_an_evaluation_is_shown_and_other_files_are_named(dataset, tmp_path):
     """Whatever `curate eval` was asked for, alone: a benchmark without labels, and robustness, have no zero-shot."""
     run = Folder(str(tmp_path / "run-1"))
-    run.write_json("run.json", {"summary": "train-clip"})
+    run.write_json("run.json", {"summary": "train-clip", "options": {}})
     shot = {"classes": 4, "chance": 0.25, "images": 9, "top1": share(0.5)}
     recalls = {"recall@1": share(0.125), "recall@10": share(0.6), "chance": {"recall@10": 0.4, "recall@1": 0.01}}
     tasks = {
