@@ -17,7 +17,7 @@ from curate.dataset import Dataset
 from curate.dedup.codes import Comparison
 from curate.dedup.faiss_install import load_search
 from curate.dedup.pool import Pool, collect
-from curate.dedup.spill import Spill
+from curate.dedup.spill import mapped
 from curate.errors import CurateError
 from curate.measure import measure
 
@@ -221,14 +221,6 @@ def little_space():
     resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
 
 
-@pytest.mark.parametrize("parts", [1, 700], ids=["at once", "little by little"])
-def test_full_temporary_space_is_told_with_the_way_out(parts, little_space):
+def test_full_temporary_space_is_told_with_the_way_out(little_space):
     with pytest.raises(CurateError, match=rf"cannot write {tempfile.gettempdir()}: .*; set TMPDIR to a larger place"):
-        spilled(np.array_split(np.arange(700), parts))
-
-
-def spilled(parts: list[np.ndarray]) -> np.ndarray:
-    column = Spill()
-    for part in parts:
-        column.append(part)
-    return column.mapped()
+        mapped(700, np.int64)

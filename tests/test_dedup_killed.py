@@ -44,7 +44,8 @@ def test_a_killed_run_is_finished_by_the_next(make_dataset, start, tmp_path, mom
 @pytest.mark.slow
 @pytest.mark.parametrize("moment", ["rows-*/ranks-*/sorted/*", "rows-*/ranks-*/bounds/*", "rows-*/ranks-*/ranked/*",
                                     "pool-*/exact/*/digests/*", "pool-*/exact/*/repeats-*/*", "pool-*/pdq/*/firsts/*",
-                                    "pool-*/pdq/*/placed/*/*", "pool-*/pdq/*/pairs/*"])  # fmt: skip
+                                    "pool-*/pdq/*/placed/*/*", "pool-*/pdq/*/pairs/*", "pool-*/pdq/*/near/*",
+                                    "pool-*/decided/dropped/*", "pool-*/decided/hanging/*"])  # fmt: skip
 def test_a_run_killed_among_its_buckets_is_finished_by_the_next(make_dataset, start, tmp_path, monkeypatch, moment):
     pairs = [{**pair(index), "image": encoded(scene(index % 10))} for index in range(16)]
     whole = run(make_dataset(pairs, 4, str(tmp_path / "whole")), engine=HERE)

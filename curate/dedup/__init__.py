@@ -17,6 +17,7 @@ from curate.dedup import overlap, overlap_report, selection
 from curate.dedup.calibrate import calibrate
 from curate.dedup.codes import Comparison, comparisons
 from curate.dedup.decide import Rule, counts, decide
+from curate.dedup.decided import name_rows
 from curate.dedup.faiss_install import faiss_conflict, load_search
 from curate.dedup.groups_report import GROUPS, groups_tables
 from curate.dedup.hamming import RECALL
@@ -29,7 +30,6 @@ from curate.dedup.whitened import whiten_pool
 from curate.errors import CurateError
 from curate.files import Folder
 from curate.measure import measure
-from curate.memory import give_back_freed_memory
 from curate.words import counted
 from curate.work import Engine
 
@@ -115,13 +115,12 @@ def run(dataset: Dataset, signals: Sequence[str] = ("exact", "pdq"), thresholds:
     search = Search(f"{overlap.WORK}/pool-{fingerprint(made_by)}", recall, whitenings, engine)
     views = Views(dataset.folder.within(search.folder), compared_against, looked_at, engine, device)
     overlaps = {name: each.matches for name, each in found.items()}
-    decision, uids = decide(pool, overlaps, search, rule, views if thorough else None).by_shard(pool)
-    give_back_freed_memory()
-    selection.write(dataset, name, pool, decision, uids, made_by, engine)
-    give_back_freed_memory()
-    groups = groups_tables(pool, decision, uids)
+    decided, crowds = decide(pool, overlaps, search, rule, views if thorough else None)
+    named = name_rows(decided, pool.ranking, engine)
+    files = selection.write(pool, name, decided, made_by, engine)
+    groups = groups_tables(decided, files, len(pool.ranking.ranges), int(named.total("in groups")), engine)
     dataset.folder.write_tables(f"reports/duplicates-{name}.parquet", GROUPS, groups, made_by)
-    numbers = counts(pool, decision, [comparison.signal for comparison in compared])
+    numbers = counts(pool, decided.said, crowds, named, [comparison.signal for comparison in compared])
     numbers["overlap"] = {
         m.name: overlap_report.write(dataset.folder, pool, m, found[m.name], made_by) for m in measured
     }

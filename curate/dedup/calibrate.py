@@ -128,7 +128,7 @@ def rates(pool: Pool, whitenings: Mapping[str, Whitening], engine: str | Engine 
     found = []
     for codes in pool.codes:
         if codes.comparison.kind != "equal":
-            others = [each for each in alike if each.alike.signal != codes.comparison.signal]
+            others = [each for each in alike if each.signal != codes.comparison.signal]
             folder = pool.dataset.folder.within(f"{SEARCH}/{codes.comparison.signal}")
             rows = distinct(pool, codes, SAMPLE, folder, engine)
             found.append(_rates(pool, codes, rows, others, whitenings.get(codes.comparison.signal)))

@@ -9,8 +9,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
+import pyarrow as pa
 import xxhash
 
+from curate import ranges
 from curate.dedup.pool import Column, Pool
 from curate.dedup.ranking import Ranking
 from curate.files import Folder
@@ -22,34 +24,53 @@ END = 2**64
 
 
 @dataclass(frozen=True)
-class Listed:
-    """Rows that tasks leave out, in a file that its content names: int64, ascending."""
+class Equal:
+    """The rows whose code another row has, too, in files. name: of a folder, it tells what decided them."""
 
     folder: Folder
-    digest: str
+    files: tuple[str, ...]
 
     @property
     def name(self) -> str:
-        return f"listed-{self.digest}.npy"
+        return self.folder.url.rpartition("/")[2]
 
-    def rows(self) -> np.ndarray:
-        return self.folder.read_array(self.name)
+    def rows(self, start: int, stop: int) -> tuple[np.ndarray, np.ndarray]:
+        """int64: those from `start` up to `stop`, ascending, and the best row with the code of each."""
+        held = ranges.between(self.folder, self.files, "row", start, stop).sort_by("row")
+        return held["row"].to_numpy().astype(np.int64), held["best"].to_numpy()
+
+
+@dataclass(frozen=True)
+class LeftOut:
+    """Rows that tasks leave out: some that are listed, int64, ascending, in a file that its content names, and where
+    `equal` is given all that have the code of a better row."""
+
+    folder: Folder
+    digest: str
+    equal: Equal | None = None
+
+    @property
+    def name(self) -> str:
+        return self.equal.name if self.equal else self.digest
 
     def others(self, ranking: Ranking, number: int, usable: str) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        """The records of a range of ranks, where those stand that have a code and are not listed, and the rows of
+        """The records of a range of ranks, where those stand that have a code and are not left out, and the rows of
         these, uint64."""
-        held, listed = ranking.records(number), self.rows()
+        held, listed = ranking.records(number), self.folder.read_array(listed_of(self.digest))
         start, stop = ranking.starts[number : number + 2].tolist()
         wanted = held[usable].copy()
         wanted[listed[slice(*np.searchsorted(listed, [start, stop]).tolist())] - start] = False
+        if self.equal:
+            rows, best = self.equal.rows(start, stop)
+            wanted[rows[rows != best] - start] = False
         own = np.flatnonzero(wanted)
         return held, own, (own + start).astype(np.uint64)
 
 
-def listed(folder: Folder, rows: np.ndarray) -> Listed:
-    found = Listed(folder, xxhash.xxh3_64_hexdigest(rows.tobytes())[:12])
-    if not folder.exists(found.name):
-        folder.write_array(found.name, rows)
+def listed(folder: Folder, rows: np.ndarray) -> LeftOut:
+    found = LeftOut(folder, xxhash.xxh3_64_hexdigest(rows.tobytes())[:12])
+    if not folder.exists(listed_of(found.digest)):
+        folder.write_array(listed_of(found.digest), rows)
     return found
 
 
@@ -63,7 +84,7 @@ class WriteDigests:
     ranking: Ranking
     usable: str
     columns: tuple[str, ...]
-    outside: Listed
+    outside: LeftOut
 
     def __call__(self, number: int) -> Report:
         name = digests_of(number)
@@ -83,7 +104,7 @@ class WriteDigests:
 
 @dataclass(frozen=True)
 class Repeats:
-    """Write what `shared` says of one of `of` ranges of digests, unless it is there already."""
+    """Write which rows share one of `of` ranges of digests, unless that is there already."""
 
     folder: Folder
     files: int
@@ -94,11 +115,11 @@ class Repeats:
         if self.folder.exists(name):
             return Report(name, skipped=True)
         digests = np.concatenate([self._range(digests_of(file), number) for file in range(self.files)], axis=1)
-        self.folder.write_array(name, shared(digests))
+        write_shared(self.folder, name, digests)
         return Report(name, digests.shape[1])
 
     def output(self, number: int) -> str:
-        return f"repeats-{self.of}/{number:05d}.npy"
+        return f"repeats-{self.of}/{number:05d}.arrow"
 
     def _range(self, file: str, number: int) -> np.ndarray:
         held = self.folder.read_array(file)
@@ -107,38 +128,39 @@ class Repeats:
         return held[:, first : np.searchsorted(held[0], np.uint64(stop), "right")].copy()  # of a mapped file
 
 
-def repeated(pool: Pool, column: Column, apart: Sequence[str], outside: np.ndarray, folder: Folder,
-             engine: str | Engine) -> tuple[np.ndarray, np.ndarray]:  # fmt: skip
-    """(rows, ascending, and the best row with the same code) of codes that another row has too. apart: what must be
-    equal, too. outside: int64, ascending, rows without a code. folder: for what tasks hand on. Raises CurateError."""
-    rows, ranking = listed(folder, outside), pool.ranking
-    own = folder.within(f"equal-{ranking.name}-{column.name}-{len(apart)}-{rows.digest}")
-    task = WriteDigests(own, ranking, column.usable, (column.values, *apart), rows)
+def repeated(pool: Pool, column: Column, apart: Sequence[str], outside: LeftOut, folder: Folder,
+             engine: str | Engine) -> Equal:  # fmt: skip
+    """apart: what must be equal, too. outside: rows without a code. folder: for what tasks hand on. Raises
+    CurateError."""
+    ranking = pool.ranking
+    own = folder.within(f"equal-{ranking.name}-{column.name}-{len(apart)}-{outside.digest}")
+    task = WriteDigests(own, ranking, column.usable, (column.values, *apart), outside)
     if len(pool) <= FEW:
         found = [np.zeros((3, 0), np.uint64), *(task.digests(number) for number in ranking.ranges)]
-        return _by_row([shared(np.concatenate(found, axis=1))])
+        write_shared(own, "repeats.arrow", np.concatenate(found, axis=1))
+        return Equal(own, ("repeats.arrow",))
     run_all(task, ranking.ranges, engine, "write digests").whole("run it again")
     again = Repeats(own, len(ranking.ranges), -(-len(pool) // BUCKET))
     run_all(again, range(again.of), engine, "find equal codes").whole("run it again")
-    return _by_row([own.read_rows(again.output(number)) for number in range(again.of)])
+    return Equal(own, tuple(again.output(number) for number in range(again.of)))
 
 
-def shared(digests: np.ndarray) -> np.ndarray:
-    """int64 [2, k]: the rows whose digest another row has, and the first of all that have it. uint64 [3, rows]."""
+def write_shared(folder: Folder, name: str, digests: np.ndarray) -> None:
+    """Write the rows whose digest another row has, and the first of all that have it, by row. digests: uint64
+    [3, rows]."""
     low, high, rows = digests[:, np.lexsort(digests[::-1])]
     new = np.ones(len(rows) + 1, bool)
     new[1:-1] = (low[1:] != low[:-1]) | (high[1:] != high[:-1])
     starts = np.flatnonzero(new)
     sizes = np.diff(starts)
     several = np.repeat(sizes > 1, sizes)
-    return np.stack([rows, np.repeat(rows[starts[:-1]], sizes)])[:, several].astype(np.int64)
-
-
-def _by_row(parts: Sequence[np.ndarray]) -> tuple[np.ndarray, np.ndarray]:
-    rows, best = np.concatenate(parts, axis=1)
-    order = np.argsort(rows)
-    return rows[order], best[order]
+    best = np.repeat(rows[starts[:-1]], sizes)[several].astype(np.int64)
+    ranges.write(folder, name, pa.table({"row": rows[several], "best": best}).sort_by("row"), "row")
 
 
 def digests_of(number: int) -> str:
     return f"digests/{number:05d}.npy"
+
+
+def listed_of(digest: str) -> str:
+    return f"listed-{digest}.npy"

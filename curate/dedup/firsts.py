@@ -5,7 +5,8 @@ from dataclasses import dataclass
 import numpy as np
 import xxhash
 
-from curate.dedup.equal import Listed, listed, repeated
+from curate import ranges
+from curate.dedup.equal import LeftOut, listed, repeated
 from curate.dedup.hamming import as_words
 from curate.dedup.pool import Column, Pool
 from curate.dedup.ranking import Ranking, uids_of
@@ -23,7 +24,7 @@ class WriteFirsts:
     folder: Folder
     ranking: Ranking
     column: Column
-    out: Listed
+    out: LeftOut
 
     def __call__(self, number: int) -> Report:
         name = firsts_of(number)
@@ -62,11 +63,10 @@ class Firsts:
         return held[:, :-1], held[:, -1].astype(np.int64)
 
 
-def firsts(pool: Pool, column: Column, out: np.ndarray, folder: Folder, engine: str | Engine) -> Firsts:
-    """out: int64, ascending, rows that are none. Raises CurateError."""
-    rows = listed(folder, out)
-    own = folder.within(f"firsts-{pool.ranking.name}-{column.name}-{rows.digest}")
-    task = WriteFirsts(own, pool.ranking, column, rows)
+def firsts(pool: Pool, column: Column, out: LeftOut, folder: Folder, engine: str | Engine) -> Firsts:
+    """out: rows that are none. Raises CurateError."""
+    own = folder.within(f"firsts-{pool.ranking.name}-{column.name}-{out.name}")
+    task = WriteFirsts(own, pool.ranking, column, out)
     done = run_all(task, pool.ranking.ranges, engine, "write first codes").whole("run it again")
     return Firsts(own, done.rows, len(pool.ranking.ranges))
 
@@ -79,7 +79,7 @@ class Sample:
     folder: Folder
     ranking: Ranking
     usable: str
-    out: Listed
+    out: LeftOut
     most: int
 
     def __call__(self, number: int) -> Report:
@@ -93,13 +93,12 @@ class Sample:
         return Report(name)
 
 
-def sampled(pool: Pool, column: Column, out: np.ndarray, most: int, folder: Folder,
+def sampled(pool: Pool, column: Column, out: LeftOut, most: int, folder: Folder,
             engine: str | Engine) -> np.ndarray:  # fmt: skip
-    """At most so many of the usable rows that are not among the ascending `out`, by a hash of their uids, in the order
-    of shards. Raises CurateError."""
-    rows = listed(folder, out)
-    own = folder.within(f"sample-{pool.ranking.name}-{column.name}-{rows.digest}")
-    task = Sample(own, pool.ranking, column.usable, rows, most)
+    """At most so many of the usable rows that are not left out, by a hash of their uids, in the order of shards. Raises
+    CurateError."""
+    own = folder.within(f"sample-{pool.ranking.name}-{column.name}-{out.name}")
+    task = Sample(own, pool.ranking, column.usable, out, most)
     run_all(task, pool.ranking.ranges, engine, "draw sample").whole("run it again")
     found = np.zeros((3, 0), np.uint64)
     for number in pool.ranking.ranges:
@@ -108,13 +107,14 @@ def sampled(pool: Pool, column: Column, out: np.ndarray, most: int, folder: Fold
 
 
 def distinct(pool: Pool, column: Column, most: int, folder: Folder, engine: str | Engine) -> np.ndarray:
-    """As `sampled`, of the first row, in the order of shards, of every class of equal codes."""
-    none = np.zeros(0, np.int64)
-    rows, best = repeated(pool, column, (), none, folder, engine)
+    """As `sampled`, of the first row, in the order of shards, of every class of equal codes. Holds all rows that have
+    the code of another."""
+    none = listed(folder, np.zeros(0, np.int64))
+    rows, best = repeated(pool, column, (), none, folder, engine).rows(0, ranges.END)
     order = np.lexsort((pool.places(rows), best))
     new = np.ones(len(order), bool)
     new[1:] = best[order][1:] != best[order][:-1]
-    return sampled(pool, column, np.sort(rows[order[~new]]), most, folder, engine)
+    return sampled(pool, column, listed(folder, np.sort(rows[order[~new]])), most, folder, engine)
 
 
 def _least(found: np.ndarray, most: int) -> np.ndarray:

@@ -3,8 +3,9 @@
 Transitive closure (connected components) chains unlike pictures together and deletes many good ones; a star cannot.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
+from typing import Any, NamedTuple
 
 import numpy as np
 from scipy.sparse import coo_array
@@ -13,6 +14,7 @@ from scipy.sparse.csgraph import connected_components
 from curate.dedup.ascending import find
 
 CHAINED = -2  # matched_by of a row that only a chain of others connects with its keeper
+Neighbours = Callable[[int, int], Iterable[tuple[int, float]]]
 STRETCH = 65_536  # rows that are turned into Python's numbers at a time
 
 
@@ -47,30 +49,54 @@ def stars(ranked: np.ndarray, likenesses: Sequence[Alike]) -> Stars:
     ranked: the rows, best first. Where several signals match a row, the first signal names it; within a signal the best
     ranked of the keepers. Only rows that match another are visited, and equal codes cost no pairs.
     """
-    keeper = np.full(len(ranked), -1, np.int64)
-    matched_by = np.full(len(ranked), -1, np.int64)
-    distance = np.full(len(ranked), np.nan)
+    star = Stars(*(np.full(len(ranked), nothing) for nothing in (-1, -1, np.nan)))
     near = [_neighbours(alike) for alike in likenesses]
-    # of each class: the row that was taken for it, and how near; views give plain numbers, and hold 8 bytes each
-    taken = [_view(np.full(len(starts), -1, np.int64)) for starts, _, _ in near]
-    gap_to = [_view(np.zeros(len(starts))) for starts, _, _ in near]
-    class_of = [_view(alike.classes) for alike in likenesses]
+    states = [State.of(np.zeros(classes, np.int64), np.zeros(classes)) for classes, _ in near]
     visited = ranked[_matching(likenesses, len(ranked))[ranked]]
-    for row in (row for start in range(0, len(visited), STRETCH) for row in visited[start : start + STRETCH].tolist()):
-        own = [classes[row] for classes in class_of]
-        match = next((at for at, cls in enumerate(own) if cls >= 0 and taken[at][cls] >= 0), None)
-        if match is not None:
-            matched_by[row] = match
-            keeper[row], distance[row] = taken[match][own[match]], gap_to[match][own[match]]
-            continue
-        for at, cls in enumerate(own):
-            if cls >= 0:
-                taken[at][cls] = row
-                starts, others, gaps = near[at]
-                for place in range(starts[cls], starts[cls + 1]):
-                    if taken[at][others[place]] < 0:
-                        taken[at][others[place]], gap_to[at][others[place]] = row, gaps[place]
-    return Stars(keeper, matched_by, distance)
+    own = take(visited, [alike.classes[visited] for alike in likenesses], [of for _, of in near], states)
+    for whole, part in zip((star.keeper, star.matched_by, star.distance), own, strict=True):
+        whole[visited] = part
+    return star
+
+
+class State(NamedTuple):
+    """Of each class the row that was taken for it, counted from 1, 0 for none, and how near that is. Views give plain
+    numbers, and hold 8 bytes each."""
+
+    taken: "memoryview[int]"
+    gap: "memoryview[float]"
+
+    @staticmethod
+    def of(taken: np.ndarray, gap: np.ndarray) -> "State":
+        return State(_view(taken), _view(gap))
+
+
+def take(rows: np.ndarray, classes: Sequence[np.ndarray], near: Sequence[Neighbours],
+         states: Sequence[State]) -> tuple[np.ndarray, np.ndarray, np.ndarray]:  # fmt: skip
+    """Keeper, matched_by and distance of some rows, best first, after those that made the states, which change.
+
+    classes: for each signal of each row, -1 matches nothing; near: for each signal the neighbours of the class of the
+    row at some place of `rows`."""
+    keeper, matched_by = np.full(len(rows), -1, np.int64), np.full(len(rows), -1, np.int64)
+    distance = np.full(len(rows), np.nan)
+    for start in range(0, len(rows), STRETCH):
+        part = slice(start, start + STRETCH)
+        each = zip(rows[part].tolist(), *(own[part].tolist() for own in classes), strict=True)
+        for place, (row, *own) in enumerate(each, start):
+            match = next((at for at, cls in enumerate(own) if cls >= 0 and states[at].taken[cls]), None)
+            if match is not None:
+                taken, gap_to = states[match]
+                matched_by[place] = match
+                keeper[place], distance[place] = taken[own[match]] - 1, gap_to[own[match]]
+                continue
+            for at, cls in enumerate(own):
+                if cls >= 0:
+                    taken, gap_to = states[at]
+                    taken[cls] = row + 1
+                    for other, gap in near[at](place, cls):
+                        if not taken[other]:
+                            taken[other], gap_to[other] = row + 1, gap
+    return keeper, matched_by, distance
 
 
 def closure(ranked: np.ndarray, likenesses: Sequence[Alike]) -> Stars:
@@ -158,15 +184,22 @@ def _matching(likenesses: Sequence[Alike], rows: int) -> np.ndarray:
     return found
 
 
-def _neighbours(alike: Alike) -> tuple[memoryview, memoryview, memoryview]:
-    """(start, class, distance): the neighbours of class c stand from start[c] to start[c + 1]."""
+def _neighbours(alike: Alike) -> tuple[int, Neighbours]:
+    """How many classes there are, and what is near each."""
     classes = int(max(held.max(initial=-1) for held in (alike.classes, alike.a, alike.b))) + 1
     of, others = np.concatenate([alike.a, alike.b]), np.concatenate([alike.b, alike.a])
     order = np.argsort(of, kind="stable")
-    starts = np.searchsorted(of[order], np.arange(classes + 1)).astype(np.int64)
-    gaps = np.tile(np.asarray(alike.distance, np.float64), 2)[order]
-    return _view(starts), _view(others[order].astype(np.int64)), _view(gaps)
+    find = neighbours(of[order], others[order], np.tile(np.asarray(alike.distance, np.float64), 2)[order], classes)
+    return classes, lambda place, cls: find(cls)
 
 
-def _view(held: np.ndarray) -> memoryview:
+def neighbours(of: np.ndarray, others: np.ndarray, gaps: np.ndarray,
+               classes: int) -> Callable[[int], Iterable[tuple[int, float]]]:  # fmt: skip
+    """(class, distance) of the neighbours of each of so many classes. of: ascending."""
+    starts = _view(np.searchsorted(of, np.arange(classes + 1)).astype(np.int64))
+    others_, gaps_ = _view(others.astype(np.int64)), _view(np.asarray(gaps, np.float64))
+    return lambda cls: zip(others_[starts[cls] : starts[cls + 1]], gaps_[starts[cls] : starts[cls + 1]])
+
+
+def _view(held: np.ndarray) -> "memoryview[Any]":
     return np.ascontiguousarray(held).data

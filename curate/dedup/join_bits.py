@@ -8,12 +8,12 @@ at a time the codes are then written again, range by range, and a task reads its
 from dataclasses import dataclass
 
 import numpy as np
-import pyarrow as pa
 
 from curate.dedup.buckets import signatures
 from curate.dedup.buckets_layout import PRIME
 from curate.dedup.firsts import Firsts
-from curate.dedup.hamming import Capped, Pairs, Tables, hamming_pairs, in_order, joined, tables, whole
+from curate.dedup.hamming import Capped, Tables, hamming_pairs, in_order, joined, tables, whole
+from curate.dedup.pairs import Near, few_pairs, pairs_of, write_pairs, written_pairs
 from curate.files import Folder
 from curate.work import Engine, Report, run_all
 
@@ -22,8 +22,6 @@ BUCKET = 4_000_000  # codes in a range, about
 RANGES = 16  # that a task picks its codes for from all of them, at 40 ns each; to write them by range takes 300, once
 FILES = 16  # of codes that are written by range together
 FEW = 10_000  # codes that tables are planned for at least: fewer would simply be compared
-SCHEMA = pa.schema([("i", pa.int64()), ("j", pa.int64()), ("distance", pa.float64())])
-CROWDS = pa.schema([("first", pa.int64()), ("codes", pa.int64())])
 
 
 @dataclass(frozen=True)
@@ -50,8 +48,7 @@ class JoinBits:
     placed: bool  # by range, by PlaceCodes
 
     def __call__(self, part: Range) -> Report:
-        name = f"pairs/{part}.parquet"
-        if self.folder.exists(name):
+        if self.folder.exists(pairs_of(str(part))):
             return Report(str(part), skipped=True)
         held = (self._read_placed if self.placed else self._read)(part)
         rows, words = held[:, -1].view(np.int64), held[:, :-1]
@@ -104,9 +101,9 @@ class PlaceCodes:
 
 
 def code_pairs(folder: Folder, codes: Firsts, bits: int, threshold: int, recall: float, engine: str | Engine,
-               capped: Capped) -> Pairs:  # fmt: skip
-    """hamming_pairs of codes of so many bits, by their rows: by tasks, where they are many, whose files stand below
-    `folder`. Raises CurateError."""
+               capped: Capped) -> Near:  # fmt: skip
+    """hamming_pairs of codes of so many bits, by their rows, in files below `folder`: by tasks, where they are many.
+    Raises CurateError."""
     many = len(codes) > min(SMALL, BUCKET)
     plan = tables(max(len(codes), FEW), bits, threshold, recall) if many else None
     if not plan:  # or so large a threshold that no table helps
@@ -115,44 +112,18 @@ def code_pairs(folder: Folder, codes: Firsts, bits: int, threshold: int, recall:
         values = np.ascontiguousarray(words).view(np.uint8)[:, : bits // 8]
         i, j, distance = hamming_pairs(values, threshold, recall=recall, capped=crowds)
         capped += [(int(rows[at]), size) for at, size in crowds]
-        return rows[i], rows[j], distance
+        return few_pairs(folder, codes.name, (rows[i], rows[j], distance))
     of = -(-len(codes) // BUCKET)
     own = folder.within(f"{codes.name}-{threshold}-{len(plan)}-{of}")
     task = JoinBits(own, codes, bits, threshold, plan, placed=of > RANGES)
-    ranges = [Range(table, number, of) for table in range(len(plan)) for number in range(of)]
-    for todo in [ranges[at : at + of] for at in range(0, len(ranges), of)] if task.placed else [ranges]:
-        if task.placed and not all(own.exists(f"pairs/{part}.parquet") for part in todo):
+    parts = [Range(table, number, of) for table in range(len(plan)) for number in range(of)]
+    for todo in [parts[at : at + of] for at in range(0, len(parts), of)] if task.placed else [parts]:
+        if task.placed and not all(own.exists(pairs_of(str(part))) for part in todo):
             place = PlaceCodes(own, codes, plan, todo[0].table, of)
             run_all(place, range(0, codes.files, FILES), engine, "place codes").whole("run it again")
         run_all(task, todo, engine, "join codes").whole("run it again")
         own.remove(f"placed/{todo[0].table:04d}")
-    return read_pairs(own, [str(part) for part in ranges], capped)
-
-
-def write_pairs(folder: Folder, name: str, pairs: Pairs, capped: Capped) -> None:
-    """The crowds first: where the pairs are, all is."""
-    if capped:
-        firsts, sizes = zip(*sorted(set(capped)), strict=True)
-        folder.write_table(f"crowds/{name}.parquet", pa.table([firsts, sizes], schema=CROWDS))
-    i, j, distance = pairs
-    folder.write_table(
-        f"pairs/{name}.parquet", pa.table([i, j, distance.astype(np.float64)], schema=SCHEMA), dictionary=False
-    )
-
-
-def read_pairs(folder: Folder, names: list[str], capped: Capped) -> Pairs:
-    """All pairs, each once, sorted; `capped` is told the crowds. Raises BadShard."""
-    for name in folder.names("crowds/*.parquet"):
-        table = folder.read_table(name)
-        capped += zip(table["first"].to_pylist(), table["codes"].to_pylist(), strict=True)
-    tables_ = [folder.read_table(f"pairs/{name}.parquet") for name in names]
-    found = pa.concat_tables([SCHEMA.empty_table(), *(table.cast(SCHEMA) for table in tables_)])
-    i, j, distance = (found[name].to_numpy() for name in ("i", "j", "distance"))
-    order = np.lexsort((j, i))
-    i, j, distance = i[order], j[order], distance[order]
-    new = np.ones(len(i), bool)
-    new[1:] = (i[1:] != i[:-1]) | (j[1:] != j[:-1])
-    return i[new], j[new], distance[new]
+    return written_pairs(own, [str(part) for part in parts], capped)
 
 
 def range_of(signed: np.ndarray, of: int) -> np.ndarray:

@@ -14,11 +14,11 @@ import numpy as np
 
 from curate.dataset import Dataset, fingerprint
 from curate.dedup.ascending import find
-from curate.dedup.equal import Listed, listed
+from curate.dedup.equal import LeftOut
 from curate.dedup.faiss_install import load_search
-from curate.dedup.firsts import sampled
+from curate.dedup.firsts import Firsts, sampled
 from curate.dedup.hamming import Capped, Pairs, in_order
-from curate.dedup.join_bits import read_pairs, write_pairs
+from curate.dedup.pairs import Near, pairs_of, write_pairs, written_pairs
 from curate.dedup.pool import Column, Pool, vectors_of
 from curate.dedup.ranking import SORTED_BY, Group, Part, Ranking, keys_of, neighbours
 from curate.dedup.whiten import Whitening, read
@@ -36,15 +36,15 @@ MEANS = "means.npy"
 
 @dataclass(frozen=True)
 class Place:
-    """Write the vectors of a run of shards in the order of their clusters, and where each cluster begins, unless they
-    are there already: of those rows that have one and are not left out."""
+    """Write the vectors of a run of shards that are compared in the order of their clusters, and where each cluster
+    begins, unless they are there already."""
 
     dataset: Dataset
     source: str  # folder of what was read of each shard
     folder: Folder
     ranking: Ranking
     column: Column
-    out: Listed
+    first: Firsts  # the rows that have one and are compared
     whitening: str | None
 
     def __call__(self, run: Group) -> Report:
@@ -69,7 +69,9 @@ class Place:
                                               [*SORTED_BY, "place", self.column.usable])  # fmt: skip
         held = held.filter(held[self.column.usable])
         rows = self.ranking.find(keys_of(held, part.first, self.ranking.like["keys"].shape[0]))
-        own = ~find(self.out.rows(), rows)[1]
+        own = np.zeros(len(rows), bool)
+        for number, some in self.ranking.parts(rows):
+            own[some] = find(self.first.file(number)[:, -1], rows[some].astype(np.uint64))[1]
         whitening = _whitening(self.dataset.folder, self.whitening) if self.whitening else None
         places = held["place"].to_numpy()[own]
         return rows[own], vectors_of(self.dataset, part.shard, self.column.comparison, places, whitening)
@@ -96,7 +98,7 @@ class JoinVectors:
     threshold: float
 
     def __call__(self, few: Clusters) -> Report:
-        if not self.folder.exists(f"pairs/{few}.parquet"):
+        if not self.folder.exists(pairs_of(str(few))):
             capped: Capped = []
             parts = list(self._with_first(few, capped) if few.members > GROUP else self._every(few))
             write_pairs(self.folder, str(few), in_order(parts), capped)
@@ -150,25 +152,23 @@ class JoinVectors:
             yield clusters, self.folder.read_rows(placed_of(run), int(bounds[0]), int(bounds[-1]))
 
 
-def vector_pairs(pool: Pool, folder: Folder, column: Column, out: np.ndarray, count: int, whitening: Whitening | None,
-                 engine: str | Engine, capped: Capped) -> Pairs:  # fmt: skip
-    """cosine_pairs of the vectors of the `count` usable rows that are not among the ascending `out`, by tasks; their
-    files stand below `folder`. Raises CurateError."""
-    comparison, rows = column.comparison, listed(folder, out)
-    clusters = min(MOST_CLUSTERS, max(1, int(4 * np.sqrt(count))))
+def vector_pairs(pool: Pool, folder: Folder, column: Column, out: LeftOut, first: Firsts, whitening: Whitening | None,
+                 engine: str | Engine, capped: Capped) -> Near:  # fmt: skip
+    """cosine_pairs of the vectors of the usable rows that are not left out, which are `first`, by tasks; their files
+    stand below `folder`. Raises CurateError."""
+    comparison = column.comparison
+    clusters = min(MOST_CLUSTERS, max(1, int(4 * np.sqrt(len(first)))))
     name = whitening.name if whitening else None
-    own = folder.within(
-        f"{pool.ranking.name}-{rows.digest}-{fingerprint(name)}-{comparison.threshold:g}-{clusters}-{GROUP}"
-    )
+    own = folder.within(f"{first.name}-{fingerprint(name)}-{comparison.threshold:g}-{clusters}-{GROUP}")
     if not own.exists(MEANS):
         drawn = sampled(pool, column, out, clusters * TRAINED_ON, folder, engine)
         own.write_array(MEANS, load_search().means(pool.vectors(comparison, drawn, whitening), clusters))
-    place = Place(pool.dataset, pool.source, own, pool.ranking, column, rows, name)
+    place = Place(pool.dataset, pool.source, own, pool.ranking, column, first, name)
     runs = neighbours(pool.parts(), np.diff(pool.bounds).tolist(), GROUP)
     run_all(place, runs, engine, "place vectors").whole("run it again")
     groups = _groups(own, len(runs), clusters)
     run_all(JoinVectors(own, len(runs), comparison.threshold), groups, engine, "join vectors").whole("run it again")
-    return read_pairs(own, [str(few) for few in groups], capped)
+    return written_pairs(own, [str(few) for few in groups], capped)
 
 
 def _groups(folder: Folder, runs: int, clusters: int) -> list[Clusters]:

@@ -52,7 +52,7 @@ class Views:
                              everywhere=True)  # fmt: skip
         a = found.matches["benchmark_key"].cast(pa.int64()).to_numpy()
         a, b = (rows[np.searchsorted(places, at)] for at in (a, _places_of(copy, found.matches)))
-        other = (a != b) & ~told_apart(pool, a, b)
+        other = (a != b) & ~told_apart(pool.ranking, pool.moving, pool.colours, a, b)
         a, b, signals = a[other], b[other], found.matches["signal"].to_numpy()[other]
         distance = found.matches["distance"].to_numpy()[other]
         near = np.unique(np.concatenate([a, b]))
