@@ -52,6 +52,7 @@ COPIES, PLACEHOLDERS, BITS = 0.1, 0.005, 31
 FEW_TABLES = 0.3  # recall at the threshold, where only the driver is looked at
 DRIVER = ("driver beside two workers", "the same without copies")
 NODE_CORES = 16
+BITS_A_ROW = 2  # that the driver holds of any row: where less is seen, it is lost among what a range of ranks takes
 POOLS = (400_000_000, 5_000_000_000)
 SIGNALS = ("exact", "pdq")
 EMPTY_TAR = bytes(10_240)
@@ -112,7 +113,7 @@ def estimates(sizes: dict[str, dict], alone: dict[str, dict], apart: dict[str, d
         hours[f"{pool:,}"] = {
             "hashing, core-hours": round(hashing), "dedup, core-hours": round(joining, 1),
             f"node-hours of {NODE_CORES} cores": round((hashing + joining) / NODE_CORES, 1),
-            **({"driver, GB": round(row * pool / 1e9, 1), "driver, hours": round(spends * pool / 3.6e9, 1)}
+            **({"driver, GB": round(max(row, BITS_A_ROW / 8) * pool / 1e9, 1), "driver, hours": round(spends * pool / 3.6e9, 1)}
                if row is not None else {}),
         }  # fmt: skip
     names = ("driver, anonymous bytes a row", "driver, microseconds a row")

@@ -16,7 +16,7 @@ from curate.dedup.decided import Decided, drawn_of
 from curate.dedup.selection import told_of
 from curate.work import Engine, Report, run_all
 
-MEMBERS = 65_536  # rows in groups that a task puts together, about: 0.3 KB each
+MEMBERS = 65_536  # rows in groups that a task puts together, about: 0.3 KB each, several times
 STRETCH = 16_384  # groups in a part of the file
 GROUPS = pa.schema(
     [("keeper", pa.string()), ("shard", pa.string()), ("size", pa.int32()), ("texts", pa.list_(pa.string())),
