@@ -113,8 +113,8 @@ def estimates(sizes: dict[str, dict], alone: dict[str, dict], apart: dict[str, d
         hours[f"{pool:,}"] = {
             "hashing, core-hours": round(hashing), "dedup, core-hours": round(joining, 1),
             f"node-hours of {NODE_CORES} cores": round((hashing + joining) / NODE_CORES, 1),
-            **({"driver, GB": round(max(row, BITS_A_ROW / 8) * pool / 1e9, 1), "driver, hours": round(spends * pool / 3.6e9, 1)}
-               if row is not None else {}),
+            **({"driver, GB": round(max(row, BITS_A_ROW / 8) * pool / 1e9, 1),
+                "driver, hours": round(spends * pool / 3.6e9, 1)} if row is not None else {}),
         }  # fmt: skip
     names = ("driver, anonymous bytes a row", "driver, microseconds a row")
     bytes_ = dict(zip((*names, *(f"{name} that no other is like" for name in names)), (row, spends, *per_row(apart))))
