@@ -125,6 +125,18 @@ def test_servers_that_say_nothing_are_left():
         assert set(results(*urls, timeout=0.4, retries=0, per_host=12)) == {"timeout"}
 
 
+@pytest.mark.parametrize(("per_host", "asked"), [(8, 8), (40, fetch_loop.FIRST)])
+def test_a_shard_begins_with_few_urls(per_host, asked):
+    with socket.create_server(("127.0.0.1", 0), backlog=64) as silent:
+        urls = [f"http://127.0.0.1:{silent.getsockname()[1]}/{number}" for number in range(50)]
+        with Fetcher(**PATIENT, per_host=per_host).fetch(urls):
+            heard = [silent.accept() for _ in range(asked)]
+            silent.settimeout(0.5)
+            with pytest.raises(TimeoutError):
+                silent.accept()
+    assert len(heard) == asked
+
+
 def test_a_server_with_failures_and_answers_is_not_given_up(web):
     web.pages = {f"/{number}": Page(b"", (), 500 if number % 2 else 404) for number in range(60)}
     results(*(web.url + path for path in web.pages), retries=0)

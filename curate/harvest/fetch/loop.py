@@ -27,6 +27,8 @@ if TYPE_CHECKING:
 
 REDIRECTS = 5
 WAITING = 8 << 20  # bytes fetched and not yet taken, of all urls
+IDLE = 16  # connections that wait to be used again; one of TLS holds 0.13 MB
+FIRST = 16  # urls asked for at once at first, and one more for each that has ended: a near server answers all at once
 TYPICAL = 200_000  # bytes of an image, until some have come
 BACKOFF = 1.0  # seconds before the first retry, about; before each further one twice as many
 DIALLED = 4  # addresses of a name, at most
@@ -95,13 +97,13 @@ class Fetches:
     def _run(self) -> None:
         multi = pycurl.CurlMulti()
         try:
-            multi.setopt(pycurl.M_MAXCONNECTS, self._how.threads)
             multi.setopt(pycurl.M_SOCKETFUNCTION, self._watch)
             self._selector.register(self._ear, selectors.EVENT_READ)
             self._queue_all()
             while self._left and not self._stopped:
                 self._look_up()
                 self._start(multi)
+                multi.setopt(pycurl.M_MAXCONNECTS, len(self._active) + IDLE)
                 if not (self._active or self._later or len(self._names) or len(self._servers) or not self._left):
                     raise RuntimeError(f"{self._left} urls wait for nothing")
                 self._wait(multi)
@@ -173,11 +175,11 @@ class Fetches:
     def _start(self, multi: pycurl.CurlMulti) -> None:
         """Begin as many transfers as may be."""
         self._full = self._room.stops
-        while len(self._active) < self._how.threads:
+        while len(self._active) < min(self._how.threads, FIRST + len(self._urls) - self._left):
             # what is under way is reckoned as a quarter of an image of the usual size, for most has yet to come; what
-            # waits to be taken twice: no more is begun long before all under way would have to stop for want of room
+            # waits to be taken four times: a few images keep the caller busy, and all under way may come at once
             busy = self._active or self._room.finished
-            if busy and 2 * self._room.finished + len(self._active) * self._typical / 4 > WAITING:
+            if busy and 4 * self._room.finished + len(self._active) * self._typical / 4 > WAITING:
                 self._full = True
                 return
             server = self._servers.ready()
