@@ -21,8 +21,8 @@ def read(url: str) -> dict[str, Any]:
             "--eval-data that of eval-data"
         )
     about = folder.read_json("run.json")
-    if not isinstance(about, dict) or "options" not in about:
-        raise CurateError(f"{url}/run.json is not what train-clip writes: it has no 'options'; restore it")
+    if not isinstance(about, dict):
+        raise CurateError(f"{url}/run.json is not what train-clip writes: no JSON object; restore it")
     found = {
         name.removeprefix("eval/").removesuffix(".json"): folder.read_json(name) for name in folder.names("eval/*.json")
     }
