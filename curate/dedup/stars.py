@@ -44,7 +44,7 @@ def stars_by_range(ranking: Ranking, likenesses: Sequence[Likeness]) -> Iterator
     states = [State.of(mapped(len(counted), np.int64), mapped(len(counted), np.float64)) for _ in likenesses]
     for number in ranking.ranges:
         held = [each.classes(number) for each in likenesses]
-        rows = np.unique(np.concatenate([own for own, _ in held]))
+        rows = np.unique(np.concatenate([np.zeros(0, np.int64), *(own for own, _ in held)]))
         best = [np.full(len(rows), -1, np.int64) for _ in held]
         for found, (own, cls) in zip(best, held, strict=True):
             found[np.searchsorted(rows, own)] = cls
