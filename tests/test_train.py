@@ -140,6 +140,7 @@ def test_undecodable_images_and_damaged_shards_are_reported(make_dataset, tmp_pa
     ("options", "message"),
     [
         ({"batch_size": 61}, "60 pairs in all, fewer than one batch of 61; --batch-size 60"),
+        ({"batch_size": 1}, "a batch of one pair teaches nothing: the objective clip compares"),
         ({"batch_size": 0}, "--batch-size 0 is not a positive number"),
         ({"epochs": -1}, "--epochs -1 is not a positive number"),
         ({"objective": "clop"}, "no objectives called 'clop'; choose from: bag_of_words, captioning, clip, "),

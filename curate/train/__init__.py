@@ -67,7 +67,8 @@ def run(data: Sequence[str], out: str | None = None, recipe: str | None = None, 
         chosen: Any = named.plugin("train.objectives", named.parse(settings["objective"]))
         captions = not {"text", "tokens"}.isdisjoint(chosen.needs)
         pairs = index.build(found, Folder(cache) if cache else folder.within("cache"), captions)
-        settings = plan.on_data(settings, where, len(pairs))
+        compares = getattr(chosen, "compares", False)
+        settings = plan.on_data(settings, where, len(pairs), compares)
         ranks.check(mine, settings["batch_size"])
         record = plan.record(settings, config, init, seed, found, pairs)
         if mine.first:
@@ -86,7 +87,7 @@ def run(data: Sequence[str], out: str | None = None, recipe: str | None = None, 
         loader = Loader(pairs, tokenizer, image_size(network), settings["batch_size"], seed, workers, crop,
                         getattr(goal, "views", 1), mine, where.type == "cuda", settings["shuffle"],
                         cache_size * 1e9)  # fmt: skip
-        for line in plan.notes(pairs, settings["batch_size"], getattr(goal, "compares", False)) if mine.first else ():
+        for line in plan.notes(pairs, settings["batch_size"], compares) if mine.first else ():
             note(line)
         how = prepare.how(network, goal, settings, mine, chunk, pairs, tokenizer, fsdp)
         optimizer = adamw(network, settings["lr"], settings["weight_decay"], goal,

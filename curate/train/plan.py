@@ -71,9 +71,9 @@ def check(data: Sequence[str], watch: Watch, chunk: int | None = None, eval_ever
     log.check(watch.tensorboard, watch.wandb)
 
 
-def on_data(found: Settings, device: torch.device, pairs: int) -> Settings:
+def on_data(found: Settings, device: torch.device, pairs: int, compares: bool) -> Settings:
     """The settings with what depends on the device and the number of pairs. Raises CurateError where the pairs are
-    fewer than a batch."""
+    fewer than a batch, or a batch too few for an objective that compares them with each other."""
     if found["precision"] == "auto":
         found = found.put("precision", models.precision_on("auto", device), f"default on {device.type}")
     if found["batch_size"] is None:
@@ -81,6 +81,9 @@ def on_data(found: Settings, device: torch.device, pairs: int) -> Settings:
     if pairs < found["batch_size"]:
         size = found["batch_size"]
         raise CurateError(f"{counted(pairs, 'pair')} in all, fewer than one batch of {size:,}; --batch-size {pairs}")
+    if compares and found["batch_size"] < 2:
+        raise CurateError(f"a batch of one pair teaches nothing: the objective {found['objective']} compares the pairs "
+                          f"of a batch with each other; {counted(pairs, 'pair')} in all")  # fmt: skip
     return found
 
 
