@@ -3,6 +3,7 @@
 import contextlib
 import gc
 import importlib
+import importlib.util
 import io
 import itertools
 import json
@@ -43,6 +44,9 @@ settings.load_profile("any-machine")
 # the files of tests that need torch, and as many others as make both halves alike
 FIRST = ("architecture", "compare", "dedup", "evaluate", "gpu", "measure", "models", "signals", "train")
 
+needs_img2dataset = pytest.mark.skipif(not importlib.util.find_spec("img2dataset"),
+                                       reason="img2dataset is not installed; it runs up to Python 3.12")  # fmt: skip
+DOWNLOADERS = ["native", pytest.param("img2dataset", marks=needs_img2dataset)]
 COLOURS = ("red", "green", "blue", "orange", "purple", "black")
 SHAPES = ("circle", "square", "triangle")
 

@@ -11,6 +11,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 import xxhash
+from conftest import DOWNLOADERS, needs_img2dataset
 from harvest_web import COLOURS, SHAPES, picture, serving
 from PIL import Image
 
@@ -294,7 +295,7 @@ def fetched(ask, pool, name="dataset", **options):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("downloader", ["img2dataset", "native"])
+@pytest.mark.parametrize("downloader", DOWNLOADERS)
 def test_shards_hold_every_image_that_came_and_name_what_did_not(ask, pool, web, downloader):
     dataset = fetched(ask, pool, downloader=downloader)
     counts = dataset.history[-1]["counts"]
@@ -330,6 +331,7 @@ def _check_samples(shard: Shard) -> None:
 
 
 @pytest.mark.slow
+@needs_img2dataset
 def test_a_url_with_many_texts_lies_in_one_shard_and_a_large_image_is_made_small(ask, pool):
     dataset = fetched(ask, pool, shard_size=5, downloader="img2dataset(image_size=40)")
     rows = [row for shard in dataset.shards for row in shard.rows().to_pylist()]

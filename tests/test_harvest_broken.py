@@ -10,6 +10,7 @@ from pathlib import Path
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from conftest import DOWNLOADERS
 from harvest_web import serving
 from processes import Command
 from test_harvest_topup import DOWNLOADER, WORDS, contents, rows_of
@@ -94,19 +95,19 @@ def test_a_full_disk_is_one_line_that_names_the_place_and_the_rest_follows_later
     assert contents(Dataset.open(str(tmp_path / "full"))) == contents(Dataset.open(str(tmp_path / "calm")))
 
 
-def test_a_full_temporary_space_is_named(harvest, tmp_path):
+@pytest.mark.parametrize("downloader", DOWNLOADERS)
+def test_a_full_temporary_space_is_named(harvest, tmp_path, downloader):
     with serving() as web:
         rows = [(url, f"ant {text}") for url, text in (web.pair(number) for number in range(40))]
         (tmp_path / "tmp").mkdir()
         environment = {"TMPDIR": str(tmp_path / "tmp")}
-        for downloader in ("native", "img2dataset"):
-            options = ("--downloader", downloader, "--engine", "local(workers=1)")
-            code, _, said = harvest(rows, downloader, *options, environment=environment, largest_file=9_000).ended()
-            assert code == 1
-            wanted = f"curate: cannot write {tmp_path}/tmp: File too large; set TMPDIR to a larger place"
-            assert said.splitlines() == [wanted]
-            assert not list((tmp_path / "tmp").glob("curate-*"))
-            assert harvest(rows, downloader, *options).ended()[0] == 0
+        options = ("--downloader", downloader, "--engine", "local(workers=1)")
+        code, _, said = harvest(rows, downloader, *options, environment=environment, largest_file=9_000).ended()
+        assert code == 1
+        wanted = f"curate: cannot write {tmp_path}/tmp: File too large; set TMPDIR to a larger place"
+        assert said.splitlines() == [wanted]
+        assert not list((tmp_path / "tmp").glob("curate-*"))
+        assert harvest(rows, downloader, *options).ended()[0] == 0
 
 
 def test_kill_9_anywhere_in_a_top_up_changes_no_byte(harvest, tmp_path):

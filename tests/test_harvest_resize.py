@@ -12,6 +12,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from conftest import DOWNLOADERS
 from harvest_web import COLOURS, serving
 from PIL import Image, ImageOps
 
@@ -270,7 +271,7 @@ def test_what_does_not_fit_is_made_to_fit():
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("downloader", ["native", "img2dataset"])
+@pytest.mark.parametrize("downloader", DOWNLOADERS)
 def test_harvest_decodes_as_it_is_told_and_notes_it(tmp_path, downloader):
     with serving() as web:
         pairs = [web.pair(index) for index in range(6)]

@@ -12,6 +12,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from conftest import DOWNLOADERS
 from drawn_downloader import IMAGE, alive
 from harvest_web import serving
 from PIL import Image
@@ -300,7 +301,7 @@ def test_a_url_of_an_earlier_round_is_not_asked_for_again_its_image_is_copied(as
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("downloader", ["img2dataset", "native"])
+@pytest.mark.parametrize("downloader", DOWNLOADERS)
 def test_rounds_of_real_downloaders_ask_for_each_url_once(ask, downloader):
     with serving() as web:
         rows = [(f"{web.url}/{f'{number % 30}.jpg' if number % 5 else f'missing-{number % 9}.jpg'}", f"ant {number}")

@@ -74,8 +74,8 @@ def test_a_wrong_value_fails_and_is_named(dataset):
         "phash": "phash differs from the reference by up to 2, more than 0",
         "size_width": "1 of 60 rows have a value of size_width on one side only",
     }
-    table = dataset.folder.read_table("reports/verify.parquet").to_pandas()
-    assert (table[table.column == "phash"].difference == 2).sum() == 20
+    table = dataset.folder.read_table("reports/verify.parquet").to_pylist()
+    assert sum(row["column"] == "phash" and row["difference"] == 2 for row in table) == 20
     assert not verify.run(measured, signals=["phash"], sample=60, tolerance=2, engine=HERE).failures
 
 
