@@ -131,10 +131,14 @@ class Dataset:
         """uid and the columns of one signal, in the order of `shard.rows()`. Raises CurateError, BadShard."""
         if signal not in self.signals:
             raise CurateError(f"{self.url} has no signal '{signal}'; run: curate measure {self.url} {signal}")
+        return self.folder.read_table(self.table_of(shard, signal))
+
+    def table_of(self, shard: Shard, signal: str) -> str:
+        """The name of the file of one signal. Raises BadShard where it is not there."""
         name = f"signals/{signal}/{shard.name}.parquet"
         if not self.folder.exists(name):
             raise BadShard(f"{self.url}/{name} is missing; run: curate measure {self.url} '{self.signals[signal]}'")
-        return self.folder.read_table(name)
+        return name
 
     def joined(self, shard: Shard, signals: list[str] | None = None) -> pa.Table:
         """`shard.rows()` with the columns of some signals (all by default) beside them. Raises BadShard."""

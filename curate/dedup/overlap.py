@@ -58,8 +58,7 @@ def compare_by(signals: Sequence[str], against: Sequence[str], thresholds: Mappi
     chosen = list(against) or [*(text for text in signals if text not in hashes), "pdq"]
     slugs = {named.parse(text).slug for text in chosen}
     shared = {name: value for name, value in thresholds.items() if name in slugs}
-    comparisons(chosen, against_thresholds, "--against-threshold")
-    found = comparisons(chosen, {**shared, **against_thresholds})
+    found = comparisons(chosen, {**shared, **against_thresholds}, "--against-threshold")
     check_images_only(found)
     return found
 

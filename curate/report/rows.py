@@ -133,9 +133,7 @@ class _Reader:
     def _measured(self, shard: Shard, uids: pa.ChunkedArray) -> dict[str, pa.ChunkedArray]:
         found = {}
         for signal, spec in self.dataset.signals.items():
-            name = f"signals/{signal}/{shard.name}.parquet"
-            if not shard.folder.exists(name):
-                raise BadShard(f"{shard.folder.url}/{name} is missing; run: curate measure {shard.folder.url} '{spec}'")
+            name = self.dataset.table_of(shard, signal)
             wanted = usable(shard.folder.schema(name))
             table = shard.folder.read_table(name, list(dict.fromkeys(["uid", *wanted])))
             if not table["uid"].combine_chunks().equals(uids.combine_chunks()):
