@@ -21,19 +21,21 @@ ROWS = 4_096  # rows in a batch, about: what a range reads too much at each of i
 ASKED_AT_ONCE = 16  # files read from a store at the same time
 END = 2**64
 FIRSTS = b"firsts"  # metadata: the first value of each batch, little-endian uint64
+COUNT = b"rows"  # metadata: how many there are, in decimal
 WRITTEN = pa.ipc.IpcWriteOptions(compression="lz4", use_threads=False)
 
 
-def bounds(index: int, of: int) -> tuple[int, int]:
-    """The index-th of `of` equal ranges of uint64, [start, stop)."""
-    return index * END // of, (index + 1) * END // of
+def bounds(index: int, of: int, end: int = END) -> tuple[int, int]:
+    """The index-th of `of` equal ranges of the numbers before `end`, [start, stop)."""
+    return index * end // of, (index + 1) * end // of
 
 
 def write(folder: Folder, name: str, table: pa.Table, column: str, made_by: dict[str, Any] | None = None) -> None:
     """Write a table that is sorted by `column` already. The same table and `made_by` give the same bytes."""
     values = table[column].to_numpy()
     starts = _starts(values)
-    metadata = {**metadata_of(made_by), FIRSTS: values[starts].astype("<u8").tobytes()}
+    firsts = values[starts].astype("<u8").tobytes()
+    metadata = {**metadata_of(made_by), FIRSTS: firsts, COUNT: str(len(table)).encode()}
     schema = table.schema.with_metadata(metadata)
     table = table.replace_schema_metadata(metadata).combine_chunks()
     with (
@@ -64,10 +66,21 @@ def between(folder: Folder, names: Sequence[str], column: str, start: int, stop:
 
 def made_by(folder: Folder, name: str) -> dict[str, Any] | None:
     """What made a file, or None where it is not there."""
+    found = _metadata(folder, name)
+    return None if found is None else json.loads(found[MADE_BY])
+
+
+def count(folder: Folder, name: str) -> int | None:
+    """How many rows a file has, or None where it is not there."""
+    found = _metadata(folder, name)
+    return None if found is None else int(found[COUNT])
+
+
+def _metadata(folder: Folder, name: str) -> dict[bytes, bytes] | None:
     if not folder.exists(name):
         return None
     with _opened(folder, name) as file, pa.ipc.open_file(file) as stored:
-        return json.loads(stored.schema.metadata[MADE_BY])
+        return stored.schema.metadata
 
 
 def _between(folder: Folder, name: str, column: str, start: int, stop: int,

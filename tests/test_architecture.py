@@ -20,7 +20,7 @@ LAYERS = [
     ["shard", "rows", "networks", "clip"],
     ["dataset", "signal_files"],
     ["work"],
-    ["engines", "crawl", "match", "pools", "benchmark"],
+    ["engines", "shuffle", "crawl", "match", "pools", "benchmark"],
     ["measure"],
     ["signals"],
     ["queries", "harvest", "dedup", "filter", "train", "evaluate", "report", "doctor"],

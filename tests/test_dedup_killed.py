@@ -4,6 +4,7 @@ import pytest
 from conftest import draw, encoded, pair
 from test_dedup_rules import scene
 
+from curate import shuffle
 from curate.dataset import Dataset
 from curate.dedup import equal, join_bits, ranking, run
 
@@ -44,8 +45,9 @@ def test_a_killed_run_is_finished_by_the_next(make_dataset, start, tmp_path, mom
 @pytest.mark.slow
 @pytest.mark.parametrize("moment", ["rows-*/ranks-*/sorted/*", "rows-*/ranks-*/bounds/*", "rows-*/ranks-*/ranked/*",
                                     "pool-*/exact/*/digests/*", "pool-*/exact/*/repeats-*/*", "pool-*/pdq/*/firsts/*",
-                                    "pool-*/pdq/*/placed/*/*", "pool-*/pdq/*/pairs/*", "pool-*/pdq/*/near/*",
-                                    "pool-*/decided/dropped/*", "pool-*/decided/hanging/*"])  # fmt: skip
+                                    "pool-*/pdq/*/placed/*/*", "pool-*/pdq/*/pairs/*", "pool-*/pdq/*/joined-row/*/*",
+                                    "pool-*/pdq/*/near/*", "pool-*/decided/dropped/*", "pool-*/decided/hanging/*",
+                                    "pool-*/decided/joined-place/0/*"])  # fmt: skip
 def test_a_run_killed_among_its_buckets_is_finished_by_the_next(make_dataset, start, tmp_path, monkeypatch, moment):
     pairs = [{**pair(index), "image": encoded(scene(index % 10))} for index in range(16)]
     whole = run(make_dataset(pairs, 4, str(tmp_path / "whole")), engine=HERE)
@@ -54,6 +56,8 @@ def test_a_run_killed_among_its_buckets_is_finished_by_the_next(make_dataset, st
     monkeypatch.setattr(equal, "FEW", 6)
     monkeypatch.setattr(equal, "BUCKET", 6)
     monkeypatch.setattr(ranking, "RANGE", 6)
+    monkeypatch.setattr(shuffle, "FAN", 2)
+    monkeypatch.setattr(shuffle, "BUCKET_ROWS", 6)
     broken = make_dataset(pairs, 4, str(tmp_path / "broken"))
     start(broken.url, module="dedup_run", killed_once=broken.folder.path(f"work/dedup/{moment}")).killed()
     assert not broken.folder.names("selections/*/*")

@@ -1,5 +1,6 @@
 """Searches that are spread over tasks: the pairs of the search in one piece, in bounded buckets, on any engine."""
 
+import gc
 import tracemalloc
 
 import numpy as np
@@ -10,16 +11,17 @@ from hypothesis import strategies as st
 from test_dedup_rules import dropped, scene, shown, worse
 from test_dedup_search import near_codes, near_vectors, unit_vectors
 
-from curate import named, ranges
+from curate import named, ranges, shuffle
 from curate.dataset import Dataset
 from curate.dedup import equal, firsts, groups_report, join_bits, join_vectors, ranking
 from curate.dedup import run as dedup
+from curate.dedup.by_row import by_row
 from curate.dedup.codes import Comparison, read
 from curate.dedup.faiss_install import load_search
 from curate.dedup.groups import stars
 from curate.dedup.hamming import as_words, hamming_pairs
 from curate.dedup.likeness import Gather, Likeness
-from curate.dedup.pairs import Near, write_pairs
+from curate.dedup.pairs import SCHEMA, Near, write_pairs
 from curate.dedup.pool import Column, Pool, collect
 from curate.dedup.ranking import Part, Ranking, rank, ranked_of, record
 from curate.dedup.stars import stars_by_range
@@ -43,7 +45,7 @@ def as_firsts(folder: Folder, codes: np.ndarray, per_file: int) -> firsts.Firsts
     files = np.array_split(held, -(-len(codes) // per_file))
     for number, held in enumerate(files):
         folder.write_array(firsts.firsts_of(number), held)
-    return firsts.Firsts(folder, len(codes), len(files))
+    return firsts.Firsts(folder, len(codes), len(files), len(codes))
 
 
 def code_pairs(folder: Folder, codes: np.ndarray, threshold: int):
@@ -217,9 +219,9 @@ def gathered(ranks: Ranking, name: str, rows: np.ndarray, best: np.ndarray, i: n
     folder = ranks.folder.within(name)
     write_pairs(folder, "all", (i, j, (i * 7 + j) % 5 + 1.0), [])
     ranges.write(folder, "equal.arrow", pa.table({"row": rows.astype(np.uint64), "best": best}), "row")
-    task = Gather(
-        folder, ranks, False, False, equal.Equal(folder, ("equal.arrow",)), Near(folder, ("pairs/all.arrow",))
-    )
+    alike = by_row(folder, ["equal.arrow"], equal.SCHEMA, len(rows), len(ranks), HERE)
+    near = by_row(folder, ["pairs/all.arrow"], SCHEMA, 2 * len(i), len(ranks), HERE)
+    task = Gather(folder, ranks, False, False, equal.Equal(alike), Near(near))
     for number in ranks.ranges:
         task(number)
     return Likeness(name, folder, ranks)
@@ -355,7 +357,13 @@ def test_dedup_by_tasks_is_dedup(make_dataset, tmp_path, monkeypatch):
     monkeypatch.setattr(join_bits, "RANGES", 1)  # codes are placed, too
     monkeypatch.setattr(equal, "FEW", 15)
     monkeypatch.setattr(ranking, "RANGE", 15)
+    monkeypatch.setattr(shuffle, "FAN", 2)
+    monkeypatch.setattr(shuffle, "BUCKET_ROWS", 40)
+    opened, real = [], ranges.between
+    monkeypatch.setattr(ranges, "between", lambda *args: opened.append(len(args[1])) or real(*args))
     tasks = dedup(make_dataset(rows, url=str(tmp_path / "b")), ["pdq"], engine=HERE)
+    assert len(opened) > 100
+    assert max(opened) <= 2 * 2, "two pieces of FAN files each"
     assert len(dropped(tasks)) >= 30
     assert dropped(tasks) == dropped(whole)
     assert any(row["distance"] for row in dropped(tasks).values())
@@ -376,6 +384,8 @@ def test_every_engine_finds_the_same_duplicates(spec, make_dataset, tmp_path, mo
     monkeypatch.setattr(equal, "FEW", 5)  # and of digests
     monkeypatch.setattr(equal, "BUCKET", 5)
     monkeypatch.setattr(ranking, "RANGE", 5)  # and of ranks
+    monkeypatch.setattr(shuffle, "FAN", 2)  # of which each is read from two files at most
+    monkeypatch.setattr(shuffle, "BUCKET_ROWS", 5)
     tasks = dedup(make_dataset(rows, 4, str(tmp_path / "b")), engine=spec)
     patterns = ("selections/*/*", "reports/duplicates-*")
     found = [
@@ -398,6 +408,7 @@ class Elsewhere:
         for index, item in enumerate(items):
             self.peak = max(self.peak, tracemalloc.get_traced_memory()[1])
             report = task(item)
+            gc.collect()  # what waits for it is not held
             tracemalloc.reset_peak()
             yield index, report
 
@@ -421,10 +432,13 @@ def driver_peak(url: str, rows: int, copies: int) -> int:
         folder.write_table(f"signals/pdq/{held.name}.parquet", table, _made_by(named.parse("pdq"), held, about))
     dataset = Dataset(folder).after("made", {}, "made", signals={"pdq": "pdq"}).save()
     engine = Elsewhere()
+    gc.collect()
+    gc.freeze()  # collecting is quick then
     tracemalloc.start()
     done = dedup(dataset, ["pdq"], {"pdq": 1}, engine=engine)
     peak = max(engine.peak, tracemalloc.get_traced_memory()[1])
     tracemalloc.stop()
+    gc.unfreeze()
     assert done.history[-1]["counts"]["kept"] == rows - rows // 5 * copies
     return peak
 
@@ -432,7 +446,7 @@ def driver_peak(url: str, rows: int, copies: int) -> int:
 @pytest.mark.slow
 @pytest.mark.parametrize("copies", [0, 2])
 def test_the_driver_holds_no_row_whether_another_is_like_it_or_not(tmp_path, monkeypatch, copies):
-    monkeypatch.setattr(ranking, "RANGE", 5_000)
+    monkeypatch.setattr(ranking, "RANGE", 2_500)
     monkeypatch.setattr(equal, "FEW", 0)
     monkeypatch.setattr(equal, "BUCKET", 5_000)
     monkeypatch.setattr(join_bits, "SMALL", 0)
@@ -441,5 +455,4 @@ def test_the_driver_holds_no_row_whether_another_is_like_it_or_not(tmp_path, mon
     monkeypatch.setattr(groups_report, "STRETCH", 1_000)
     driver_peak(str(tmp_path / "first"), 5_000, copies)  # imports what there is to import
     few, many = (driver_peak(str(tmp_path / f"{rows}"), rows, copies) for rows in (10_000, 50_000))
-    print((many - few) / 40_000)
     assert (many - few) / 40_000 < 4, "less than one number a row"

@@ -15,10 +15,11 @@ from conftest import DOWNLOADERS, needs_img2dataset
 from harvest_web import COLOURS, SHAPES, picture, serving
 from PIL import Image
 
+from curate import shuffle
 from curate.dataset import Dataset
 from curate.errors import CurateError
 from curate.harvest import run
-from curate.harvest.choose import matches, shuffle
+from curate.harvest.choose import matches
 from curate.harvest.choose.cap import mix, ranks
 from curate.shard import Shard, uid_of
 

@@ -7,23 +7,23 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from curate import ranges
+from curate import ranges, shuffle
 from curate.dataset import Dataset
 from curate.errors import BadShard
 from curate.files import Folder
 from curate.harvest import run
-from curate.harvest.choose import limits, matches, shuffle, uids
+from curate.harvest.choose import limits, matches, uids
 from curate.harvest.choose.matches import Part, grouped, sorted_by_uid
 from curate.shard import uid_of
 
 TABLES = ("candidates/*.parquet", "reports/*.parquet")
 
 
-def runs_of(folder: Folder, rows: int, count: int) -> tuple[list[str], pa.Table]:
+def runs_of(folder: Folder, rows: int, count: int, end: int = ranges.END) -> tuple[list[str], pa.Table]:
     """Sorted files of random pairs, a tenth of them in two files."""
     rng, names, tables = np.random.default_rng(0), [], []
     for number in range(count):
-        high = rng.integers(0, 2**64, rows, np.uint64)
+        high = rng.integers(0, end, rows, np.uint64)
         if tables:
             high[: rows // 10] = tables[-1]["high"].to_numpy()[: rows // 10]
         table = pa.table({"high": high, "low": high, "part": np.full(rows, -1, np.int32), "row": np.full(rows, -1)})
@@ -61,28 +61,32 @@ def test_a_run_that_is_missing_or_cut_short_is_named(tmp_path):
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize("end", [ranges.END, 1_000])
 @pytest.mark.parametrize("count", [3, 4, 5, 40])
-def test_after_the_shuffle_every_range_lies_in_few_files_and_no_row_is_lost(tmp_path, monkeypatch, count):
+def test_after_the_shuffle_every_range_lies_in_few_files_and_no_row_is_lost(tmp_path, monkeypatch, count, end):
     monkeypatch.setattr(shuffle, "FAN", 4)
     monkeypatch.setattr(shuffle, "BUCKET_ROWS", 300)
     folder, opened = Folder(str(tmp_path)), []
-    names, wanted = runs_of(folder, 100, count)
+    names, wanted = runs_of(folder, 100, count, end)
     real = ranges.between
     monkeypatch.setattr(ranges, "between", lambda *args: opened.append(len(args[1])) or real(*args))
     gather = shuffle.Gather(folder, "state", "high", sorted_by_uid)
-    held, outcome = shuffle.shuffled(gather, names, 100 * count, 0, "shuffle", "local(workers=1)")
+    held, outcome = shuffle.shuffled(gather, names, 100 * count, 0, "shuffle", "local(workers=1)", end)
     assert not outcome.failures
     assert max([0, *opened]) <= 4
     assert sum(opened) <= 3 * 4 * (count + shuffle.pieces_for(100 * count))
     for of in (1, 8, 32):
         for number in range(of):
-            start, stop = ranges.bounds(number, of)
+            start, stop = ranges.bounds(number, of, end)
             if of >= len(held.files):
                 assert len(held.over(start, stop)) <= 4
             found = sorted_by_uid(real(folder, held.over(start, stop), "high", start, stop))
             high = wanted["high"].to_numpy()
             assert found["high"].to_pylist() == [value for value in high.tolist() if start <= value < stop]
-    assert shuffle.shuffled(gather, names, 100 * count, 0, "shuffle", "local(workers=1)")[0] == held
+    every = held.over(0, ranges.END)
+    assert sorted(every) == sorted({name for files in held.files for name in files})
+    assert sorted_by_uid(real(folder, every, "high", 0, ranges.END)).equals(wanted)
+    assert shuffle.shuffled(gather, names, 100 * count, 0, "shuffle", "local(workers=1)", end)[0] == held
 
 
 def test_small_files_are_matched_together_and_large_or_unknown_ones_alone():

@@ -17,11 +17,10 @@ from drawn_downloader import IMAGE, alive
 from harvest_web import serving
 from PIL import Image
 
-from curate import tar, work
+from curate import shuffle, tar, work
 from curate.dataset import Dataset
 from curate.errors import CurateError
 from curate.harvest import run
-from curate.harvest.choose import shuffle
 from curate.harvest.choose.cap import ranks
 from curate.harvest.download import groups
 from curate.harvest.download.depth import ENOUGH, MOST

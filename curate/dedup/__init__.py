@@ -116,8 +116,8 @@ def run(dataset: Dataset, signals: Sequence[str] = ("exact", "pdq"), thresholds:
     views = Views(dataset.folder.within(search.folder), compared_against, looked_at, engine, device)
     overlaps = {name: each.matches for name, each in found.items()}
     decided, crowds = decide(pool, overlaps, search, rule, views if thorough else None)
-    named = name_rows(decided, pool.ranking, engine)
-    files = selection.write(pool, name, decided, made_by, engine)
+    hanging, named = name_rows(decided, pool.ranking, engine)
+    files = selection.write(pool, name, decided, hanging, made_by, engine)
     groups = groups_tables(decided, files, len(pool.ranking.ranges), int(named.total("in groups")), engine)
     dataset.folder.write_tables(f"reports/duplicates-{name}.parquet", GROUPS, groups, made_by)
     numbers = counts(pool, decided.said, crowds, named, [comparison.signal for comparison in compared])

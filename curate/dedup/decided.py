@@ -12,12 +12,19 @@ import pyarrow.compute as pc
 
 from curate import ranges
 from curate.dedup.ascending import find
+from curate.dedup.by_row import ByRow, by_row
 from curate.dedup.ranking import Ranking, uids_of
 from curate.files import Folder
 from curate.work import Engine, Outcome, Report, run_all
 
 DROPPED = np.dtype([("row", np.int64), ("keeper", np.int64), ("reason", np.int16), ("signal", np.int16),
                     ("distance", np.float64)])  # fmt: skip
+NAMED = pa.schema(
+    [("at", pa.uint64()), ("inside", pa.bool_()), ("uid", pa.string()), ("place", pa.uint64()),
+     ("reason", pa.int16()), ("signal", pa.int16()), ("distance", pa.float64())]
+)  # fmt: skip
+# keeper: its uid; first: the first eight bytes of that, as a number; keeper_place: null, 0 and -1 where a benchmark
+# holds the row. A keeper hangs on itself, for the reason and by the signal -1.
 HANGING = pa.schema(
     [("place", pa.uint64()), ("uid", pa.string()), ("keeper", pa.string()), ("first", pa.uint64()),
      ("keeper_place", pa.int64()), ("reason", pa.int16()), ("signal", pa.int16()), ("distance", pa.float64())]
@@ -54,19 +61,11 @@ class Decided:
             held = np.concatenate([held, more[own]])
             self.write(number, held[np.argsort(held["row"])])
 
-    def hanging(self, files: int, start: int, stop: int) -> pa.Table:
-        """HANGING of the places from `start` up to `stop`, sorted. files: ranges of ranks. keeper: its uid; first: the
-        first eight bytes of that, as a number; keeper_place: null, 0 and -1 where a benchmark holds the row. A keeper
-        hangs on itself, for the reason and by the signal -1."""
-        names = [hanging_of(number) for number in range(files)]
-        held = [ranges.between(self.folder, names, "place", start, stop)] if names else []
-        return pa.concat_tables([HANGING.empty_table(), *held]).sort_by("place").combine_chunks()
-
 
 @dataclass(frozen=True)
 class NameRows:
     """Write what is dropped of a range of ranks by its keepers' rows (its own where a benchmark holds it), with uids
-    and places."""
+    and places: NAMED."""
 
     decided: Decided
     ranking: Ranking
@@ -75,11 +74,9 @@ class NameRows:
         dropped = self.decided.file(number)
         keys = self.ranking.records(number)["keys"][dropped["row"] - self.ranking.starts[number]]
         inside = dropped["keeper"] >= 0
-        table = pa.table({
-            "at": np.where(inside, dropped["keeper"], dropped["row"]).astype(np.uint64), "inside": inside,
-            "uid": uids_of(keys), "place": keys[:, -1],
-            **{name: dropped[name] for name in ("reason", "signal", "distance")},
-        })  # fmt: skip
+        at = np.where(inside, dropped["keeper"], dropped["row"]).astype(np.uint64)
+        why = [dropped[name] for name in ("reason", "signal", "distance")]
+        table = pa.table([at, inside, uids_of(keys), keys[:, -1], *why], schema=NAMED)
         ranges.write(self.decided.folder, rows_of(number), table.sort_by("at"), "at")
         return Report(rows_of(number), len(dropped))
 
@@ -91,10 +88,11 @@ class NameKeepers:
 
     decided: Decided
     ranking: Ranking
+    named: ByRow
 
     def __call__(self, number: int) -> Report:
         folder, (start, stop) = self.decided.folder, self.ranking.starts[number : number + 2].tolist()
-        held = ranges.between(folder, [rows_of(each) for each in self.ranking.ranges], "at", start, stop)
+        held = self.named.between(start, stop)
         at, inside = held["at"].to_numpy(), held["inside"].to_numpy()
         records = self.ranking.records(number)["keys"]
         own = records[np.unique(at[inside]).astype(np.int64) - start]
@@ -118,10 +116,16 @@ class NameKeepers:
         return Report(hanging_of(number), len(held), {"groups": len(own), "in groups": len(firsts), **counts})
 
 
-def name_rows(decided: Decided, ranking: Ranking, engine: str | Engine) -> Outcome:
-    """What NameKeepers reports. Raises CurateError."""
-    run_all(NameRows(decided, ranking), ranking.ranges, engine, "name dropped rows").whole("run it again")
-    return run_all(NameKeepers(decided, ranking), ranking.ranges, engine, "name keepers").whole("run it again")
+def name_rows(decided: Decided, ranking: Ranking, engine: str | Engine) -> tuple[ByRow, Outcome]:
+    """HANGING, by place, and what NameKeepers reports. Raises CurateError."""
+
+    def joined(done: Outcome, schema: pa.Schema, held: int) -> ByRow:
+        return by_row(decided.folder, [report.item for report in done.reports], schema, held, len(ranking), engine)
+
+    done = run_all(NameRows(decided, ranking), ranking.ranges, engine, "name dropped rows").whole("run it again")
+    task = NameKeepers(decided, ranking, joined(done, NAMED, done.rows))
+    done = run_all(task, ranking.ranges, engine, "name keepers").whole("run it again")
+    return joined(done, HANGING, done.rows + int(done.total("groups"))), done
 
 
 def dropped_of(number: int) -> str:

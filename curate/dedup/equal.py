@@ -13,6 +13,7 @@ import pyarrow as pa
 import xxhash
 
 from curate import ranges
+from curate.dedup.by_row import ByRow, by_row
 from curate.dedup.pool import Column, Pool
 from curate.dedup.ranking import Ranking
 from curate.files import Folder
@@ -21,22 +22,22 @@ from curate.work import Engine, Report, run_all
 FEW = 1_000_000  # rows whose digests the driver sorts itself, in 60 MB
 BUCKET = 1_000_000  # rows in a range of digests, about: 50 bytes each
 END = 2**64
+SCHEMA = pa.schema([("row", pa.uint64()), ("best", pa.int64())])
 
 
 @dataclass(frozen=True)
 class Equal:
-    """The rows whose code another row has, too, in files. name: of a folder, it tells what decided them."""
+    """The rows whose code another row has, too. name: of the folder of their files, it tells what decided them."""
 
-    folder: Folder
-    files: tuple[str, ...]
+    held: ByRow
 
     @property
     def name(self) -> str:
-        return self.folder.url.rpartition("/")[2]
+        return self.held.folder.url.rpartition("/")[2]
 
     def rows(self, start: int, stop: int) -> tuple[np.ndarray, np.ndarray]:
         """int64: those from `start` up to `stop`, ascending, and the best row with the code of each."""
-        held = ranges.between(self.folder, self.files, "row", start, stop).sort_by("row")
+        held = self.held.between(start, stop).sort_by("row")
         return held["row"].to_numpy().astype(np.int64), held["best"].to_numpy()
 
 
@@ -112,11 +113,10 @@ class Repeats:
 
     def __call__(self, number: int) -> Report:
         name = self.output(number)
-        if self.folder.exists(name):
-            return Report(name, skipped=True)
+        if (done := ranges.count(self.folder, name)) is not None:
+            return Report(name, done, skipped=True)
         digests = np.concatenate([self._range(digests_of(file), number) for file in range(self.files)], axis=1)
-        write_shared(self.folder, name, digests)
-        return Report(name, digests.shape[1])
+        return Report(name, write_shared(self.folder, name, digests))
 
     def output(self, number: int) -> str:
         return f"repeats-{self.of}/{number:05d}.arrow"
@@ -137,17 +137,17 @@ def repeated(pool: Pool, column: Column, apart: Sequence[str], outside: LeftOut,
     task = WriteDigests(own, ranking, column.usable, (column.values, *apart), outside)
     if len(pool) <= FEW:
         found = [np.zeros((3, 0), np.uint64), *(task.digests(number) for number in ranking.ranges)]
-        write_shared(own, "repeats.arrow", np.concatenate(found, axis=1))
-        return Equal(own, ("repeats.arrow",))
+        shared = write_shared(own, "repeats.arrow", np.concatenate(found, axis=1))
+        return Equal(by_row(own, ["repeats.arrow"], SCHEMA, shared, len(pool), engine))
     run_all(task, ranking.ranges, engine, "write digests").whole("run it again")
     again = Repeats(own, len(ranking.ranges), -(-len(pool) // BUCKET))
-    run_all(again, range(again.of), engine, "find equal codes").whole("run it again")
-    return Equal(own, tuple(again.output(number) for number in range(again.of)))
+    done = run_all(again, range(again.of), engine, "find equal codes").whole("run it again")
+    return Equal(by_row(own, [report.item for report in done.reports], SCHEMA, done.rows, len(pool), engine))
 
 
-def write_shared(folder: Folder, name: str, digests: np.ndarray) -> None:
-    """Write the rows whose digest another row has, and the first of all that have it, by row. digests: uint64
-    [3, rows]."""
+def write_shared(folder: Folder, name: str, digests: np.ndarray) -> int:
+    """Write the rows whose digest another row has, and the first of all that have it, by row; how many these are.
+    digests: uint64 [3, rows]."""
     low, high, rows = digests[:, np.lexsort(digests[::-1])]
     new = np.ones(len(rows) + 1, bool)
     new[1:-1] = (low[1:] != low[:-1]) | (high[1:] != high[:-1])
@@ -155,7 +155,8 @@ def write_shared(folder: Folder, name: str, digests: np.ndarray) -> None:
     sizes = np.diff(starts)
     several = np.repeat(sizes > 1, sizes)
     best = np.repeat(rows[starts[:-1]], sizes)[several].astype(np.int64)
-    ranges.write(folder, name, pa.table({"row": rows[several], "best": best}).sort_by("row"), "row")
+    ranges.write(folder, name, pa.table([rows[several], best], schema=SCHEMA).sort_by("row"), "row")
+    return len(best)
 
 
 def digests_of(number: int) -> str:

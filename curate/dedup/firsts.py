@@ -5,7 +5,6 @@ from dataclasses import dataclass
 import numpy as np
 import xxhash
 
-from curate import ranges
 from curate.dedup.equal import LeftOut, listed, repeated
 from curate.dedup.hamming import as_words
 from curate.dedup.pool import Column, Pool
@@ -38,11 +37,12 @@ class WriteFirsts:
 
 @dataclass(frozen=True)
 class Firsts:
-    """The files of a column's first rows: so many rows in all, a file for each range of ranks."""
+    """The files of a column's first rows: so many rows in all, a file for each range of ranks. of: rows of the pool."""
 
     folder: Folder
     count: int
     files: int
+    of: int
 
     def __len__(self) -> int:
         return self.count
@@ -68,7 +68,7 @@ def firsts(pool: Pool, column: Column, out: LeftOut, folder: Folder, engine: str
     own = folder.within(f"firsts-{pool.ranking.name}-{column.name}-{out.name}")
     task = WriteFirsts(own, pool.ranking, column, out)
     done = run_all(task, pool.ranking.ranges, engine, "write first codes").whole("run it again")
-    return Firsts(own, done.rows, len(pool.ranking.ranges))
+    return Firsts(own, done.rows, len(pool.ranking.ranges), len(pool))
 
 
 @dataclass(frozen=True)
@@ -110,7 +110,7 @@ def distinct(pool: Pool, column: Column, most: int, folder: Folder, engine: str 
     """As `sampled`, of the first row, in the order of shards, of every class of equal codes. Holds all rows that have
     the code of another."""
     none = listed(folder, np.zeros(0, np.int64))
-    rows, best = repeated(pool, column, (), none, folder, engine).rows(0, ranges.END)
+    rows, best = repeated(pool, column, (), none, folder, engine).rows(0, len(pool))
     order = np.lexsort((pool.places(rows), best))
     new = np.ones(len(order), bool)
     new[1:] = best[order][1:] != best[order][:-1]

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from curate import ranges
 from curate.dedup.buckets import signatures
 from curate.dedup.buckets_layout import PRIME
 from curate.dedup.firsts import Firsts
@@ -48,8 +49,8 @@ class JoinBits:
     placed: bool  # by range, by PlaceCodes
 
     def __call__(self, part: Range) -> Report:
-        if self.folder.exists(pairs_of(str(part))):
-            return Report(str(part), skipped=True)
+        if (done := ranges.count(self.folder, pairs_of(str(part)))) is not None:
+            return Report(str(part), done, skipped=True)
         held = (self._read_placed if self.placed else self._read)(part)
         rows, words = held[:, -1].view(np.int64), held[:, :-1]
         capped: Capped = []
@@ -57,7 +58,7 @@ class JoinBits:
         write_pairs(
             self.folder, str(part), (rows[i], rows[j], distance), [(int(rows[at]), size) for at, size in capped]
         )
-        return Report(str(part), len(i))
+        return Report(str(part), 2 * len(i))
 
     def _read(self, part: Range) -> np.ndarray:
         """The codes of a range, as WriteFirsts writes them."""
@@ -112,18 +113,19 @@ def code_pairs(folder: Folder, codes: Firsts, bits: int, threshold: int, recall:
         values = np.ascontiguousarray(words).view(np.uint8)[:, : bits // 8]
         i, j, distance = hamming_pairs(values, threshold, recall=recall, capped=crowds)
         capped += [(int(rows[at]), size) for at, size in crowds]
-        return few_pairs(folder, codes.name, (rows[i], rows[j], distance))
+        return few_pairs(folder, codes.name, (rows[i], rows[j], distance), codes.of, engine)
     of = -(-len(codes) // BUCKET)
     own = folder.within(f"{codes.name}-{threshold}-{len(plan)}-{of}")
     task = JoinBits(own, codes, bits, threshold, plan, placed=of > RANGES)
     parts = [Range(table, number, of) for table in range(len(plan)) for number in range(of)]
+    held = 0
     for todo in [parts[at : at + of] for at in range(0, len(parts), of)] if task.placed else [parts]:
         if task.placed and not all(own.exists(pairs_of(str(part))) for part in todo):
             place = PlaceCodes(own, codes, plan, todo[0].table, of)
             run_all(place, range(0, codes.files, FILES), engine, "place codes").whole("run it again")
-        run_all(task, todo, engine, "join codes").whole("run it again")
+        held += run_all(task, todo, engine, "join codes").whole("run it again").rows
         own.remove(f"placed/{todo[0].table:04d}")
-    return written_pairs(own, [str(part) for part in parts], capped)
+    return written_pairs(own, [str(part) for part in parts], held, codes.of, capped, engine)
 
 
 def range_of(signed: np.ndarray, of: int) -> np.ndarray:

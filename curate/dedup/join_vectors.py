@@ -12,6 +12,7 @@ from itertools import pairwise
 
 import numpy as np
 
+from curate import ranges
 from curate.dataset import Dataset, fingerprint
 from curate.dedup.ascending import find
 from curate.dedup.equal import LeftOut
@@ -98,12 +99,12 @@ class JoinVectors:
     threshold: float
 
     def __call__(self, few: Clusters) -> Report:
-        if not self.folder.exists(pairs_of(str(few))):
-            capped: Capped = []
-            parts = list(self._with_first(few, capped) if few.members > GROUP else self._every(few))
-            write_pairs(self.folder, str(few), in_order(parts), capped)
-            return Report(str(few), few.members)
-        return Report(str(few), skipped=True)
+        if (done := ranges.count(self.folder, pairs_of(str(few)))) is not None:
+            return Report(str(few), done, skipped=True)
+        capped: Capped = []
+        pairs = in_order(list(self._with_first(few, capped) if few.members > GROUP else self._every(few)))
+        write_pairs(self.folder, str(few), pairs, capped)
+        return Report(str(few), 2 * len(pairs[0]))
 
     def _every(self, few: Clusters) -> Iterator[Pairs]:
         """The pairs of each cluster."""
@@ -167,8 +168,9 @@ def vector_pairs(pool: Pool, folder: Folder, column: Column, out: LeftOut, first
     runs = neighbours(pool.parts(), np.diff(pool.bounds).tolist(), GROUP)
     run_all(place, runs, engine, "place vectors").whole("run it again")
     groups = _groups(own, len(runs), clusters)
-    run_all(JoinVectors(own, len(runs), comparison.threshold), groups, engine, "join vectors").whole("run it again")
-    return written_pairs(own, [str(few) for few in groups], capped)
+    join = JoinVectors(own, len(runs), comparison.threshold)
+    done = run_all(join, groups, engine, "join vectors").whole("run it again")
+    return written_pairs(own, [str(few) for few in groups], done.rows, first.of, capped, engine)
 
 
 def _groups(folder: Folder, runs: int, clusters: int) -> list[Clusters]:

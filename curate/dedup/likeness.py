@@ -11,12 +11,14 @@ import numpy as np
 
 from curate.dedup import join_bits, join_vectors
 from curate.dedup.ascending import find
+from curate.dedup.by_row import NO_FILES, ByRow
 from curate.dedup.codes import Comparison
 from curate.dedup.equal import Equal, LeftOut, listed, repeated
 from curate.dedup.faiss_install import load_search
 from curate.dedup.firsts import Firsts, firsts
 from curate.dedup.groups import Alike
 from curate.dedup.hamming import RECALL, Capped, Pairs
+from curate.dedup.pairs import SCHEMA as PAIRS
 from curate.dedup.pairs import Near, few_pairs
 from curate.dedup.pool import Column, Pool
 from curate.dedup.ranking import Ranking
@@ -122,7 +124,7 @@ def likeness(pool: Pool, column: Column, outside: np.ndarray, search: Search) ->
     folder = pool.dataset.folder.within(f"{search.folder}/{comparison.signal}")
     left = listed(folder, outside)
     equal = repeated(pool, column, _apart(pool, comparison), left, folder, search.engine)
-    out, first, pairs = replace(left, equal=equal), None, Near(folder)
+    out, first, pairs = replace(left, equal=equal), None, Near(ByRow(folder, PAIRS, NO_FILES))
     if comparison.kind != "equal":
         first = firsts(pool, column, out, folder, search.engine)
     if first and comparison.kind == "hamming":
@@ -145,7 +147,7 @@ def _vector_pairs(pool: Pool, column: Column, first: Firsts, out: LeftOut, searc
         _, rows = first.read()
         vectors = pool.vectors(comparison, rows, whitening)
         i, j, distance = load_search().cosine_pairs(vectors, comparison.threshold)
-        return few_pairs(folder, first.name, (rows[i], rows[j], distance))
+        return few_pairs(folder, first.name, (rows[i], rows[j], distance), first.of, search.engine)
     return join_vectors.vector_pairs(pool, folder, column, out, first, whitening, search.engine, capped)
 
 

@@ -6,8 +6,10 @@ import numpy as np
 import pyarrow as pa
 
 from curate import ranges
+from curate.dedup.by_row import ByRow, by_row
 from curate.dedup.hamming import Capped, Pairs
 from curate.files import Folder
+from curate.work import Engine
 
 SCHEMA = pa.schema([("row", pa.uint64()), ("other", pa.int64()), ("distance", pa.float64())])
 CROWDS = pa.schema([("first", pa.int64()), ("codes", pa.int64())])
@@ -15,16 +17,14 @@ CROWDS = pa.schema([("first", pa.int64()), ("codes", pa.int64())])
 
 @dataclass(frozen=True)
 class Near:
-    """Pairs of rows in files, some of them in several."""
+    """Pairs of rows, some of them several times."""
 
-    folder: Folder
-    files: tuple[str, ...] = ()
+    held: ByRow
 
     def pairs(self, start: int, stop: int) -> Pairs:
         """Row, other row and distance of the pairs of the rows from `start` up to `stop`, from each of its rows, once,
         sorted."""
-        held = [ranges.between(self.folder, self.files, "row", start, stop)] if self.files else []
-        found = pa.concat_tables([SCHEMA.empty_table(), *held])
+        found = self.held.between(start, stop)
         i, j, distance = (found[name].to_numpy() for name in SCHEMA.names)
         order = np.lexsort((j, i))
         i, j, distance = i[order].astype(np.int64), j[order], distance[order]
@@ -43,18 +43,19 @@ def write_pairs(folder: Folder, name: str, pairs: Pairs, capped: Capped) -> None
     ranges.write(folder, pairs_of(name), pa.table(columns, schema=SCHEMA).sort_by("row"), "row")
 
 
-def written_pairs(folder: Folder, names: list[str], capped: Capped) -> Near:
-    """What `write_pairs` wrote; `capped` is told the crowds. Raises BadShard."""
+def written_pairs(folder: Folder, names: list[str], held: int, of: int, capped: Capped, engine: str | Engine) -> Near:
+    """What `write_pairs` wrote, `held` records in all, of a pool of so many rows; `capped` is told the crowds. Raises
+    CurateError."""
     for name in folder.names("crowds/*.parquet"):
         table = folder.read_table(name)
         capped += zip(table["first"].to_pylist(), table["codes"].to_pylist(), strict=True)
-    return Near(folder, tuple(map(pairs_of, names)))
+    return Near(by_row(folder, list(map(pairs_of, names)), SCHEMA, held, of, engine))
 
 
-def few_pairs(folder: Folder, name: str, pairs: Pairs) -> Near:
+def few_pairs(folder: Folder, name: str, pairs: Pairs, of: int, engine: str | Engine) -> Near:
     """Those that the driver found itself."""
     write_pairs(folder, name, pairs, [])
-    return Near(folder, (pairs_of(name),))
+    return Near(by_row(folder, [pairs_of(name)], SCHEMA, 2 * len(pairs[0]), of, engine))
 
 
 def pairs_of(name: str) -> str:

@@ -11,6 +11,7 @@ import pyarrow as pa
 
 from curate import ranges
 from curate.dataset import Dataset
+from curate.dedup.by_row import ByRow
 from curate.dedup.decided import Decided
 from curate.dedup.pool import Pool
 from curate.dedup.ranking import Group, Part, neighbours
@@ -31,12 +32,13 @@ class WriteSelection:
     name: str
     made_by: dict[str, Any]
     decided: Decided
-    files: int  # of what hangs on keepers, one for each range of ranks
+    hanging: ByRow
 
     def __call__(self, group: Group) -> Report:
         rows = {part: self._rows(part, ["uid", "weight", "place"]) for part in group.parts}
         last = group.parts[-1]
-        held = self.decided.hanging(self.files, group.parts[0].first, last.first + len(rows[last]))
+        held = self.hanging.between(group.parts[0].first, last.first + len(rows[last]))
+        held = held.sort_by("place").combine_chunks()
         said = pa.array([*self.decided.said, None], pa.string())  # -1 is the last
         for name in ("reason", "signal"):
             at = held[name].to_numpy().astype(np.int64)
@@ -85,11 +87,12 @@ def _captions(part: Part, wanted: pa.Table) -> pa.ChunkedArray:
     return found["caption"].cast(pa.string())
 
 
-def write(pool: Pool, name: str, decided: Decided, made_by: dict[str, Any], engine: str | Engine) -> int:
+def write(pool: Pool, name: str, decided: Decided, hanging: ByRow, made_by: dict[str, Any],
+          engine: str | Engine) -> int:  # fmt: skip
     """Write the selection `name` that a decision makes; how many files with TOLD there are. Raises CurateError."""
     rows = np.maximum(np.diff(pool.bounds), 1).tolist()  # a shard without rows has a file, too
     groups = neighbours(pool.parts(), rows, ROWS)
-    task = WriteSelection(pool.dataset, pool.source, name, made_by, decided, len(pool.ranking.ranges))
+    task = WriteSelection(pool.dataset, pool.source, name, made_by, decided, hanging)
     run_all(task, groups, engine, "write selection").whole("run it again")
     return len(groups)
 

@@ -16,9 +16,9 @@ from curate.harvest.choose import cap as caps
 from curate.harvest.choose import limits, select
 from curate.harvest.choose.matches import INDEX, RUNS, WORK, Match, Part, grouped, run_of, sorted_by_uid
 from curate.harvest.choose.select import Bucket
-from curate.harvest.choose.shuffle import Gather, Piece, Ranged, pieces_for, shuffled
 from curate.harvest.index import EVERY, Matching
 from curate.harvest.queries import Queries
+from curate.shuffle import Gather, Piece, Ranged, pieces_for, shuffled
 from curate.work import Engine, Outcome, run_all
 
 PLAN = f"{WORK}/plan.json"

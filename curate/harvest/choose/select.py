@@ -12,8 +12,8 @@ from curate import ranges
 from curate.files import Folder
 from curate.harvest.choose import cap as caps
 from curate.harvest.choose.matches import WEB, WORK, sorted_by_uid
-from curate.harvest.choose.shuffle import Piece
 from curate.harvest.choose.uids import hashes, hex_digits
+from curate.shuffle import Piece
 from curate.work import Number, Report
 
 PARTS = f"{WORK}/parts.json"

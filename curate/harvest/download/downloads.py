@@ -13,7 +13,6 @@ from curate.files import Folder
 from curate.harvest.choose import select
 from curate.harvest.choose.candidates import buckets_of, kept_of
 from curate.harvest.choose.limits import Search
-from curate.harvest.choose.shuffle import Gather, Ranged, shuffled
 from curate.harvest.download import depth as depths
 from curate.harvest.download import rounds
 from curate.harvest.download.depth import Depth
@@ -24,6 +23,7 @@ from curate.harvest.download.shard import Download
 from curate.harvest.download.topup import AGAIN, Candidates, Draw, deepen, drawn_of, tally
 from curate.named import Spec
 from curate.shard import SUCCESS, write_sizes
+from curate.shuffle import Gather, Ranged, shuffled
 from curate.work import Engine, Outcome, Report, run_all
 
 LABELS = {rounds.DRAW: "download", TOP_UP: "top-up", RETRY: "retry"}

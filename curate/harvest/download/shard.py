@@ -14,12 +14,12 @@ from curate import named, ranges, shard, tar
 from curate.dataset import fingerprint
 from curate.errors import CurateError
 from curate.files import Folder
-from curate.harvest.choose.shuffle import Ranged
 from curate.harvest.download import known, stored
 from curate.harvest.download.place import Place
 from curate.harvest.download.reasons import LOST
 from curate.harvest.pixels.results import RESULTS
 from curate.named import Spec
+from curate.shuffle import Ranged
 from curate.storage.scratch import scratch
 from curate.work import Report
 
