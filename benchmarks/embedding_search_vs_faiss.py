@@ -31,13 +31,14 @@ import pyarrow as pa
 
 from curate import shard as shards
 from curate.dataset import Dataset
-from curate.dedup import join_vectors
+from curate.dedup import equal, firsts, join_vectors
 from curate.dedup.codes import Comparison
 from curate.dedup.faiss_install import load_search
 from curate.dedup.pool import collect
 from curate.files import Folder
 
 RESULTS = Path(__file__).parent / "results" / "embedding_search_vs_faiss.json"
+HERE = "local(workers=1)"
 THRESHOLD = 0.9
 PER_SHARD = 10_000
 PATIENCE = 120.0
@@ -60,7 +61,7 @@ def main() -> None:
     if options.answer:
         answer(*options.answer)
         return
-    sizes = [n for n in (20_000, 100_000, 1_000_000) if n <= options.largest]
+    sizes = [n for n in (20_000, 100_000, 1_000_000) if n < options.largest] + [options.largest]
     found = {f"{n:,}": compared(n, options.dimensions) for n in sizes}
     seconds = [(n, found[f"{n:,}"]["curate, clusters"]["cpu_s"]) for n in sizes]
     results = {
@@ -134,9 +135,10 @@ def answer(method: str, folder: str, asked: str, out: str) -> None:
     times.append(time.process_time())
     if method == "curate, clusters":
         work = pool.dataset.folder.within("work/dedup/bench")
-        i, j, _ = join_vectors.vector_pairs(
-            pool, work, pool.codes[0], np.zeros(0, np.int64), n, None, "local(workers=1)", []
-        )
+        column, left = pool.codes[0], equal.listed(work, np.zeros(0, np.int64))
+        first = firsts.firsts(pool, column, left, work, HERE)
+        near = join_vectors.vector_pairs(pool, work, column, left, first, None, HERE, [])
+        i, j, _ = near.pairs(0, n)
         i, j = pool.places(i), pool.places(j)
     elif method == "curate, blocked products":
         i, j, _ = load_search().cosine_pairs(vectors, THRESHOLD, int(asked))
