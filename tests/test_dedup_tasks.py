@@ -15,7 +15,7 @@ from curate import named, ranges, shuffle
 from curate.dataset import Dataset
 from curate.dedup import equal, firsts, groups_report, join_bits, join_vectors, ranking
 from curate.dedup import run as dedup
-from curate.dedup.by_row import by_row
+from curate.dedup.by_number import by_number
 from curate.dedup.codes import Comparison, read
 from curate.dedup.faiss_install import load_search
 from curate.dedup.groups import stars
@@ -155,7 +155,7 @@ def test_a_range_of_digests_that_is_done_is_not_read_again(tmp_path, monkeypatch
     done = {name: folder.read_bytes(name) for name in folder.names("equal-*/repeats-*/*")}
     assert len(done) == 4
     folder.remove(next(iter(done)))
-    monkeypatch.setattr(equal.Repeats, "_range", None)  # would break the reading of anything else than what is missing
+    monkeypatch.setattr(equal, "write_shared", None)  # would break the writing of anything else than what is missing
     with pytest.raises(TypeError):
         repeats(pool, folder)
     monkeypatch.undo()
@@ -219,8 +219,8 @@ def gathered(ranks: Ranking, name: str, rows: np.ndarray, best: np.ndarray, i: n
     folder = ranks.folder.within(name)
     write_pairs(folder, "all", (i, j, (i * 7 + j) % 5 + 1.0), [])
     ranges.write(folder, "equal.arrow", pa.table({"row": rows.astype(np.uint64), "best": best}), "row")
-    alike = by_row(folder, ["equal.arrow"], equal.SCHEMA, len(rows), len(ranks), HERE)
-    near = by_row(folder, ["pairs/all.arrow"], SCHEMA, 2 * len(i), len(ranks), HERE)
+    alike = by_number(folder, ["equal.arrow"], equal.SCHEMA, len(rows), len(ranks), HERE)
+    near = by_number(folder, ["pairs/all.arrow"], SCHEMA, 2 * len(i), len(ranks), HERE)
     task = Gather(folder, ranks, False, False, equal.Equal(alike), Near(near))
     for number in ranks.ranges:
         task(number)

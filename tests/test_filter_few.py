@@ -117,7 +117,7 @@ def test_every_condition_says_the_same_of_values_and_of_rows(sql):
             assert np.array_equal(null, nothing)
 
 
-def test_nulls_large_and_negative_numbers_are_asked_row_by_row():
+def test_nulls_large_and_negative_numbers_are_asked_row_by_number():
     rng = np.random.default_rng(1)
     odd = {"holes": pa.array(np.arange(ROWS), pa.int32(), mask=rng.random(ROWS) < 0.1),
            "large": pa.array(rng.integers(-5, 2**40, ROWS))}  # fmt: skip

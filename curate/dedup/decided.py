@@ -12,7 +12,7 @@ import pyarrow.compute as pc
 
 from curate import ranges
 from curate.dedup.ascending import find
-from curate.dedup.by_row import ByRow, by_row
+from curate.dedup.by_number import ByNumber, by_number
 from curate.dedup.ranking import Ranking, uids_of
 from curate.files import Folder
 from curate.work import Engine, Outcome, Report, run_all
@@ -88,7 +88,7 @@ class NameKeepers:
 
     decided: Decided
     ranking: Ranking
-    named: ByRow
+    named: ByNumber
 
     def __call__(self, number: int) -> Report:
         folder, (start, stop) = self.decided.folder, self.ranking.starts[number : number + 2].tolist()
@@ -116,11 +116,11 @@ class NameKeepers:
         return Report(hanging_of(number), len(held), {"groups": len(own), "in groups": len(firsts), **counts})
 
 
-def name_rows(decided: Decided, ranking: Ranking, engine: str | Engine) -> tuple[ByRow, Outcome]:
+def name_rows(decided: Decided, ranking: Ranking, engine: str | Engine) -> tuple[ByNumber, Outcome]:
     """HANGING, by place, and what NameKeepers reports. Raises CurateError."""
 
-    def joined(done: Outcome, schema: pa.Schema, held: int) -> ByRow:
-        return by_row(decided.folder, [report.item for report in done.reports], schema, held, len(ranking), engine)
+    def joined(done: Outcome, schema: pa.Schema, held: int) -> ByNumber:
+        return by_number(decided.folder, [report.item for report in done.reports], schema, held, len(ranking), engine)
 
     done = run_all(NameRows(decided, ranking), ranking.ranges, engine, "name dropped rows").whole("run it again")
     task = NameKeepers(decided, ranking, joined(done, NAMED, done.rows))

@@ -1,7 +1,7 @@
 """Which rows of a pool have equal codes: of a few by a sort of their digests, of more by a task for each range of
 digests.
 
-Tasks write the digests of a range of ranks each in a sorted file, others read a range of digests of each and say which
+Tasks write the digests of a range of ranks each in a sorted file, others read a range of digests of all and say which
 rows share one. A digest has 128 bits, and stands for the code.
 """
 
@@ -13,7 +13,7 @@ import pyarrow as pa
 import xxhash
 
 from curate import ranges
-from curate.dedup.by_row import ByRow, by_row
+from curate.dedup.by_number import ByNumber, by_number
 from curate.dedup.pool import Column, Pool
 from curate.dedup.ranking import Ranking
 from curate.files import Folder
@@ -21,7 +21,7 @@ from curate.work import Engine, Report, run_all
 
 FEW = 1_000_000  # rows whose digests the driver sorts itself, in 60 MB
 BUCKET = 1_000_000  # rows in a range of digests, about: 50 bytes each
-END = 2**64
+DIGESTS = pa.schema([("low", pa.uint64()), ("high", pa.uint64()), ("row", pa.uint64())])
 SCHEMA = pa.schema([("row", pa.uint64()), ("best", pa.int64())])
 
 
@@ -29,7 +29,7 @@ SCHEMA = pa.schema([("row", pa.uint64()), ("best", pa.int64())])
 class Equal:
     """The rows whose code another row has, too. name: of the folder of their files, it tells what decided them."""
 
-    held: ByRow
+    held: ByNumber
 
     @property
     def name(self) -> str:
@@ -77,9 +77,8 @@ def listed(folder: Folder, rows: np.ndarray) -> LeftOut:
 
 @dataclass(frozen=True)
 class WriteDigests:
-    """Write the digests of what `columns` hold of the rows of a range of ranks, unless they are there already: uint64
-    [3, rows], both halves of each, the first ascending, and the row. Rows without a code, and those `outside`, have
-    none."""
+    """Write the digests of what `columns` hold of the rows of a range of ranks, unless they are there already: DIGESTS,
+    both halves of each, and the row. Rows without a code, and those `outside`, have none."""
 
     folder: Folder
     ranking: Ranking
@@ -89,13 +88,14 @@ class WriteDigests:
 
     def __call__(self, number: int) -> Report:
         name = digests_of(number)
-        if not self.folder.exists(name):
-            held = self.digests(number)
-            self.folder.write_array(name, held[:, np.argsort(held[0])])
-        return Report(name)
+        if (done := ranges.count(self.folder, name)) is not None:
+            return Report(name, done, skipped=True)
+        held = self.digests(number)
+        ranges.write(self.folder, name, pa.table(list(held[:, np.argsort(held[0])]), schema=DIGESTS), "low")
+        return Report(name, held.shape[1])
 
     def digests(self, number: int) -> np.ndarray:
-        """The same, by row."""
+        """uint64 [3, rows]: the same, by row."""
         held, own, rows = self.outside.others(self.ranking, number, self.usable)
         parts = [held[name][own] for name in self.columns]
         parts = [part.reshape(len(own), int(np.prod(part.shape[1:]))).view(np.uint8) for part in parts]
@@ -108,24 +108,18 @@ class Repeats:
     """Write which rows share one of `of` ranges of digests, unless that is there already."""
 
     folder: Folder
-    files: int
+    digests: ByNumber
     of: int
 
     def __call__(self, number: int) -> Report:
         name = self.output(number)
         if (done := ranges.count(self.folder, name)) is not None:
             return Report(name, done, skipped=True)
-        digests = np.concatenate([self._range(digests_of(file), number) for file in range(self.files)], axis=1)
-        return Report(name, write_shared(self.folder, name, digests))
+        held = self.digests.between(*ranges.bounds(number, self.of))
+        return Report(name, write_shared(self.folder, name, np.stack([column.to_numpy() for column in held.columns])))
 
     def output(self, number: int) -> str:
         return f"repeats-{self.of}/{number:05d}.arrow"
-
-    def _range(self, file: str, number: int) -> np.ndarray:
-        held = self.folder.read_array(file)
-        start, stop = number * END // self.of, (number + 1) * END // self.of - 1
-        first = np.searchsorted(held[0], np.uint64(start))
-        return held[:, first : np.searchsorted(held[0], np.uint64(stop), "right")].copy()  # of a mapped file
 
 
 def repeated(pool: Pool, column: Column, apart: Sequence[str], outside: LeftOut, folder: Folder,
@@ -138,11 +132,12 @@ def repeated(pool: Pool, column: Column, apart: Sequence[str], outside: LeftOut,
     if len(pool) <= FEW:
         found = [np.zeros((3, 0), np.uint64), *(task.digests(number) for number in ranking.ranges)]
         shared = write_shared(own, "repeats.arrow", np.concatenate(found, axis=1))
-        return Equal(by_row(own, ["repeats.arrow"], SCHEMA, shared, len(pool), engine))
-    run_all(task, ranking.ranges, engine, "write digests").whole("run it again")
-    again = Repeats(own, len(ranking.ranges), -(-len(pool) // BUCKET))
+        return Equal(by_number(own, ["repeats.arrow"], SCHEMA, shared, len(pool), engine))
+    done = run_all(task, ranking.ranges, engine, "write digests").whole("run it again")
+    digests = by_number(own, [report.item for report in done.reports], DIGESTS, done.rows, ranges.END, engine)
+    again = Repeats(own, digests, -(-len(pool) // BUCKET))
     done = run_all(again, range(again.of), engine, "find equal codes").whole("run it again")
-    return Equal(by_row(own, [report.item for report in done.reports], SCHEMA, done.rows, len(pool), engine))
+    return Equal(by_number(own, [report.item for report in done.reports], SCHEMA, done.rows, len(pool), engine))
 
 
 def write_shared(folder: Folder, name: str, digests: np.ndarray) -> int:
@@ -160,7 +155,7 @@ def write_shared(folder: Folder, name: str, digests: np.ndarray) -> int:
 
 
 def digests_of(number: int) -> str:
-    return f"digests/{number:05d}.npy"
+    return f"digests/{number:05d}.arrow"
 
 
 def listed_of(digest: str) -> str:

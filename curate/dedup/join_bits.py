@@ -1,8 +1,8 @@
 """Near pairs of more codes than one process should hold: a task for each table and range of its keys.
 
 The codes lie in files (`firsts`); a task keeps those in its range, so that its memory is bounded by a bucket. Up to
-RANGES ranges it reads all of them. Where there are more, each such pass would cost more than the join: for one table
-at a time the codes are then written again, range by range, and a task reads its own.
+RANGES ranges it reads all of them, of a store up to ASKED. Where there are more, each such pass would cost more than
+the join: for one table at a time the codes are then written again, range by range, and a task reads its own.
 """
 
 from dataclasses import dataclass
@@ -13,7 +13,7 @@ from curate import ranges
 from curate.dedup.buckets import signatures
 from curate.dedup.buckets_layout import PRIME
 from curate.dedup.firsts import Firsts
-from curate.dedup.hamming import Capped, Tables, hamming_pairs, in_order, joined, tables, whole
+from curate.dedup.hamming import Capped, Tables, hamming_pairs, joined, tables, whole
 from curate.dedup.pairs import Near, few_pairs, pairs_of, write_pairs, written_pairs
 from curate.files import Folder
 from curate.work import Engine, Report, run_all
@@ -21,6 +21,7 @@ from curate.work import Engine, Report, run_all
 SMALL = 1_000_000  # codes that the driver joins itself, in a third of a GB; tasks would take half as long again
 BUCKET = 4_000_000  # codes in a range, about
 RANGES = 16  # that a task picks its codes for from all of them, at 40 ns each; to write them by range takes 300, once
+ASKED = 3  # of a store, where writing and reading them by range is less to move
 FILES = 16  # of codes that are written by range together
 FEW = 10_000  # codes that tables are planned for at least: fewer would simply be compared
 
@@ -54,7 +55,7 @@ class JoinBits:
         held = (self._read_placed if self.placed else self._read)(part)
         rows, words = held[:, -1].view(np.int64), held[:, :-1]
         capped: Capped = []
-        i, j, distance = in_order([joined(words, self.threshold, self.plan, part.table, capped, whole(self.bits))])
+        i, j, distance = joined(words, self.threshold, self.plan, part.table, capped, whole(self.bits))
         write_pairs(
             self.folder, str(part), (rows[i], rows[j], distance), [(int(rows[at]), size) for at, size in capped]
         )
@@ -116,7 +117,7 @@ def code_pairs(folder: Folder, codes: Firsts, bits: int, threshold: int, recall:
         return few_pairs(folder, codes.name, (rows[i], rows[j], distance), codes.of, engine)
     of = -(-len(codes) // BUCKET)
     own = folder.within(f"{codes.name}-{threshold}-{len(plan)}-{of}")
-    task = JoinBits(own, codes, bits, threshold, plan, placed=of > RANGES)
+    task = JoinBits(own, codes, bits, threshold, plan, placed=of > (RANGES if own.is_local else ASKED))
     parts = [Range(table, number, of) for table in range(len(plan)) for number in range(of)]
     held = 0
     for todo in [parts[at : at + of] for at in range(0, len(parts), of)] if task.placed else [parts]:

@@ -11,7 +11,7 @@ import numpy as np
 
 from curate.dedup import join_bits, join_vectors
 from curate.dedup.ascending import find
-from curate.dedup.by_row import NO_FILES, ByRow
+from curate.dedup.by_number import NO_FILES, ByNumber
 from curate.dedup.codes import Comparison
 from curate.dedup.equal import Equal, LeftOut, listed, repeated
 from curate.dedup.faiss_install import load_search
@@ -124,7 +124,7 @@ def likeness(pool: Pool, column: Column, outside: np.ndarray, search: Search) ->
     folder = pool.dataset.folder.within(f"{search.folder}/{comparison.signal}")
     left = listed(folder, outside)
     equal = repeated(pool, column, _apart(pool, comparison), left, folder, search.engine)
-    out, first, pairs = replace(left, equal=equal), None, Near(ByRow(folder, PAIRS, NO_FILES))
+    out, first, pairs = replace(left, equal=equal), None, Near(ByNumber(folder, PAIRS, NO_FILES))
     if comparison.kind != "equal":
         first = firsts(pool, column, out, folder, search.engine)
     if first and comparison.kind == "hamming":

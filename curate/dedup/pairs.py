@@ -6,7 +6,7 @@ import numpy as np
 import pyarrow as pa
 
 from curate import ranges
-from curate.dedup.by_row import ByRow, by_row
+from curate.dedup.by_number import ByNumber, by_number
 from curate.dedup.hamming import Capped, Pairs
 from curate.files import Folder
 from curate.work import Engine
@@ -19,7 +19,7 @@ CROWDS = pa.schema([("first", pa.int64()), ("codes", pa.int64())])
 class Near:
     """Pairs of rows, some of them several times."""
 
-    held: ByRow
+    held: ByNumber
 
     def pairs(self, start: int, stop: int) -> Pairs:
         """Row, other row and distance of the pairs of the rows from `start` up to `stop`, from each of its rows, once,
@@ -49,13 +49,13 @@ def written_pairs(folder: Folder, names: list[str], held: int, of: int, capped: 
     for name in folder.names("crowds/*.parquet"):
         table = folder.read_table(name)
         capped += zip(table["first"].to_pylist(), table["codes"].to_pylist(), strict=True)
-    return Near(by_row(folder, list(map(pairs_of, names)), SCHEMA, held, of, engine))
+    return Near(by_number(folder, list(map(pairs_of, names)), SCHEMA, held, of, engine))
 
 
 def few_pairs(folder: Folder, name: str, pairs: Pairs, of: int, engine: str | Engine) -> Near:
     """Those that the driver found itself."""
     write_pairs(folder, name, pairs, [])
-    return Near(by_row(folder, [pairs_of(name)], SCHEMA, 2 * len(pairs[0]), of, engine))
+    return Near(by_number(folder, [pairs_of(name)], SCHEMA, 2 * len(pairs[0]), of, engine))
 
 
 def pairs_of(name: str) -> str:

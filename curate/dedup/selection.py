@@ -11,7 +11,7 @@ import pyarrow as pa
 
 from curate import ranges
 from curate.dataset import Dataset
-from curate.dedup.by_row import ByRow
+from curate.dedup.by_number import ByNumber
 from curate.dedup.decided import Decided
 from curate.dedup.pool import Pool
 from curate.dedup.ranking import Group, Part, neighbours
@@ -32,7 +32,7 @@ class WriteSelection:
     name: str
     made_by: dict[str, Any]
     decided: Decided
-    hanging: ByRow
+    hanging: ByNumber
 
     def __call__(self, group: Group) -> Report:
         rows = {part: self._rows(part, ["uid", "weight", "place"]) for part in group.parts}
@@ -87,7 +87,7 @@ def _captions(part: Part, wanted: pa.Table) -> pa.ChunkedArray:
     return found["caption"].cast(pa.string())
 
 
-def write(pool: Pool, name: str, decided: Decided, hanging: ByRow, made_by: dict[str, Any],
+def write(pool: Pool, name: str, decided: Decided, hanging: ByNumber, made_by: dict[str, Any],
           engine: str | Engine) -> int:  # fmt: skip
     """Write the selection `name` that a decision makes; how many files with TOLD there are. Raises CurateError."""
     rows = np.maximum(np.diff(pool.bounds), 1).tolist()  # a shard without rows has a file, too
