@@ -777,7 +777,3 @@ def doctor() -> Any:
     from curate.doctor import run
 
     return run()
-
-
-if __name__ == "__main__":
-    main(prog_name="curate")

@@ -26,6 +26,7 @@ LAYERS = [
     ["queries", "harvest", "dedup", "filter", "train", "evaluate", "report", "doctor"],
     ["demo", "verify", "compare"],
     ["cli"],
+    ["__main__"],
 ]
 STAGES = {"queries", "harvest", "dedup", "filter", "train", "evaluate", "report"}
 HEAVY = {"torch", "torchvision", "open_clip", "faiss", "img2dataset", "ray"}
@@ -225,5 +226,5 @@ def test_every_command_is_documented(name):
 def test_the_tree_in_the_readme_names_every_part():
     readme = (ROOT / "README.md").read_text()
     for path in sorted(PACKAGE.iterdir()):
-        if (path.suffix == ".py" and path.stem != "__init__") or (path / "__init__.py").is_file():
+        if (path.suffix == ".py" and not path.stem.startswith("__")) or (path / "__init__.py").is_file():
             assert path.name in readme, f"README.md does not say what {path.name} is"

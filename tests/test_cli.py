@@ -12,7 +12,7 @@ from curate.cli import main
 
 
 def curate(*arguments: str, env: dict[str, str] | None = None) -> subprocess.CompletedProcess:
-    command = [sys.executable, "-m", "curate.cli", *arguments]
+    command = [sys.executable, "-m", "curate", *arguments]
     return subprocess.run(command, capture_output=True, text=True, env={**os.environ, **(env or {})})
 
 

@@ -707,7 +707,7 @@ def test_harvest_takes_what_the_archives_hold_and_names_the_damaged_one(stored, 
     other = json.dumps({"url": "http://z.test/1.jpg", "caption": "a zebra"}).encode()
     cut = WARC[: members(WARC)[-6] + 5]
     named = [stored("a.warc.wat.gz", WAT), stored("cut.warc.gz", cut), stored("plain.jsonl", other)]
-    command = [sys.executable, "-m", "curate.cli", "harvest", *named, "--queries", queries, "--no-download"]
+    command = [sys.executable, "-m", "curate", "harvest", *named, "--queries", queries, "--no-download"]
     out = str(tmp_path / "dataset")
     done = subprocess.run([*command, "--out", out, "--engine", "local(workers=1)"], capture_output=True, text=True)
     assert done.returncode == 1, done.stderr

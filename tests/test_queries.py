@@ -415,7 +415,7 @@ def test_500_000_queries_come_from_packages_alone(tmp_path):
 @pytest.mark.slow
 def test_no_order_of_hashing_slips_into_a_list(tmp_path):
     for seed in ("1", "2"):
-        command = [sys.executable, "-m", "curate.cli", "queries", "build", "-q", "--size", "3000"]
+        command = [sys.executable, "-m", "curate", "queries", "build", "-q", "--size", "3000"]
         command += ["--source", "emoji", "--source", "places", "--source", "classnames"]
         command += ["--out", str(tmp_path / seed / "list.txt.gz")]
         subprocess.run(command, check=True, env={**os.environ, "PYTHONHASHSEED": seed})

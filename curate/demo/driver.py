@@ -80,7 +80,7 @@ def _run(step: Step) -> float:
     click.secho(f"# {step.title}", bold=True)
     click.secho(f"$ {step.line}", fg="cyan")
     started = time.monotonic()
-    done = subprocess.run([sys.executable, "-m", "curate.cli", *step.arguments])
+    done = subprocess.run([sys.executable, "-m", "curate", *step.arguments])
     if done.returncode:
         raise CurateError(f"'{step.line}' ended with {done.returncode}; run the demo again to go on from there")
     return time.monotonic() - started

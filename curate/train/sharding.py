@@ -26,7 +26,7 @@ def check(ranks: Ranks, compiled: bool) -> None:
     """Raises CurateError where weights cannot be shared out."""
     if ranks.size == 1:
         raise CurateError("--fsdp shares the weights out over processes, and there is one: torchrun --nproc-per-node 4 "
-                          "-m curate.cli train-clip ...")  # fmt: skip
+                          "-m curate train-clip ...")  # fmt: skip
     if compiled:
         raise CurateError("--fsdp and --compile do not go together: leave one of them out")
 
