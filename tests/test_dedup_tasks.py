@@ -349,7 +349,8 @@ def test_vectors_read_from_their_files_are_those_of_the_rows(pool):
 
 
 @pytest.mark.slow
-def test_dedup_by_tasks_is_dedup(make_dataset, tmp_path, monkeypatch):
+@pytest.mark.parametrize("url", ["{tmp}/b", "memory://dedup-by-tasks"])
+def test_dedup_by_tasks_is_dedup(make_dataset, tmp_path, monkeypatch, url):
     worse_of = [worse(scene(index)) for index in range(25)]
     rows = [shown(index, scene(index) if index < 25 else worse_of[index % 25]) for index in range(60)]
     whole = dedup(make_dataset(rows, url=str(tmp_path / "a")), ["pdq"], engine=HERE)
@@ -361,7 +362,7 @@ def test_dedup_by_tasks_is_dedup(make_dataset, tmp_path, monkeypatch):
     monkeypatch.setattr(shuffle, "BUCKET_ROWS", 40)
     opened, real = [], ranges.between
     monkeypatch.setattr(ranges, "between", lambda *args: opened.append(len(args[1])) or real(*args))
-    tasks = dedup(make_dataset(rows, url=str(tmp_path / "b")), ["pdq"], engine=HERE)
+    tasks = dedup(make_dataset(rows, url=url.format(tmp=tmp_path)), ["pdq"], engine=HERE)
     assert len(opened) > 100
     assert max(opened) <= 2 * 2, "two pieces of FAN files each"
     assert len(dropped(tasks)) >= 30
