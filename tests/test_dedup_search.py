@@ -76,6 +76,23 @@ def test_codes_that_are_all_alike_are_compared_with_the_first_of_them_and_named(
     assert {pair for pair in wanted if pair[0] == 100} <= set(found)
 
 
+@pytest.mark.parametrize("equal", [0, 100])
+def test_the_nearest_few_and_the_cpu_together_find_what_a_range_holds(equal):
+    """What a GPU is asked, asked of the CPU's index."""
+    rng = np.random.default_rng(0)
+    codes = rng.integers(0, 256, (500, 32), np.uint8)
+    vectors = rng.normal(size=(500, 16)).astype(np.float32)
+    vectors /= np.linalg.norm(vectors, axis=1, keepdims=True)
+    codes[:equal], vectors[:equal] = codes[0], vectors[0]  # more equal ones than are asked for at once
+    for index, asked, limit in ((search.CosineIndex(vectors, "cpu"), vectors, 0.5),
+                                (search.HammingIndex(codes, "cpu"), codes, 112)):  # fmt: skip
+        expected = index.near(asked, limit)
+        assert len(expected[0]) > 500
+        index.gpu = index.index
+        for found, wanted in zip(index.near(asked, limit), expected, strict=True):
+            assert np.array_equal(found, wanted)
+
+
 def test_tables_are_exact_where_that_is_affordable():
     assert len(tables(100, 64, 4)) == 0  # every code with every other
     assert [tables(n, 64, 4).recall for n in (10**5, 10**6, 10**7)] == [1, 1, 1]

@@ -243,9 +243,32 @@ def test_the_arithmetic_of_a_pair_is_that_of_open_clips_table(name, image, text)
     assert of_token * 77 == pytest.approx(text, rel=0.01)
 
 
+@pytest.mark.slow
+def test_a_step_without_room_is_taken_in_smaller_parts(dataset, tmp_path, monkeypatch):
+    run([dataset.url], str(tmp_path / "whole"), **OPTIONS)
+    encode = clip.Objective.encode
+
+    def as_much_as_fits(self, model, chunk):
+        if len(chunk) > 4:
+            raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 20.00 MiB.")
+        return encode(self, model, chunk)
+
+    monkeypatch.setattr(clip.Objective, "encode", as_much_as_fits)
+    said = []
+    run([dataset.url], str(tmp_path / "parts"), **OPTIONS, note=said.append)
+    whole, parts = (lines(tmp_path / name / "log.jsonl") for name in ("whole", "parts"))
+    assert [line["loss"] for line in parts] == pytest.approx([line["loss"] for line in whole], rel=1e-3)
+    assert said[-1] == "CUDA out of memory: going on with 4 pairs at a time and 0 graphs kept"
+    monkeypatch.setattr(clip.Objective, "encode", lambda self, model, chunk: as_much_as_fits(self, model, range(5)))
+    with pytest.raises(CurateError, match="CUDA out of memory, with --chunk 1: a smaller one, or a smaller --batch"):
+        run([dataset.url], str(tmp_path / "none"), **OPTIONS)
+
+
 def test_the_peak_of_a_gpu_follows_from_its_name():
     assert flops.peak_of("NVIDIA H100 80GB HBM3", "bf16") == 989e12
     assert flops.peak_of("NVIDIA H100 PCIe", "bf16") == 756e12
     assert flops.peak_of("NVIDIA H200", "fp32") == 67e12
+    assert flops.peak_of("NVIDIA GH200 480GB", "bf16") == 989e12
+    assert [flops.peak_of(f"NVIDIA {name}", "bf16") for name in ("L4", "L40", "L40S")] == [121e12, 181e12, 362e12]
     assert flops.peak_of("NVIDIA A100-SXM4-80GB", "bf16") == 312e12
     assert flops.peak_of("Some GPU", "bf16") is None

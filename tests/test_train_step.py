@@ -319,6 +319,21 @@ def test_chunks_follow_from_the_measured_bytes():
         memory.plan(needs, saved, 100, memory=saved.sample // 2)
 
 
+def test_measuring_bytes_leaves_the_running_statistics_alone():
+    model = tiny(config=RESNET)
+    before = {name: value.clone() for name, value in model.state_dict().items()}
+    memory.saved_bytes(model, clip.Objective(), batch(12), "fp32")
+    assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())
+
+
+def test_what_took_too_much_is_halved_until_one_pair_is_left():
+    plan, seen = (None, None), []
+    while plan := memory.smaller(*plan, 1500):
+        seen.append(plan)
+    assert seen == [(1024, 1), (1024, 0), *((1024 >> half, 0) for half in range(1, 11))]
+    assert memory.smaller(256, 40, 32_768) == (256, 20)
+
+
 def test_shared_out_weights_take_less_of_each_process():
     with torch.device("meta"):
         model = models.build(find_config("ViT-L-14")[1])

@@ -10,6 +10,9 @@ ROWS = {"cpu": 1024, "cuda": 1 << 17}  # of activations at a time: on a CPU unde
 
 Linear = Callable[[torch.Tensor], torch.Tensor]  # [rows, in] -> [rows, out]
 
+# cuDNN's attention builds a plan for every new number of sequences: up to a second each (PyTorch calls others as well)
+torch.backends.cuda.enable_cudnn_sdp(False)
+
 
 class Block(NamedTuple):
     """A residual attention block of open_clip as functions of rows, whose weights may be live or prepared for good."""

@@ -61,7 +61,7 @@ def encode_text(model: Any, tokens: torch.Tensor, ready: Tower | None = None) ->
     parts = [_packed(tower, ready, tokens[rows], lengths[rows], device) for rows in portions]
     back = torch.empty_like(order)
     back[order] = torch.arange(len(order))
-    return torch.cat(parts)[back.to(device)]
+    return torch.cat(parts)[moved(back, device)]
 
 
 def encode_image(model: Any, pixels: torch.Tensor, ready: Tower | None = None) -> torch.Tensor:
@@ -138,9 +138,14 @@ def resized(image: np.ndarray, size: int, squash: bool = False) -> torch.Tensor:
 def normalised(pixels: torch.Tensor, model: Any) -> torch.Tensor:
     """uint8 [n, 3, s, s] on the model's device -> float32, by the mean and standard deviation of the model."""
     options = preprocessing(model)
-    mean = torch.tensor(options["mean"], device=pixels.device).view(1, 3, 1, 1) * 255
-    spread = torch.tensor(options["std"], device=pixels.device).view(1, 3, 1, 1) * 255
+    both = torch.tensor([options["mean"], options["std"]]) * 255
+    mean, spread = moved(both, pixels.device).view(2, 1, 3, 1, 1)
     return (pixels.float() - mean) / spread
+
+
+def moved(tensor: torch.Tensor, device: torch.device) -> torch.Tensor:
+    """A tensor of the CPU on the device. A GPU copies it from pinned memory, when its turn comes: nobody waits."""
+    return tensor.pin_memory().to(device, non_blocking=True) if device.type == "cuda" else tensor.to(device)
 
 
 def preprocessing(model: Any) -> dict[str, Any]:
@@ -201,13 +206,14 @@ def _packed(tower: Any, ready: Tower, tokens: torch.Tensor, lengths: torch.Tenso
     """Features [n, d] of texts in the order of their lengths."""
     step = LENGTH_STEP[_kind(device)]
     counts = torch.unique_consecutive((lengths + step - 1) // step, return_counts=True)[1].tolist()
-    groups, packed = [], []
-    for texts, ends in zip(tokens.split(counts), (lengths - 1).split(counts), strict=True):
-        length = int(ends[-1]) + 1
-        groups.append(Group(len(texts), length, ends.to(device), causal=True))
-        packed.append(texts[:, :length].reshape(-1))
-    places = torch.cat([torch.arange(group.length).repeat(group.number) for group in groups]).to(device)
-    x = tower.token_embedding(torch.cat(packed).to(device)) + tower.positional_embedding[places]
+    sizes = [(len(some), int(some[-1])) for some in lengths.split(counts)]
+    packed = [texts[:, :length].reshape(-1) for texts, (_, length) in zip(tokens.split(counts), sizes, strict=True)]
+    places = [torch.arange(length).repeat(number) for number, length in sizes]
+    rows = sum(map(len, packed))
+    numbers = moved(torch.cat([*packed, *places, lengths - 1]), device)  # one copy
+    words, at, ends = numbers.split([rows, rows, len(lengths)])
+    groups = [Group(*size, own, causal=True) for size, own in zip(sizes, ends.split(counts), strict=True)]
+    x = tower.token_embedding(words) + tower.positional_embedding[at]
     return ready.project(tower.ln_final(_transformed(tower.transformer, ready.blocks, x, groups)))
 
 

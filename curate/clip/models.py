@@ -15,7 +15,16 @@ import torch
 import torch.nn.functional as F
 
 from curate.clip import encoders
-from curate.clip.encoders import embed_dim, encode_image, encode_text, image_size, normalised, preprocessing, resized
+from curate.clip.encoders import (
+    embed_dim,
+    encode_image,
+    encode_text,
+    image_size,
+    moved,
+    normalised,
+    preprocessing,
+    resized,
+)
 from curate.clip.lean import open_clip, with_timm
 from curate.clip.model_config import PRECISIONS, config_of, made_by, weights_file
 from curate.clip.tokenizer import Tokenizer
@@ -63,8 +72,7 @@ class ClipModel:
             for start in range(0, len(images), IMAGES_GPU if on_gpu else IMAGES_CPU):
                 some = images[start : start + (IMAGES_GPU if on_gpu else IMAGES_CPU)]
                 small = torch.stack(list(pool.map(resize, some) if pool else map(resize, some)))
-                pixels = (small.pin_memory() if on_gpu else small).to(self.device, non_blocking=True)
-                pixels = normalised(pixels, self.model).to(self._image_dtype)
+                pixels = normalised(moved(small, self.device), self.model).to(self._image_dtype)
                 features = encode_image(self.model, pixels, self.ready["image"])
                 parts.append(F.normalize(features.float(), dim=-1))
         return torch.cat(parts).cpu().numpy()
@@ -154,11 +162,15 @@ def tokenizer_of(config: dict[str, Any]) -> Callable[..., torch.Tensor]:
 
 
 def torch_device(device: str) -> torch.device:
-    """ "auto" is the first GPU, or the CPU where there is none. Raises CurateError for a device that is not there."""
+    """ "auto" is the first GPU, or the CPU where there is none. A GPU becomes the current one, and fp32 is fp32 there.
+    Raises CurateError for a device that is not there."""
+    torch.backends.cudnn.allow_tf32 = False  # convolutions would round to 10 bits; products of matrices do not
     if device == "auto":
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
     try:
         where = torch.device(device)
+        if where.type == "cuda" and where.index is not None:
+            torch.cuda.set_device(where)
         torch.zeros(1, device=where)
     except (RuntimeError, AssertionError) as error:
         reason = "" if str(error).startswith("Expected one of") else f" ({_one_line(error)})"
@@ -170,7 +182,7 @@ def precision_on(precision: str, device: torch.device) -> str:
     """fp32 or bf16; "auto" is bf16 on a GPU that has it."""
     if precision != "auto":
         return precision
-    return "bf16" if device.type == "cuda" and torch.cuda.is_bf16_supported() else "fp32"
+    return "bf16" if device.type == "cuda" and torch.cuda.is_bf16_supported(including_emulation=False) else "fp32"
 
 
 def scoring_precision(precision: str, device: torch.device) -> str:

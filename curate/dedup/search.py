@@ -17,6 +17,7 @@ QUERIES, COLUMNS = 4096, 8192  # vectors searched at a time, and those that they
 MARGIN = 1e-3  # of cosine similarity: more than float32 sums can differ
 DIGITS = 5  # similarities are rounded: fp16 vectors carry no more
 SEED = 0
+TEMPORARY = 1 << 28  # bytes of a GPU for FAISS to work in, in each process: it would take 1.5 GB
 Matches = tuple[np.ndarray, np.ndarray, np.ndarray]
 
 
@@ -91,7 +92,7 @@ class HammingIndex:
     def __init__(self, codes: np.ndarray, device: str = "cpu"):
         self.index = faiss.IndexBinaryFlat(codes.shape[1] * 8)
         self.index.add(np.ascontiguousarray(codes))
-        self.gpu = _bits_on_gpu(self.index, device)
+        self.gpu = _on_gpu(self.index, device)
 
     def near(self, queries: np.ndarray, threshold: float) -> Matches:
         """(query, code, distance) of every pair that differs in at most `threshold` bits, sorted."""
@@ -181,18 +182,24 @@ def _one_thread() -> Iterator[None]:
 
 
 def _on_gpu(index: Any, device: str) -> Any:
-    """The index on a GPU, or None where there is none to use."""
+    """The index on a GPU, or None where there is none to use: "auto" needs none, an empty index is not asked. Raises
+    CurateError where the named one has no room."""
     number = gpu_number(device)
-    return None if number is None else faiss.index_cpu_to_gpu(faiss.StandardGpuResources(), number, index)
-
-
-def _bits_on_gpu(index: Any, device: str) -> Any:
-    number = gpu_number(device)
-    if number is None:
+    if number is None or not index.ntotal:
         return None
-    config = faiss.GpuIndexBinaryFlatConfig()
-    config.device = number
-    return faiss.GpuIndexBinaryFlat(faiss.StandardGpuResources(), index, config)
+    resources = faiss.StandardGpuResources()
+    resources.setTempMemory(TEMPORARY)
+    try:
+        if isinstance(index, faiss.IndexBinaryFlat):
+            config = faiss.GpuIndexBinaryFlatConfig()
+            config.device = number
+            return faiss.GpuIndexBinaryFlat(resources, index, config)
+        return faiss.index_cpu_to_gpu(resources, number, index)
+    except RuntimeError as error:  # FAISS has no type of its own for it
+        if device == "auto":
+            return None
+        raise CurateError(f"--device {device} has no room for an index of {index.ntotal:,}: fewer workers, or "
+                          f"--device cpu ({str(error).splitlines()[0][:160]})") from error  # fmt: skip
 
 
 def gpu_number(device: str) -> int | None:

@@ -6,7 +6,10 @@ products: features of pictures differ by 1e-5 of their length.
 
 import importlib
 import importlib.util
+import os
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import nullcontext
 from importlib.metadata import version
 from typing import Any
 
@@ -17,6 +20,7 @@ from PIL import Image
 from torch.nn import functional as F
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 
+from curate.clip.encoders import moved
 from curate.clip.model_config import LITE0, lite0_weights
 
 SIDE = 224
@@ -46,12 +50,17 @@ class EfficientNetLite0:
     def __call__(self, pictures: list[np.ndarray]) -> np.ndarray:
         if not pictures:
             return np.zeros((0, self.dimensions), np.float32)
-        small = [Image.fromarray(p).resize((SIDE, SIDE), Image.Resampling.BICUBIC) for p in pictures]
-        batch = torch.from_numpy(np.stack([np.asarray(s) for s in small])).permute(0, 3, 1, 2).to(self.device)
+        with ThreadPoolExecutor(os.cpu_count()) if self.device.type == "cuda" else nullcontext() as pool:
+            small = np.stack(list(pool.map(_squashed, pictures) if pool else map(_squashed, pictures)))
+        batch = moved(torch.from_numpy(small), self.device).permute(0, 3, 1, 2)
         # one at a time on the CPU: as fast, and a picture's numbers do not depend on its neighbours
         batches = batch.split(1 if self.device.type == "cpu" else len(batch))
         maps = torch.cat([self.maps((part.float() - 127.0) / 128.0) for part in batches])
         return maps.clamp(min=1e-6).pow(self.power).mean(dim=(2, 3)).pow(1 / self.power).cpu().numpy()
+
+
+def _squashed(picture: np.ndarray) -> np.ndarray:
+    return np.asarray(Image.fromarray(picture).resize((SIDE, SIDE), Image.Resampling.BICUBIC))
 
 
 def _without_norms(net: Any) -> Any:

@@ -6,6 +6,7 @@ SSCD (E. Pizzi et al., CVPR 2022) and ISC (S. Yokoo, 2021); or the image tower o
 """
 
 import functools
+import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -84,6 +85,11 @@ class Signal:
     @property
     def _device(self) -> Any:
         return _torch("clip.models").torch_device(self.device)
+
+    @property
+    def decode_threads(self) -> int:
+        """Threads that decode the next batch while this one is measured: none on a CPU, which has other work."""
+        return os.cpu_count() or 1 if self._device.type == "cuda" else 0
 
     def measure(self, rows) -> dict[str, Any]:
         comparable = [at for at, is_flat in enumerate(rows["flat"]) if is_flat is False]

@@ -57,7 +57,7 @@ def run(data: Sequence[str], out: str | None = None, recipe: str | None = None, 
     watch = Watch(save_every, keep, max_spike, evaluator, every, tensorboard, wandb)
     data, weights = [*data, *(url for url, _ in mixed)], [1.0] * len(data) + [weight for _, weight in mixed]
     plan.check(data, watch, chunk, eval_every, workers, cache_size)
-    folder, where = _folder(out, data), ranks.own_device(models.torch_device(device))
+    folder, where = _folder(out, data), models.torch_device(ranks.own_device(device))
     with ranks.joined(where) as mine, _begun(folder, mine.first):
         if fsdp:
             prepare.sharding().check(mine, compiled)
@@ -82,14 +82,14 @@ def run(data: Sequence[str], out: str | None = None, recipe: str | None = None, 
         if init:
             models.load_weights(network, settings["model"], init)
         tokenizer = models.tokenizer_of(config)
-        prepare.everything(network, goal, settings, config, pairs, tokenizer, where, grad_checkpointing, compiled)
+        prepare.everything(network, goal, settings, config, pairs, tokenizer, where, grad_checkpointing)
         crop = getattr(goal, "crop", crops.named(settings["crop"]))
         loader = Loader(pairs, tokenizer, image_size(network), settings["batch_size"], seed, workers, crop,
                         getattr(goal, "views", 1), mine, where.type == "cuda", settings["shuffle"],
                         cache_size * 1e9)  # fmt: skip
         for line in plan.notes(pairs, settings["batch_size"], compares) if mine.first else ():
             note(line)
-        how = prepare.how(network, goal, settings, mine, chunk, pairs, tokenizer, fsdp)
+        how = prepare.how(network, goal, settings, mine, chunk, pairs, tokenizer, fsdp, compiled)
         optimizer = adamw(network, settings["lr"], settings["weight_decay"], goal,
                           betas=(settings["beta1"], settings["beta2"]), eps=settings["eps"])  # fmt: skip
         watch = replace(watch, arithmetic=plan.arithmetic(config, where, settings["precision"]))

@@ -40,7 +40,7 @@ def backward(model: Any, objective: Any, chunks: Sequence[Chunk], keep: int | No
     own = loss.new_zeros(())
     for at in [*range(drafts, len(chunks)), *range(drafts)]:
         if at < drafts:
-            with _statistics_kept(model):
+            with statistics_kept(model):
                 encoded[at] = encode(chunks[at])
         own += _own_loss(encoded[at], total, gradients[at])
         encoded[at] = Encoded()  # its graph is done with
@@ -69,7 +69,7 @@ def _own_loss(encoded: Encoded, total: float, gradients: Sequence[torch.Tensor |
 
 
 @contextmanager
-def _statistics_kept(model: Any) -> Iterator[None]:
+def statistics_kept(model: Any) -> Iterator[None]:
     """Batch norms use the statistics of what they see without counting it into the running ones."""
     norms = [module for module in model.modules() if isinstance(module, _BatchNorm) and module.training]
     counted = [module.track_running_stats for module in norms]

@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 import torch
 import torch.nn.functional as F
 
-from curate.clip.encoders import autocast, encode_image, encode_text, normalised
+from curate.clip.encoders import autocast, encode_image, encode_text, moved, normalised
 from curate.train.loader import Batch
 from curate.train.towers import PatchDropout, compiled, locked
 
@@ -55,7 +55,8 @@ class Chunk:
         """Normalised pixels [n, 3, s, s], of several views [n * views, 3, s, s]; the patch dropout is set for them."""
         dropout = getattr(model.visual, "patch_dropout", None)
         if isinstance(dropout, PatchDropout):
-            dropout.chance = None if self.chance is None else self.chance.repeat_interleave(self.views_of_each, 0)
+            each = None if self.chance is None else self.chance.repeat_interleave(self.views_of_each, 0)
+            dropout.chance = None if each is None else moved(each, self.device)
         pixels = self.pixels.to(self.device, non_blocking=True).flatten(0, -4)
         return normalised(pixels, model).to(model.logit_scale.dtype)
 

@@ -40,12 +40,13 @@ class Ring:
     def __init__(self, slots: int, samples: int, shape: Sequence[int], context: int, shared: bool = False,
                  pinned: bool = False):  # fmt: skip
         self.slots, self.shape, self.context = slots, (samples, *shape), (samples, context)
+        self.pinned: list[torch.Tensor] = []
         self.memory = f"/proc/{os.getpid()}/fd/{os.memfd_create('curate-batches')}" if shared else None
         if self.memory:
             os.truncate(self.memory, slots * self._bytes)
             self._map()
             for memory in (*self.pixels, *self.tokens) if pinned else ():
-                _pin(memory)
+                self._pin(memory)
         else:
             self.pixels = [torch.empty(self.shape, dtype=torch.uint8, pin_memory=pinned) for _ in range(slots)]
             self.tokens = [torch.empty(self.context, dtype=torch.long, pin_memory=pinned) for _ in range(slots)]
@@ -67,8 +68,18 @@ class Ring:
         self.pixels = [_tensor(memory, torch.uint8, self.shape, start) for start in starts]
         self.tokens = [_tensor(memory, torch.long, self.context, start + self._tokens_at) for start in starts]
 
+    def _pin(self, memory: torch.Tensor) -> None:
+        """Let the GPU read memory that other processes map as well."""
+        if int(torch.cuda.cudart().cudaHostRegister(memory.data_ptr(), memory.nbytes, 0)):
+            self.close()
+            raise CurateError(f"{memory.nbytes / 1e9:.1f} GB of batches cannot be pinned; use a smaller --batch-size")
+        self.pinned.append(memory)
+
     def close(self) -> None:
-        """Give the file back; the memory goes with the last tensor."""
+        """Give the file back; the memory goes with the last tensor. CUDA has to let go of it first: it would take the
+        next mapping at the same address for this one."""
+        while self.pinned:
+            torch.cuda.cudart().cudaHostUnregister(self.pinned.pop().data_ptr())
         if self.memory:
             os.close(int(self.memory.rsplit("/", 1)[1]))
 
@@ -76,7 +87,7 @@ class Ring:
         return {name: vars(self)[name] for name in ("slots", "shape", "context", "memory")}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
-        vars(self).update(state)
+        vars(self).update(state, pinned=[])
         self._map()
 
 
@@ -159,10 +170,3 @@ def _joined(found: Iterator[Found]) -> Found:
 
 def _tensor(memory: mmap.mmap, dtype: torch.dtype, shape: tuple[int, ...], at: int) -> torch.Tensor:
     return torch.frombuffer(memory, dtype=dtype, count=math.prod(shape), offset=at).view(shape)
-
-
-def _pin(memory: torch.Tensor) -> None:
-    """Let the GPU read memory that other processes map as well."""
-    status = torch.cuda.cudart().cudaHostRegister(memory.data_ptr(), memory.nbytes, 0)
-    if int(status) != 0:
-        raise CurateError(f"{memory.nbytes / 1e9:.1f} GB of batches cannot be pinned; use a smaller --batch-size")

@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Mapping
 from contextlib import ExitStack
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from tempfile import TemporaryDirectory
 from typing import Any
 
@@ -10,7 +10,7 @@ import torch
 
 from curate.errors import CurateError
 from curate.files import Folder
-from curate.train import checkpoint, guard
+from curate.train import checkpoint, guard, memory
 from curate.train.checkpoint import Saver, State
 from curate.train.loader import Batch, Loader
 from curate.train.log import Log
@@ -117,7 +117,7 @@ class Trainer:
         seed = loader.seed * 1_000_003 + state.step  # patch dropout: from the step alone
         try:
             with all_there():  # where weights are shared out, they are exchanged anywhere in a step
-                loss = train_step(self.model, self.objective, self.optimizer, batch, lr, self.how, seed)
+                loss = self._fitting(batch, lr, seed)
         except BadLoss as error:
             raise guard.bad_batch(self.run, loader, batch, state.step + 1, str(error), MORE_CARE) from error
         state.step += 1
@@ -130,6 +130,24 @@ class Trainer:
         scale = self.model.logit_scale.exp().item()
         samples = state.step * loader.batch_size
         return {"step": state.step, "loss": loss, "lr": lr, "scale": scale, "samples": samples}, asked
+
+    def _fitting(self, batch: Batch, lr: float, seed: int) -> float:
+        """The loss of a step, taken in smaller parts from here on where the GPU has no room for it: a step changes no
+        weight before its end. Raises CurateError where that does not help, and where others wait for this process."""
+        while True:
+            try:
+                return train_step(self.model, self.objective, self.optimizer, batch, lr, self.how, seed)
+            except torch.OutOfMemoryError as error:
+                how, reason = self.how, str(error).split(". ", 1)[0]
+            # beyond the except, which holds all that was computed
+            less = memory.smaller(how.chunk, how.keep, len(batch.pixels)) if self.ranks.size == 1 else None
+            if less is None:
+                raise CurateError(f"{reason}, with --chunk {how.chunk or len(batch.pixels)}: a smaller one, or a "
+                                  "smaller --batch-size; the last checkpoint is kept")  # fmt: skip
+            self.optimizer.zero_grad(set_to_none=True)
+            torch.cuda.empty_cache()
+            self.how = replace(how, chunk=less[0], keep=less[1])
+            self.note(f"{reason}: going on with {less[0]:,} pairs at a time and {less[1]:,} graphs kept")
 
     def _save(self, state: State, saver: Saver, asked: bool) -> None:
         """A checkpoint where the schedule or a signal wants one."""

@@ -5,8 +5,10 @@ from typing import Any, NamedTuple
 import torch
 
 from curate.errors import CurateError
+from curate.train.cached import statistics_kept
 from curate.train.chunk import cut
 from curate.train.loader import Batch
+from curate.train.ranks import Ranks
 from curate.train.shared import blocks
 from curate.train.tiled import TILE
 from curate.train.towers import set_training
@@ -34,12 +36,22 @@ class Parts(NamedTuple):
     tiles: int
 
 
+def room(model: Any, objective: Any, ranks: Ranks) -> int:
+    """Bytes for model, objective and a step on the GPU where they lie, the fewest of all processes: what nobody has
+    taken, and what they take already."""
+    device = model.logit_scale.device
+    own = sum(tensor.nbytes for each in (model, objective) for tensor in (*each.parameters(), *each.buffers()))
+    free = torch.cuda.mem_get_info(device)[0] + torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
+    return int(ranks.gather(torch.tensor([own + free], device=device)).min())
+
+
 def saved_bytes(model: Any, objective: Any, batch: Batch, precision: str) -> Saved:
     """Measured on a third of `batch` and on the whole: what autograd saves, each storage once, without the weights."""
     set_training(model)
     device = model.logit_scale.device
-    few, many = (_saved(model, objective, batch, rows, device, precision) for rows in
-                 (len(batch.pixels) // 3, len(batch.pixels)))  # fmt: skip
+    with statistics_kept(model):
+        few, many = (_saved(model, objective, batch, rows, device, precision) for rows in
+                     (len(batch.pixels) // 3, len(batch.pixels)))  # fmt: skip
     sample = (many - few) // (len(batch.pixels) - len(batch.pixels) // 3)
     return Saved(max(0, many - sample * len(batch.pixels)), max(1, sample))
 
@@ -100,3 +112,14 @@ def plan(needs: Parts, saved: Saved, samples: int, memory: int) -> tuple[int | N
     chunk = min(LARGEST, 1 << max(0, (fit // 2).bit_length() - 1))
     kept = int((free / AROUND) // (saved.fixed + chunk * saved.sample)) - 1  # the last one is for a chunk encoded again
     return chunk, max(0, kept)
+
+
+def smaller(chunk: int | None, keep: int | None, samples: int) -> tuple[int, int] | None:
+    """The plan to follow where (chunk, keep) took more than it should: half the graphs, and once none is kept, half the
+    chunk. None where nothing is left to halve."""
+    if chunk is None or keep is None:
+        chunk = min(LARGEST, chunk or samples)
+        keep = -(-samples // chunk)
+    if keep:
+        return chunk, keep // 2
+    return (chunk // 2, 0) if chunk > 1 else None

@@ -23,7 +23,7 @@ FITTED = 10_000_000  # captions that an objective is fitted on, the first ones o
 
 
 def everything(model: Any, goal: Any, found: Settings, config: dict[str, Any], pairs: Index, tokenizer: Any,
-               device: torch.device, grad_checkpointing: bool, compiled: bool) -> None:  # fmt: skip
+               device: torch.device, grad_checkpointing: bool) -> None:  # fmt: skip
     """Model and objective as they are trained, on `device`. Raises CurateError for what does not go together."""
     if hasattr(goal, "fit"):
         goal.fit(model, pairs.captions(FITTED), tokenizer)
@@ -34,8 +34,6 @@ def everything(model: Any, goal: Any, found: Settings, config: dict[str, Any], p
         towers.checkpoint_activations(model)
     model.to(device)
     goal.to(device)
-    if compiled:
-        towers.compile_image_tower(model)
 
 
 def towers_of(model: Any, goal: Any, found: Settings) -> None:
@@ -74,7 +72,7 @@ def teach(goal: Any, objective: str, checkpoint: str, config: dict[str, Any], de
 
 
 def how(model: Any, goal: Any, found: Settings, ranks: Ranks, chunk: int | None, pairs: Index,
-        tokenizer: Any, fsdp: bool = False) -> How:  # fmt: skip
+        tokenizer: Any, fsdp: bool = False, compiled: bool = False) -> How:  # fmt: skip
     """How steps are computed; with `fsdp` the weights are shared out from here on. Without a `chunk`, a GPU gets as
     much at a time as fits by measured bytes; a CPU gets the whole batch."""
     device, samples = model.logit_scale.device, found["batch_size"] // ranks.size
@@ -87,12 +85,14 @@ def how(model: Any, goal: Any, found: Settings, ranks: Ranks, chunk: int | None,
         saved = memory.saved_bytes(model, goal, probe, found["precision"])
         needs = memory.parts(model, goal, samples, found["batch_size"], views, embed_dim(model), "cuda",
                              ranks.size if fsdp else 1)  # fmt: skip
-        chunk, keep = memory.plan(needs, saved, samples, torch.cuda.get_device_properties(device).total_memory)
+        chunk, keep = memory.plan(needs, saved, samples, memory.room(model, goal, ranks))
     if fsdp:
         encode: Encode = sharding().shared_out(model, ranks)
     else:
         encode = encoded_by
         towers.lay_channels_last(model)  # FSDP takes weights in their usual order alone
+    if compiled:  # after memory was measured: each of its sizes would be compiled
+        towers.compile_image_tower(model)
     return How(found["precision"], chunk, keep, found["clip_norm"], ranks, encode)
 
 

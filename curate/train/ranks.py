@@ -149,15 +149,15 @@ def joined(device: torch.device) -> Iterator[Ranks]:
         dist.destroy_process_group()
 
 
-def own_device(device: torch.device) -> torch.device:
-    """The GPU of this process among those of its machine. Raises CurateError where there are fewer GPUs."""
-    local = int(os.environ.get("LOCAL_RANK", "0"))
-    if device.type != "cuda" or "LOCAL_RANK" not in os.environ:
+def own_device(device: str) -> str:
+    """Of the processes that torchrun started on a machine with GPUs each has its own. Raises CurateError where there
+    are fewer GPUs."""
+    local, there = os.environ.get("LOCAL_RANK"), torch.cuda.device_count()
+    if local is None or not there or not (device == "auto" or device.startswith("cuda")):
         return device
-    if local >= torch.cuda.device_count():
-        raise CurateError(f"process {local} of this machine has no GPU: there are {torch.cuda.device_count()}")
-    torch.cuda.set_device(local)
-    return torch.device("cuda", local)
+    if int(local) >= there:
+        raise CurateError(f"process {local} of this machine has no GPU: there are {there}")
+    return f"cuda:{local}"
 
 
 def check(ranks: Ranks, batch_size: int) -> None:
