@@ -32,6 +32,7 @@ def common(command: Callable[..., Any]) -> Callable[..., Any]:
             importlib.import_module("curate.memory").without_pandas()
         vars(importlib.import_module("curate.work"))["QUIET"] = quiet
         try:
+            _check_filled(click.get_current_context(), kwargs)
             summary, numbers, failures = command(*args, **kwargs)
         except (CurateError, BadShard) as error:
             if verbose:
@@ -75,6 +76,14 @@ def last_step(dataset: Any) -> tuple[str, dict[str, Any], dict[str, str]]:
     """What `common` prints of a dataset: its newest step."""
     step = dataset.history[-1]
     return step["summary"], {"dataset": dataset.url, "stage": step["stage"], **step["counts"]}, dataset.failures
+
+
+def _check_filled(ctx: click.Context, given: dict[str, Any]) -> None:
+    """Raises CurateError where nothing stands for a path or a name: "" would be the folder that one is in."""
+    for parameter in ctx.command.params:
+        value = given.get(parameter.name or "")
+        if value == "" or (isinstance(value, tuple) and "" in value):
+            raise CurateError(f"{parameter.get_error_hint(ctx)} is empty; is a variable of the shell not set?")
 
 
 def settings(ctx: click.Context, param: click.Parameter, values: tuple[str, ...]) -> dict[str, float]:

@@ -1,6 +1,12 @@
 """The failures a user meets: one to fix before the command can run, one that costs a shard, one that costs an image."""
 
+import pickle
+import struct
 import sys
+
+# what torch.load raises of a file that holds no weights, or damaged ones
+NO_WEIGHTS = (pickle.UnpicklingError, EOFError, OSError, RuntimeError, LookupError, ValueError, TypeError,
+              AttributeError, AssertionError, StopIteration, struct.error)  # fmt: skip
 
 
 class CurateError(Exception):

@@ -36,9 +36,14 @@ def measure(dataset: Dataset, specs: Sequence[str], engine: str | Engine = "loca
     dataset.check_tars()
     for spec in parsed:
         _check(dataset, spec, parsed)
+    slugs: dict[str, Spec] = {}
+    for spec in parsed:
+        if (other := slugs.setdefault(spec.slug, spec)) != spec:
+            raise CurateError(f"{other} and {spec} are both called '{spec.slug}'; call one otherwise: {_aliased(spec)}")
     dataset.folder.sweep()
     outcome = run_all(Measure(parsed), dataset.shards, engine, f"measure {', '.join(spec.slug for spec in parsed)}")
-    signals = {**dataset.signals, **{spec.slug: str(spec) for spec in parsed}}
+    there = [spec for spec in parsed if _files(dataset, spec)]  # not where every shard failed
+    signals = {**dataset.signals, **{spec.slug: str(spec) for spec in there}}
     undecodable = int(outcome.total("undecodable"))
     trouble = f", {counted(undecodable, 'image')} could not be decoded" if undecodable else ""
     trouble += "".join(f"; {column} has no value for any of them" for column in _empty(outcome.reports))
@@ -55,7 +60,7 @@ def _check(dataset: Dataset, spec: Spec, parsed: Sequence[Spec]) -> None:
     """Raises CurateError where a signal cannot be measured under its name."""
     of = _of(spec)
     before = dataset.signals.get(spec.slug)
-    if before is not None and before != str(spec):
+    if before is not None and before != str(spec) and _files(dataset, spec):
         raise CurateError(
             f"{dataset.url}/signals/{spec.slug} was measured as {before}, not {spec}; "
             f"give the new one a name of its own: {_aliased(spec)}"
@@ -63,6 +68,10 @@ def _check(dataset: Dataset, spec: Spec, parsed: Sequence[Spec]) -> None:
     if of is not None and of not in {*dataset.signals, *(other.slug for other in parsed)}:
         raise CurateError(f"{spec} reads the embeddings of '{of}', which {dataset.url} does not have; "
                           f"first: curate measure {dataset.url} '{of}(...)'")  # fmt: skip
+
+
+def _files(dataset: Dataset, spec: Spec) -> list[str]:
+    return dataset.folder.names(f"signals/{spec.slug}/*.parquet")
 
 
 @dataclass(frozen=True)
@@ -104,7 +113,7 @@ def _measured(shard: Shard, table: pa.Table, todo: dict[Spec, dict[str, Any]]) -
     for spec, made_by in todo.items():
         library = getattr(_build(spec), COMPUTED_BY, None)
         about = made_by if library is None else {**made_by, COMPUTED_BY: library}
-        written = _write(shard, spec, table["uid"], parts[spec], about)
+        written = _write(shard, spec, table, parts[spec], about)
         counts |= {f"null {name}": written[name].null_count for name in written.column_names if name != "uid"}
     return counts
 
@@ -257,10 +266,10 @@ def _column(spec: Spec, name: str) -> str:
     return spec.alias + name.removeprefix(plain) if name.startswith(plain) else f"{spec.alias}_{name}"
 
 
-def _write(
-    shard: Shard, spec: Spec, uids: pa.ChunkedArray, parts: list[dict[str, Any]], made_by: dict[str, Any]
-) -> pa.Table:
-    """The table that was written."""
+def _write(shard: Shard, spec: Spec, rows: pa.Table, parts: list[dict[str, Any]], made_by: dict[str, Any]) -> pa.Table:
+    """The table that was written. Raises CurateError where an alias makes a column that the shards have."""
+    if spec.alias and (taken := sorted({*parts[0]} & {*rows.column_names})):
+        raise CurateError(f"as={spec.alias} makes a column '{taken[0]}', which the shards have; choose another name")
     columns = {}
     for name in parts[0]:
         values = [part[name] for part in parts]
@@ -268,6 +277,6 @@ def _write(
             shard.folder.write_array(embedding_name(spec.slug, shard), np.concatenate(values).astype(np.float16))
         else:
             columns[name] = pa.chunked_array([pa.array(value) for value in values]).combine_chunks()
-    table = pa.table({"uid": uids.combine_chunks(), **columns})
+    table = pa.table({"uid": rows["uid"].combine_chunks(), **columns})
     shard.folder.write_table(f"signals/{spec.slug}/{shard.name}.parquet", table, made_by)
     return table

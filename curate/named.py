@@ -5,8 +5,10 @@ import contextlib
 import importlib
 import importlib.util
 import inspect
+import math
 import pkgutil
 import re
+import typing
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,6 +16,7 @@ from typing import Any
 
 from curate.errors import CurateError
 
+KINDS = {str: "text", bool: "true or false", int: "a whole number", float: "a number", type(None): ""}  # of options
 CLASSES = {"signals": "Signal", "pools": "Pool", "engines": "Engine", "train.objectives": "Objective",
            "harvest.downloaders": "Downloader", "queries.sources": "Source",
            "verify.references": "Reference"}  # fmt: skip
@@ -65,8 +68,12 @@ def parse(text: str) -> Spec:
         key, equals, value = part.partition("=")
         if not equals or (not key.strip().isidentifier() and key.strip() != "as"):
             raise CurateError(f"cannot read '{part.strip()}' in '{text}'; options are written option=value")
+        if key.strip() in options:
+            raise CurateError(f"'{text}' says twice what {key.strip()} is")
         options[key.strip()] = _value(value.strip())
     alias = options.pop("as", None)
+    if alias and not re.fullmatch(r"\w[\w. -]*", str(alias)):  # it names files
+        raise CurateError(f"as={alias} in '{text}': a name has letters, digits, '-', '_' and '.'")
     return Spec(match[1], tuple(sorted(options.items())), str(alias) if alias else None)
 
 
@@ -80,7 +87,10 @@ def plugin(kind: str, spec: Spec) -> type:
     """The class behind a spec. Raises CurateError for an unknown name or a package that is not installed."""
     if spec.name.endswith(".py"):
         with _packaged(spec.name):
-            return getattr(_file(spec.name), CLASSES[kind])
+            file = _file(spec.name)
+        if not hasattr(file, CLASSES[kind]):
+            raise CurateError(f"{spec.name} has no class {CLASSES[kind]}")
+        return getattr(file, CLASSES[kind])
     module = spec.name.replace("-", "_")  # bag-of-words is bag_of_words.py
     if module not in available(kind):
         kinds = kind.rsplit(".", 1)[-1]
@@ -124,15 +134,15 @@ def load(kind: str, text: str | Spec) -> Any:
     ]
     if required:
         raise CurateError(f"'{spec.name}' needs {', '.join(required)}: {spec.name}({required[0]}=...)")
-    # where an option must be a word, `none` is that word
-    given = {name: "none" if value is None and accepted[name].annotation is str else value
-             for name, value in spec.options}  # fmt: skip
-    return cls(**given)
+    return cls(**{name: _fitting(spec, name, value, accepted[name].annotation) for name, value in spec.options})
 
 
 def words(text: str | tuple[str, ...]) -> tuple[str, ...]:
-    """The names in an option: "good bad", "[good, bad]" or a tuple."""
-    return tuple(re.findall(r"\w+", text)) if isinstance(text, str) else tuple(map(str, text))
+    """The names in an option: "good bad", "[good, bad]" or a tuple. Raises CurateError for one that stands twice."""
+    found = tuple(re.findall(r"\w+", text)) if isinstance(text, str) else tuple(map(str, text))
+    if twice := next((name for name in found if found.count(name) > 1), None):
+        raise CurateError(f"'{' '.join(found)}' names {twice} twice; each of several values has a name of its own")
+    return found
 
 
 def _file(path: str) -> Any:
@@ -142,8 +152,29 @@ def _file(path: str) -> Any:
     assert module_spec is not None
     assert module_spec.loader is not None
     module = importlib.util.module_from_spec(module_spec)
-    module_spec.loader.exec_module(module)
+    try:
+        module_spec.loader.exec_module(module)
+    except SyntaxError as error:
+        raise CurateError(f"{path} is no Python: {error}") from error
     return module
+
+
+def _fitting(spec: Spec, option: str, value: Any, wanted: Any) -> Any:
+    """The value as the type that a plug-in wants. Raises CurateError where it is of none."""
+    kinds = typing.get_args(wanted) or (wanted,)
+    number = type(value) is int or (type(value) is float and math.isfinite(value))
+    if (value is None and type(None) in kinds) or not {*kinds} <= KINDS.keys():
+        return value
+    if str in kinds and (number or value is None or isinstance(value, str)):
+        return "none" if value is None else str(value)  # where an option must be a word, `none` is that word
+    if bool in kinds and isinstance(value, bool):
+        return value
+    if int in kinds and number and value == int(value):
+        return int(value)
+    if float in kinds and number:
+        return value
+    wish = " or ".join(filter(None, map(KINDS.get, kinds)))
+    raise CurateError(f"{spec.name}({option}={value}): {option} is {wish}")
 
 
 def _split(text: str) -> list[str]:

@@ -51,6 +51,9 @@ def test_measure_prints_one_line_or_json(dataset):
     [
         (["measure", "{missing}", "size"], "is not a dataset"),
         (["measure", "{dataset}", "sise"], "no signals called 'sise'"),
+        (["measure", "", "size"], "'DATASET' is empty"),
+        (["filter", "{dataset}", "--where", "width > 1", "--where", ""], "'--where' is empty"),
+        (["harvest", "{missing}", "--all", "--out", ""], "'--out' is empty"),
         (["measure", "{dataset}", "size", "--engine", "slurm"], "no engines called 'slurm'"),
         (["dedup", "{dataset}", "--threshold", "phash"], "'phash' is not NAME=NUMBER"),
     ],

@@ -242,6 +242,17 @@ def _peak(reset: bool = False) -> float:
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [("threads=0", "threads is a number above 0"), ("deadline=1e300", "a number above 0, at most 1e+12"),
+     ("quality=101", "quality is from 1 to 100"), ("retries=-1", "retries is 0 or more"),
+     ("user_agent=J\u00f6rg", "user_agent is one line of ASCII"), ("user_agent='a\\nb'", "one line of ASCII")],
+)  # fmt: skip
+def test_an_option_out_of_its_range_is_refused(name, options, message):
+    with pytest.raises(CurateError, match=re.escape(message)):
+        named.load("harvest.downloaders", f"{name}({options})")
+
+
 @pytest.mark.parametrize("label", IMAGES)
 def test_each_image_is_stored_as_a_viewer_shows_it_or_fails_by_name(answers, label):
     expected, found = IMAGES[label], answers.outcomes[label]

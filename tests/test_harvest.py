@@ -244,8 +244,9 @@ def test_a_target_that_cannot_be_written_or_is_something_else_is_refused(ask, tm
 
 
 def test_options_that_cannot_work_are_refused_before_anything_is_read(ask):
-    with pytest.raises(CurateError, match="--cap 0"):
-        ask(["missing.parquet"], cap=0)
+    for cap in (0, 2**63):
+        with pytest.raises(CurateError, match=f"--cap {cap}: at least 1, at most 1,099,511,627,776"):
+            ask(["missing.parquet"], cap=cap)
     for share in (0, 1.5):
         with pytest.raises(CurateError, match=f"--tail-share {share}: above 0, at most 1"):
             ask(["missing.parquet"], cap=None, tail_share=share)

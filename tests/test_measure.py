@@ -68,6 +68,35 @@ def test_other_options_are_refused_under_the_same_name_and_welcome_under_another
     assert (dataset.folder.exists("signals/twice/00000.npy"), "twice_vector" in table.column_names) == (True, False)
 
 
+def test_what_failed_everywhere_keeps_no_name(dataset, contrast):
+    wrong = contrast.replace("contrast.py", "wrong.py")
+    raising = "if self.scale < 0: raise BadShard('below 0')"
+    Path(wrong).write_text(
+        CONTRAST.replace("values = [", f"{raising}\n        values = [").replace(
+            "class Signal", "from curate.errors import BadShard\nclass Signal"
+        )
+    )
+    failed = measure(dataset, [f"{wrong}(scale=-1)", "size"], HERE)
+    assert (len(failed.failures), set(failed.signals)) == (3, set())
+    mended = measure(failed, [f"{wrong}(scale=1)", "size"], HERE)
+    assert set(mended.signals) == {"wrong", "size"}
+
+
+@pytest.mark.parametrize(
+    ("specs", "message"),
+    [
+        (["caption(as=one)", "size(as=one)"], r"caption and size are both called 'one'; .* size\(as=one2\)"),
+        (["blur(as=uid)"], "as=uid makes a column 'uid', which the shards have"),
+        (["size(as=../one)"], "as=../one in .*: a name has letters"),
+        (["size(as=one, as=two)"], "says twice what as is"),
+    ],
+)
+def test_a_name_that_would_hide_another_is_refused(dataset, specs, message):
+    with pytest.raises(CurateError, match=message):
+        measure(dataset, specs, HERE)
+    assert not dataset.folder.names("signals/**")
+
+
 def test_a_truncated_tar_fails_its_shard_by_name_and_the_others_go_on(dataset):
     whole = dataset.folder.read_bytes("shards/00001.tar")
     dataset.folder.write_bytes("shards/00001.tar", whole[: len(whole) // 2])

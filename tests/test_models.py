@@ -260,6 +260,7 @@ def bad_files(folder):
     narrow["positional_embedding"] = narrow["positional_embedding"][:, :8]
     torch.save(narrow, folder / "narrow.pt")
     torch.save({"state_dict": print}, folder / "code.pt")
+    (folder / "words.pt").write_text("red circle\nsquare\nblue\n")  # an unpickler finds its stack empty
     (folder / "bad.json").write_text("{")
     (folder / "half.json").write_text('{"embed_dim": 8}')
     (folder / "unfinished").mkdir()
@@ -277,6 +278,7 @@ def bad_files(folder):
         (None, "other.pt", "does not say which model it is"),
         (TINY, "text.pt", "is not an open_clip checkpoint"),
         (TINY, "empty.pt", "is not an open_clip checkpoint"),
+        (TINY, "words.pt", "is not an open_clip checkpoint"),
         (TINY, "code.pt", "is not an open_clip checkpoint"),
         (TINY, "other.pt", "do not fit ViT-Test-32"),
         (TINY, "wide.pt", "do not fit ViT-Test-32"),

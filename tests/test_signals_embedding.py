@@ -182,6 +182,8 @@ def test_numbers_that_cannot_be_compared_fail_the_shard_by_name(make_dataset, tm
      ("embedding(model=FILE)", "needs preset=sscd"),
      ("embedding(model=FILE, preset=sscc)", "no preset 'sscc'; choose from: sscd, sscd-320, isc"),
      ("embedding(model=FILE, size=9, mean=(1, 2))", "one number or three"),
+     ("embedding(model=FILE, size=9, std=0)", "of std none 0"),
+     ("embedding(model=FILE, size=0)", "size=0: from 1 to 8192 pixels"),
      ("embedding(size=9)", "size is for a network in a TorchScript or ONNX file")],
 )  # fmt: skip
 def test_what_cannot_be_meant_is_refused_before_any_work(tmp_path, spec, message):

@@ -141,7 +141,10 @@ def test_a_head_that_does_not_fit_is_one_line(vectors, tmp_path, weights, option
 
 
 def test_a_head_needs_a_file_and_embeddings(vectors, tmp_path):
-    (tmp_path / "text.safetensors").write_text("no weights")
+    for name in ("text.safetensors", "text.npz", "text.pt"):
+        (tmp_path / name).write_text("red circle\nsquare\n")
+        with pytest.raises(CurateError, match=f"{name} is no .safetensors, .npz or PyTorch state dict"):
+            measure(vectors, [f"head(path={tmp_path / name}, of=vectors)"], HERE)
     path = saved(mlp(6, 1), f"{tmp_path}/w.pt")
     measured = measure(vectors, ["size"], HERE)
     for spec, message in (
@@ -224,6 +227,9 @@ def test_what_is_wrong_with_an_onnx_file_is_one_line(dataset, tmp_path):
         (f"path={tmp_path}/text.onnx", "text.onnx is no ONNX file that onnxruntime .* can read"),
         (f"path={path}", r"takes images of any size: say which, onnx\(path=.*, size=224\)"),
         (f"path={path}, size=8, outputs=[a, b]", "gives 3 values, outputs names 2: a, b"),
+        (f"path={path}, size=8, outputs=a b a", "'a b a' names a twice"),
+        (f"path={path}, size=-8", "size=-8: from 1 to 8192 pixels"),
+        (f"path={path}, size=8, mean=half", "one number or three"),
         (f"path={path}, size=8, boxes=0.5", r"gives \[1, 3\]; boxes= expects \[1, n, 5\]"),
     ):
         with pytest.raises(CurateError, match=message) as error:

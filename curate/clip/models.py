@@ -28,7 +28,7 @@ from curate.clip.encoders import (
 from curate.clip.lean import open_clip, with_timm
 from curate.clip.model_config import PRECISIONS, config_of, made_by, weights_file
 from curate.clip.tokenizer import Tokenizer
-from curate.errors import CurateError
+from curate.errors import NO_WEIGHTS, CurateError
 
 TEXT_BATCH = 1024  # texts encoded at a time
 IMAGES_CPU, IMAGES_GPU = 16, 64  # images encoded at a time; many on a CPU would not stay in its cache
@@ -201,11 +201,11 @@ def _load_file(network: Any, name: str, path: str, shown: str) -> None:
         open_clip.load_checkpoint(network, path, strict=True, weights_only=True)
     except pickle.UnpicklingError as error:  # torch tells how to load it without protection: nobody should
         raise CurateError(f"{shown} is not an open_clip checkpoint: it is no file of weights alone") from error
-    except (EOFError, OSError, KeyError, StopIteration, AttributeError, TypeError) as error:
-        raise CurateError(f"{shown} is not an open_clip checkpoint: {_one_line(error)}") from error
     except (RuntimeError, AssertionError) as error:  # open_clip asserts that positions have the width of the model
         reason = next((line.strip() for line in str(error).split("\n")[1:] if line.strip()), _one_line(error))
         raise CurateError(f"the weights of {shown} do not fit {name}: {reason[:160]}") from error
+    except NO_WEIGHTS as error:
+        raise CurateError(f"{shown} is not an open_clip checkpoint: {_one_line(error)}") from error
 
 
 def _downloaded(name: str, tag: str) -> str:

@@ -138,8 +138,8 @@ def _drawing(balance: str, cap: int | None, tail_share: float | None, seed: int,
         raise CurateError("--cap or --tail-share, not both: the second finds the first")
     if tail_share is None:
         cap = most if cap is None else cap
-        if cap < 1:
-            raise CurateError(f"--cap {cap}: at least 1")
+        if not 1 <= cap <= UNCAPPED:
+            raise CurateError(f"--cap {cap}: at least 1, at most {UNCAPPED:,}")
     elif not 0 < tail_share <= 1:
         raise CurateError(f"--tail-share {tail_share}: above 0, at most 1; MetaCLIP's is 0.06")
     return Drawing(balance, cap, tail_share, seed)

@@ -1,5 +1,6 @@
 """Features of pictures by a network that was exported to a TorchScript or ONNX file."""
 
+import warnings
 from collections.abc import Callable
 from typing import Any
 
@@ -47,7 +48,8 @@ class Exported:
 
 def _torchscript(file: str, device: torch.device) -> Callable[[np.ndarray], Any]:
     try:
-        net = torch.jit.load(file, map_location=device).eval()
+        with warnings.catch_warnings(category=FutureWarning, action="ignore"):  # newer torch calls the form old
+            net = torch.jit.load(file, map_location=device).eval()
     except (RuntimeError, ValueError, OSError) as error:
         raise CurateError(
             f"{file} is no TorchScript file that torch {torch.__version__} can read; "

@@ -3,6 +3,8 @@
 import itertools
 import pickle
 import re
+import zipfile
+import zlib
 from collections.abc import Mapping
 from typing import NamedTuple
 
@@ -11,7 +13,7 @@ import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file
 
-from curate.errors import CurateError
+from curate.errors import NO_WEIGHTS, CurateError
 from curate.networks.threads import one_thread
 
 ROWS = 8192  # embeddings at a time
@@ -63,8 +65,9 @@ def _tensors(path: str) -> dict[str, torch.Tensor]:
             with np.load(path, allow_pickle=False) as file:
                 return {name: torch.from_numpy(file[name]) for name in file.files}
         found = torch.load(path, map_location="cpu", weights_only=True)
-    except (SafetensorError, pickle.UnpicklingError, EOFError, OSError, ValueError, RuntimeError, TypeError) as error:
-        reason = str(error).strip().split("\n", 1)[0][:120] or type(error).__name__
+    except (SafetensorError, zipfile.BadZipFile, zlib.error, *NO_WEIGHTS) as error:
+        told = "" if isinstance(error, pickle.UnpicklingError) else str(error)  # how to load it without protection
+        reason = told.strip().split("\n", 1)[0][:120] or type(error).__name__
         raise CurateError(f"{path} is no .safetensors, .npz or PyTorch state dict: {reason}") from error
     found = found.get("state_dict", found) if isinstance(found, Mapping) else found
     if not isinstance(found, Mapping) or not all(isinstance(value, torch.Tensor) for value in found.values()):

@@ -1,12 +1,35 @@
 """How networks in files want their pictures: size, shape and colours as numbers."""
 
+import math
 from typing import NamedTuple
 
 import numpy as np
 from PIL import Image
 
+from curate.errors import CurateError
+
+LARGEST = 8192  # pixels of a side
 ELONGATED = 8  # longer pictures are cut to their middle before the short side is resized
 IMAGENET = ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
+
+
+Colour = float | tuple[float, ...]  # one number, or three
+
+
+def check_size(signal: str, size: int) -> None:
+    """Raises CurateError for what is no side of a picture."""
+    if not 1 <= size <= LARGEST:
+        raise CurateError(f"{signal}: size={size}: from 1 to {LARGEST} pixels")
+
+
+def three(signal: str, mean: Colour, std: Colour) -> tuple[tuple[float, ...], tuple[float, ...]]:
+    """Mean and deviation of red, green and blue, each told by one number for all or by three. Raises CurateError."""
+    both = [tuple(value) if isinstance(value, tuple | list) else (value,) * 3 for value in (mean, std)]
+    good = all(isinstance(number, int | float) and math.isfinite(number) for each in both for number in each)
+    if [len(each) for each in both] != [3, 3] or not good or not all(both[1]):
+        raise CurateError(f"{signal}: mean and std are one number or three, of std none 0: (0.485, 0.456, 0.406), "
+                          f"not {mean} and {std}")  # fmt: skip
+    return tuple(map(float, both[0])), tuple(map(float, both[1]))
 
 
 class Preset(NamedTuple):

@@ -21,7 +21,7 @@ class Signal:
     reads = ("grey",)
 
     def __init__(self, side: int = SIDE):
-        if not isinstance(side, int) or side < 16:
+        if side < 16:
             raise CurateError(f"blur: side={side}: at least 16 pixels are needed")
         self.side = side
         self.made_by = {"opencv": cv2.__version__, **images.DECODER}

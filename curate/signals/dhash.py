@@ -24,8 +24,8 @@ class Signal:
     threshold = 2  # of 64 bits: looser, strangers meet sooner than under phash
 
     def __init__(self, size: int = 8):
-        if not isinstance(size, int) or size < 4 or size % 4:
-            raise CurateError(f"dhash(size={size}): size is a multiple of 4 (whole bytes), for example 8 or 16")
+        if size % 4 or not 4 <= size <= 256:
+            raise CurateError(f"dhash(size={size}): size is a multiple of 4 (whole bytes) up to 256, such as 8 or 16")
         self.size = size
         self.made_by = {"algorithm": "imagehash dhash", "imagehash": imagehash.__version__, **images.DECODER}
 

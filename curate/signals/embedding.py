@@ -18,14 +18,13 @@ from curate import named
 from curate.clip import model_config
 from curate.clip.model_config import LITE0, lite0_weights
 from curate.errors import BadShard, CurateError
-from curate.networks.pictures import IMAGENET, PRESETS, Preset
+from curate.networks.pictures import IMAGENET, PRESETS, Colour, Preset, check_size, three
 from curate.storage.disk import sha256
 
 TORCHSCRIPT = (".pt", ".pts", ".ts", ".jit", ".torchscript")
 ONNX = ".onnx"
 BATCH_CPU = 4  # images at a time: activations under 20 MB, which malloc keeps; at 32 it takes twice as long
 BATCH_GPU = 64
-Colour = float | tuple[float, ...] | None  # one number, three, or the preset's
 Encoder = Callable[[list[np.ndarray]], np.ndarray]  # RGB uint8 [height, width, 3] arrays -> float [n, dimensions]
 
 
@@ -44,11 +43,11 @@ class Signal:
 
     def __init__(self, model: str | None = None, pretrained: str | None = None, device: str = "auto",
                  preset: str | None = None, size: int | None = None, squash: bool | None = None,
-                 mean: Colour = None, std: Colour = None):  # fmt: skip
+                 mean: Colour | None = None, std: Colour | None = None):  # fmt: skip
         self.model = LITE0 if model is None and pretrained is None else model
         self.pretrained, self.device, self.wanted = pretrained, device, None
         self.name = str(self.model or pretrained)
-        given = {"size": size, "squash": squash, "mean": _three(mean), "std": _three(std)}
+        given = {"size": size, "squash": squash, "mean": mean, "std": std}
         given = {name: value for name, value in given.items() if value is not None}
         if pretrained is None and self.name.lower().endswith((*TORCHSCRIPT, ONNX)):
             self.wanted = _preset(self.name, preset, given)
@@ -126,14 +125,7 @@ def _preset(model: str, preset: str | None, given: dict[str, Any]) -> Preset:
     if preset is None and "size" not in given:
         raise CurateError(f"{model} needs preset={'|'.join(PRESETS)}, or size=PIXELS (and squash, mean, std)")
     start = PRESETS[preset] if preset else Preset(0, True, *IMAGENET, Signal.threshold)
-    return start._replace(**given)
-
-
-def _three(value: float | tuple[float, ...] | None) -> tuple[float, ...] | None:
-    """One number for all of red, green and blue, or three."""
-    if value is None:
-        return None
-    values = tuple(value) if isinstance(value, tuple | list) else (value,) * 3
-    if len(values) != 3 or not all(isinstance(each, int | float) for each in values):
-        raise CurateError(f"embedding: mean and std are one number or three: (0.485, 0.456, 0.406), not {value}")
-    return tuple(map(float, values))
+    wanted = start._replace(**given)
+    check_size("embedding", wanted.size)
+    mean, std = three("embedding", wanted.mean, wanted.std)
+    return wanted._replace(mean=mean, std=std)

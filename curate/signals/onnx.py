@@ -14,10 +14,9 @@ from PIL import Image
 from curate.errors import CurateError
 from curate.named import words
 from curate.networks.onnx import Network
+from curate.networks.pictures import IMAGENET, Colour, check_size, three
 from curate.storage.disk import sha256
 
-IMAGENET = ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
-Colour = float | tuple[float, ...]
 FINAL = ("none", "sigmoid", "softmax")
 
 
@@ -43,13 +42,15 @@ class Signal:
             raise CurateError(f"onnx: no final '{final}'; choose from: {', '.join(FINAL)}")
         self.path, self.squash, self.final, self.boxes = path, squash, final, boxes
         self.outputs = words(outputs)
-        self.mean, self.std = (np.broadcast_to(np.array(each, np.float32), 3) for each in (mean, std))
+        self.mean, self.std = (np.array(each, np.float32) for each in three("onnx", mean, std))
         shape = self.network.shape
         self.channels_last = shape[3] == 3 and shape[1] != 3
         sides = shape[1:3] if self.channels_last else shape[2:]
         height, width = (side or size for side in sides)
         if not height or not width:
             raise CurateError(f"{path} takes images of any size: say which, onnx(path={path}, size=224)")
+        check_size("onnx", max(width, height))
+        check_size("onnx", min(width, height))
         self.side = (width, height)
 
     @functools.cached_property

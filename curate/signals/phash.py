@@ -28,8 +28,8 @@ class Signal:
     threshold = 4  # of 64 bits; distances of balanced hashes are even
 
     def __init__(self, size: int = 8):
-        if not isinstance(size, int) or size < 4 or size % 4:
-            raise CurateError(f"phash(size={size}): size is a multiple of 4 (whole bytes), for example 8 or 16")
+        if size % 4 or not 4 <= size <= 256:
+            raise CurateError(f"phash(size={size}): size is a multiple of 4 (whole bytes) up to 256, such as 8 or 16")
         self.size = size
         # Pillow 13 changed the order of the passes of a resize: up to 2 bits on tall images
         self.made_by = {"algorithm": "imagehash phash", "imagehash": imagehash.__version__, **images.DECODER}

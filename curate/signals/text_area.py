@@ -23,6 +23,7 @@ PACKAGE, PATTERN = "rapidocr_onnxruntime", "models/*_det_infer.onnx"
 STEP = 32  # the network halves the sides five times
 PIXEL, BOX = 0.3, 0.5  # least probability of a pixel, least mean of a box: RapidOCR's
 UNCLIP = 1.6  # the network marks the cores of the lines; boxes grow by this times their area over their perimeter
+LARGEST = 8192  # pixels: a longer side takes tens of gigabytes
 LEAST = 3  # pixels: narrower boxes are noise
 
 
@@ -35,8 +36,8 @@ class Signal:
     reads = ("pixels",)
 
     def __init__(self, size: int = 512):
-        if not isinstance(size, int) or size < 2 * STEP:
-            raise CurateError(f"text_area: size={size}: at least {2 * STEP} pixels are needed")
+        if not 2 * STEP <= size <= LARGEST:
+            raise CurateError(f"text_area: size={size}: at least {2 * STEP} pixels are needed, at most {LARGEST}")
         self.size, self.file = size, _model_file()
 
     @functools.cached_property

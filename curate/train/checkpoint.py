@@ -1,7 +1,6 @@
 """A run folder: checkpoints that appear whole, the log that is cut back to them, the finished model."""
 
 import json
-import pickle
 from collections.abc import Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import asdict, dataclass, field
@@ -10,7 +9,7 @@ from typing import IO, Any, cast
 import torch
 
 from curate.dataset import MANIFEST
-from curate.errors import CurateError
+from curate.errors import NO_WEIGHTS, CurateError
 from curate.files import Folder
 from curate.train.shared import like, whole
 
@@ -32,7 +31,6 @@ LEFT_BY_A_RUN = (
 LEFT_BY_STEPS = (LOG, "checkpoints", "bad-batch.json")
 WAY_OUT = "choose another --out, or start over with --no-resume"
 NAMED = 20  # uids of undecodable images that a run keeps
-DAMAGED = (pickle.UnpicklingError, EOFError, OSError, RuntimeError, KeyError, ValueError)  # of a checkpoint cut short
 
 
 @dataclass
@@ -154,7 +152,7 @@ def restore(run: Folder, model: torch.nn.Module, objective: torch.nn.Module, opt
             with run.local(name) as file:
                 content = torch.load(file, map_location="cpu", weights_only=True)
             before = content["made_by"]
-        except DAMAGED:
+        except NO_WEIGHTS:
             damaged.append(name)
             continue
         for what, value in json.loads(json.dumps(dict(made_by))).items():

@@ -24,8 +24,8 @@ class Downloader:
                  strict: bool = True, threads: int = 128, per_host: int = 8, timeout: float = 10, deadline: float = 30,
                  retries: int = 1, max_bytes: int = 32 << 20, robots_txt: bool = False, allow_private: bool = False,
                  user_agent: str = AGENT):  # fmt: skip
-        check_limits("native", image_size=image_size, threads=threads, per_host=per_host, timeout=timeout,
-                     deadline=deadline, max_bytes=max_bytes)  # fmt: skip
+        check_limits("native", user_agent, quality, retries, image_size=image_size, threads=threads,
+                     per_host=per_host, timeout=timeout, deadline=deadline, max_bytes=max_bytes)  # fmt: skip
         self.fetcher = Fetcher(timeout, deadline, retries, max_bytes, allow_private, user_agent, robots_txt, threads,
                                per_host)  # fmt: skip
         self.resizer = Resizer(image_size, quality, min_image_size, decode, strict)

@@ -1,6 +1,5 @@
 """Fetch the bytes of untrusted urls: http(s) and public addresses only, bounded in size, time, memory and redirects."""
 
-import math
 from collections.abc import Iterable
 from dataclasses import dataclass
 
@@ -11,13 +10,20 @@ from curate.harvest.fetch.urls import FetchError, is_public
 
 __all__ = ["AGENT", "FetchError", "Fetcher", "Fetches", "check_limits", "is_public"]
 AGENT = f"curate/{curate.__version__} (builds image-text datasets; honours X-Robots-Tag: noai, noindex)"
+MOST = 1e12  # of any limit: libcurl counts milliseconds and bytes in 64 bits
 
 
-def check_limits(downloader: str, **limits: float) -> None:
-    """Raises CurateError where a limit of a downloader is not a number above 0."""
+def check_limits(downloader: str, user_agent: str, quality: int, retries: int, **limits: float) -> None:
+    """Raises CurateError where an option of a downloader is out of its range; the `limits` are above 0."""
     for name, value in limits.items():
-        if isinstance(value, bool) or not isinstance(value, int | float) or not 0 < value < math.inf:
-            raise CurateError(f"{downloader}({name}={value}): {name} is a number above 0")
+        if not 0 < value <= MOST:
+            raise CurateError(f"{downloader}({name}={value}): {name} is a number above 0, at most {MOST:g}")
+    if not 1 <= quality <= 100:
+        raise CurateError(f"{downloader}(quality={quality}): quality is from 1 to 100")
+    if not 0 <= retries <= MOST:
+        raise CurateError(f"{downloader}(retries={retries}): retries is 0 or more")
+    if not (user_agent.isascii() and user_agent.isprintable()):
+        raise CurateError(f"{downloader}(user_agent={user_agent!r}): user_agent is one line of ASCII")
 
 
 @dataclass(frozen=True)
