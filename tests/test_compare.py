@@ -8,7 +8,6 @@ import pyarrow.compute as pc
 import pytest
 from click.testing import CliRunner
 from conftest import COLOURS, SHAPES, draw, encoded, pair
-from scipy.stats import ttest_ind
 
 from curate.cli import main
 from curate.compare import run, verdict
@@ -52,9 +51,8 @@ def chosen(make_dataset):
 
 def test_intervals_are_welchs():
     first, second = [0.50, 0.53, 0.51], [0.40, 0.48, 0.41]
-    theirs = ttest_ind(first, second, equal_var=False).confidence_interval(0.95)
     found = verdict.welch(first, second, 0.05)
-    assert (found.low, found.high) == pytest.approx((theirs.low, theirs.high))
+    assert (found.low, found.high) == pytest.approx((-0.01243348806, 0.17910015473))  # ttest_ind of scipy
 
 
 def test_a_clear_difference_has_a_winner():

@@ -144,7 +144,7 @@ def test_a_shard_whose_vectors_hold_nan_is_named_and_the_others_are_compared(mak
 
 
 def collected(dataset: Dataset) -> Pool:
-    return collect(dataset, [Comparison("embedding", "embedding", "cosine", 0.9)], None)
+    return collect(dataset, [Comparison("embedding", "embedding", "cosine", 0.9)], None, engine=HERE)
 
 
 def test_vectors_measured_again_are_read_again(make_dataset):

@@ -251,7 +251,9 @@ def test_a_tag_that_cannot_be_downloaded_is_one_line(monkeypatch, tmp_path):
         models.load("ViT-B-32", "laion400m_e32", "cpu")
 
 
-def bad_files(folder):
+@pytest.fixture(scope="module")
+def bad_files(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("bad")
     (folder / "text.pt").write_text("no weights")
     (folder / "empty.pt").write_bytes(b"")
     torch.save({"a": torch.zeros(2)}, folder / "other.pt")
@@ -264,6 +266,7 @@ def bad_files(folder):
     (folder / "bad.json").write_text("{")
     (folder / "half.json").write_text('{"embed_dim": 8}')
     (folder / "unfinished").mkdir()
+    return folder
 
 
 @pytest.mark.parametrize(
@@ -288,9 +291,8 @@ def bad_files(folder):
         ("none.json", "other.pt", "no such model config: none.json"),
     ],
 )
-def test_what_is_wrong_with_a_model_is_said_in_one_line(tmp_path, monkeypatch, model, pretrained, message):
-    monkeypatch.chdir(tmp_path)
-    bad_files(tmp_path)
+def test_what_is_wrong_with_a_model_is_said_in_one_line(bad_files, monkeypatch, model, pretrained, message):
+    monkeypatch.chdir(bad_files)
     with pytest.raises(CurateError) as error:
         models.load(model, pretrained, "cpu")
     assert message in str(error.value)
