@@ -25,10 +25,17 @@ $(VENV)/.demo: pyproject.toml constraints.txt | $(VENV)/bin/python
 
 $(VENV)/.dev: pyproject.toml constraints.txt | $(VENV)/bin/python
 	@echo "installing curate[demo,dev,ray,s3] into $(VENV) (torch comes with it: a few GB, some minutes)"
+	@if test -e $(VENV)/.gpu; then $(BIN)/python -m pip uninstall -q -y faiss-gpu && rm $(VENV)/.gpu; fi
 	@$(PIP) -e '.[demo,dev,ray,s3]'
 	@$(PIP) --no-deps clip-benchmark  # only its class names are read; its own needs are large
 	@$(PIP) --no-deps --ignore-requires-python rapidocr-onnxruntime  # only its weights are read; it wants a second OpenCV
 	@touch $@ $(VENV)/.demo
+
+# faiss-gpu stands in the place of faiss-cpu: both have the same files
+$(VENV)/.gpu: $(VENV)/.dev
+	@echo "installing faiss-gpu into $(VENV), in the place of faiss-cpu (1 GB with CUDA 12's libraries)"
+	@$(BIN)/python -m pip uninstall -q -y faiss-cpu
+	@if $(PIP) faiss-gpu; then touch $@; else $(PIP) faiss-cpu; echo "no faiss-gpu: the search by it fails"; fi
 
 setup: $(VENV)/.demo ## the virtual environment with all that the demo needs
 setup-dev: $(VENV)/.dev ## ... and what the tests need
@@ -49,10 +56,8 @@ check: $(VENV)/.dev ## lint and types
 docs: $(VENV)/.dev ## write docs/commands/*.md anew from the commands' own help
 	@$(BIN)/python docs/generate.py
 
-gpu-check: $(VENV)/.dev ## what only a GPU can prove: run this on a machine that has one
-	@$(BIN)/python -m pytest -m gpu -rs
-	@$(BIN)/python benchmarks/train_gpu_vs_open_clip.py
-	@$(BIN)/python benchmarks/search_gpu.py
+gpu-check: $(VENV)/.gpu ## what only a GPU can prove, in parts of at most 10 minutes each; PARTS="answers search": some
+	@$(BIN)/python benchmarks/gpu_check.py $(PARTS)
 
 bench: $(VENV)/.dev ## matching beside other matchers, into benchmarks/results/ (the others say in their first lines what they need)
 	@$(PIP) -e '.[bench]'

@@ -114,8 +114,9 @@ def main() -> None:
     parser.add_argument("--device", default="cuda")
     options = parser.parse_args()
     if options.device != "cpu" and not (torch.cuda.is_available() and hasattr(faiss, "StandardGpuResources")):
-        print("search: no GPU with faiss-gpu here, nothing measured")
-        return
+        raise SystemExit(
+            "search: no GPU with faiss-gpu here (pip uninstall faiss-cpu; pip install faiss-gpu), nothing measured"
+        )
     rows = {
         "vectors": compared(CosineIndex, vectors(options.indexed, options.pool, options.dimensions), SIMILAR, options),
         "codes": compared(HammingIndex, codes(options.indexed, options.pool), BITS, options),

@@ -5,9 +5,10 @@
 `make gpu-check` runs it where there is a GPU. All read the same shards (256 px JPEGs of noise in octaves, which cost as
 much to decode as photographs, captions of 4 to 30 words), crop alike, use bf16 and every core, and run in turn
 in a process of their own. A batch that does not fit is cut into parts: by curate as it sees fit, by open_clip with
---accum-freq, into the fewest parts (a power of two) that do not end in out of memory. Samples a second of wall time
-from the end of the second step to the end of the last, the GPU waited for after each; peak memory as torch's allocator
-counts it. `--device cpu` tries the script, not the GPU.
+--accum-freq, into the fewest parts (a power of two, of at most 2,048 pairs: each of its loader's workers holds several
+of them as fp32) that do not end in out of memory. Samples a second of wall time from the end of the second step to the
+end of the last, the GPU waited for after each; peak memory as torch's allocator counts it. A side's numbers are written
+as it ends; one that fails is named, and the others go on. `--device cpu` tries the script, not the GPU.
 """
 
 import argparse
@@ -38,7 +39,8 @@ PACKAGES = ("torch", "torchvision", "open_clip_torch", "webdataset", "pillow", "
 SHARDS, DRAWN = 16, 4  # tars of an epoch, and those of them that are drawn: the others are the same again
 SAMPLES = 131_072
 PICTURES, SIDE = 256, 256
-MOST_PARTS = 256
+MOST_PARTS, LARGEST_PART = 256, 2048
+SECONDS = 400  # that one side may take
 OUT_OF_MEMORY = 3  # exit code of a child
 WORDS = """a photo of the with and in on red blue green old new small large dog cat house river mountain street market
 sunset portrait wooden table vintage poster detail handmade ceramic free shipping wallpaper 2019""".split()  # noqa: SIM905
@@ -82,7 +84,7 @@ def train_theirs(data: str, work: str, model: str, batch: int, steps: int, parts
     """The losses."""
     import open_clip_train.main  # seconds, of this side alone
 
-    samples, workers = batch * steps, min(os.cpu_count() or 1, SHARDS) if device == "cuda" else 0
+    samples, workers = batch * steps, loaders(batch // parts) if device == "cuda" else 0
     open_clip_train.main.main([
         "--train-data", f"{data}/{{00000..{SHARDS - 1:05d}}}.tar", "--train-num-samples", str(samples),
         "--dataset-type", "webdataset", "--dataset-resampled",
@@ -92,6 +94,13 @@ def train_theirs(data: str, work: str, model: str, batch: int, steps: int, parts
         "--logs", work, "--name", "peer", "--log-every-n-steps", "1", "--save-frequency", "0",
     ])  # fmt: skip
     return [float(loss) for loss in re.findall(r"Contrastive_loss: ([0-9.]+)", Path(work, "peer/out.log").read_text())]
+
+
+def loaders(part: int) -> int:
+    """Workers that open_clip's loader can have here: each holds about four batches as fp32, two of them in /dev/shm."""
+    batch, place = part * 3 * 224 * 224 * 4, os.statvfs("/dev/shm")
+    memory, shared = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES"), place.f_bavail * place.f_frsize
+    return max(1, min(os.cpu_count() or 1, SHARDS, memory // 2 // (4 * batch), shared // (2 * batch)))
 
 
 def train_ours(data: str, work: str, model: str, batch: int, steps: int, device: str, compiled: bool) -> list[float]:
@@ -117,8 +126,10 @@ def child(side: str, data: str, model: str, batch: int, steps: int, parts: int, 
                 losses = train_theirs(data, work, model, batch, steps, parts, device)
             else:
                 losses = train_ours(data, work, model, batch, steps, device, side.endswith("--compile"))
-        except torch.OutOfMemoryError:
-            sys.exit(OUT_OF_MEMORY)
+        except RuntimeError as error:
+            if isinstance(error, torch.OutOfMemoryError) or "ALLOC_FAILED" in str(error):
+                sys.exit(OUT_OF_MEMORY)
+            raise
     rate = batch * (len(ended) - 2) / (ended[-1] - ended[1])
     peak = torch.cuda.max_memory_allocated() / 1e9 if device == "cuda" else None
     print(json.dumps({"samples_per_s": round(rate, 1), "steps": len(ended), "peak_gb": peak and round(peak, 2),
@@ -126,16 +137,38 @@ def child(side: str, data: str, model: str, batch: int, steps: int, parts: int, 
 
 
 def measured(side: str, data: str, model: str, batch: int, steps: int, device: str) -> dict:
-    parts = 1
+    """What a side's process measured, or why it did not."""
+    parts = -(-batch // LARGEST_PART) if side == "open_clip" else 1
     while True:
         given = json.dumps([side, data, model, batch, steps, parts, device])
-        done = subprocess.run([sys.executable, __file__, "--child", given], capture_output=True, text=True, check=False)
+        command = [sys.executable, __file__, "--child", given]
+        try:
+            done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=SECONDS)
+        except subprocess.TimeoutExpired:
+            return {"failed": f"took longer than {SECONDS} s"}
         if done.returncode == OUT_OF_MEMORY and side == "open_clip" and parts < MOST_PARTS:
             parts *= 2
         elif done.returncode:
-            raise SystemExit(f"{side}, {model}, batch {batch}: {done.stderr[-2000:]}")
+            return {"failed": f"exit code {done.returncode}: {done.stderr[-1000:]}"}
         else:
             return json.loads(done.stdout.splitlines()[-1])
+
+
+def keep(rows: dict[str, dict], device: str) -> None:
+    """Write rows beside those of earlier calls; each says where and by what it was measured."""
+    before = json.loads(RESULTS.read_text())["rows"] if RESULTS.is_file() else {}
+    about = {
+        "date": datetime.date.today().isoformat(),
+        "machine": {"device": torch.cuda.get_device_name() if device == "cuda" else "cpu", "cores": os.cpu_count(),
+                    "load": round(os.getloadavg()[0], 1), "python": platform.python_version()},
+        "versions": {name: version(name) for name in PACKAGES},
+    }  # fmt: skip
+    result = {
+        "what": "samples a second of wall time on one device, 256 px JPEGs to steps; times: curate's over open_clip's",
+        "rows": {**before, **{name: {**row, "about": about} for name, row in rows.items()}},
+    }
+    RESULTS.parent.mkdir(exist_ok=True)
+    RESULTS.write_text(json.dumps(result, indent=1) + "\n")
 
 
 def main() -> None:
@@ -151,31 +184,24 @@ def main() -> None:
         child(*json.loads(options.child))
         return
     if options.device != "cpu" and not torch.cuda.is_available():
-        print("training: no GPU here, nothing measured")
-        return
-    rows: dict[str, dict] = {}
+        raise SystemExit("training: no GPU here, nothing measured")
+    failed = []
     with tempfile.TemporaryDirectory() as folder:
         for batch in options.batches:
             steps = options.steps or max(6, SAMPLES // batch)
             data = shards(Path(folder), batch * steps)
             for model in options.models:
-                row = {side: measured(side, data, model, batch, steps, options.device) for side in options.sides}
-                print(f"{model}, batch {batch:,}: " + ", ".join(
-                    f"{side} {found['samples_per_s']:,.0f} samples/s, {found['peak_gb']} GB"
-                    for side, found in row.items()), flush=True)  # fmt: skip
-                rate = {side: found["samples_per_s"] for side, found in row.items()}
-                times = {side: round(rate[side] / rate["open_clip"], 2) for side in rate if "open_clip" in rate}
-                rows[f"{model}, batch {batch}"] = row | {"times": times}
-    result = {
-        "what": "samples a second of wall time on one device, 256 px JPEGs to steps; times: curate's over open_clip's",
-        "date": datetime.date.today().isoformat(),
-        "machine": {"device": torch.cuda.get_device_name() if options.device == "cuda" else "cpu",
-                    "cores": os.cpu_count(), "load": round(os.getloadavg()[0], 1), "python": platform.python_version()},
-        "versions": {name: version(name) for name in PACKAGES},
-        "rows": rows,
-    }  # fmt: skip
-    RESULTS.parent.mkdir(exist_ok=True)
-    RESULTS.write_text(json.dumps(result, indent=1) + "\n")
+                row: dict[str, dict] = {}
+                for side in options.sides:
+                    found = row[side] = measured(side, data, model, batch, steps, options.device)
+                    said = found.get("failed") or f"{found['samples_per_s']:,.0f} samples/s, {found['peak_gb']} GB"
+                    print(f"{model}, batch {batch:,}, {side}: {said}", flush=True)
+                    failed += [f"{model}, batch {batch:,}, {side}"] if "failed" in found else []
+                    rate = {name: side["samples_per_s"] for name, side in row.items() if "failed" not in side}
+                    times = {name: round(rate[name] / rate["open_clip"], 2) for name in rate if "open_clip" in rate}
+                    keep({f"{model}, batch {batch}": row | {"times": times}}, options.device)
+    if failed:
+        raise SystemExit(f"failed: {'; '.join(failed)}")
 
 
 if __name__ == "__main__":

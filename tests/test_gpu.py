@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -16,6 +17,7 @@ from curate import images
 from curate.clip import encoders, models
 from curate.clip.model_config import find_config
 from curate.dataset import Dataset
+from curate.dedup import run as dedup
 from curate.dedup.search import CosineIndex, HammingIndex
 from curate.measure import measure
 from curate.train import run as train
@@ -95,6 +97,32 @@ def test_bits_on_the_gpu_are_near_what_they_are_near_on_the_cpu(faiss_gpu):
     assert len(np.unique(expected[0])) < 5000
     for left, right in zip(found, expected, strict=True):
         assert np.array_equal(left, right)
+
+
+def test_dedup_on_the_gpu_finds_what_it_finds_on_the_cpu(faiss_gpu, make_dataset, tmp_path):
+    data = make_dataset([pair(index) for index in range(60)])
+    (tmp_path / "set").mkdir()
+    for index in range(0, 60, 4):
+        (tmp_path / f"set/{index}.jpg").write_bytes(pair(index)["image"])
+    found = []
+    for device in ("cuda", "cpu"):
+        dedup(data, ["phash"], against=[str(tmp_path / "set")], against_signals=["pdq", "embedding(device=cpu)"],
+              device=device, engine="local(workers=2)", name=f"by-{device}")  # fmt: skip
+        folder = Dataset.open(data.url).folder
+        found.append(
+            [folder.read_table(name).to_pylist() for name in folder.names(f"selections/by-{device}/*.parquet")]
+        )
+        shutil.rmtree(tmp_path / "dataset/work", ignore_errors=True)
+    assert found[0] == found[1]
+    assert any(row["weight"] == 0 for table in found[0] for row in table)
+
+
+def test_embeddings_on_the_gpu_are_those_of_the_cpu(make_dataset):
+    data = make_dataset([pair(index) for index in range(60)])
+    both = measure(data, ["embedding(device=cpu, as=slow)", "embedding(device=cuda)"], "local(workers=0)")
+    for shard in both.shards:
+        slow, quick = (both.folder.read_array(f"signals/{name}/{shard.name}.npy") for name in ("slow", "embedding"))
+        assert np.abs(slow.astype(np.float32) - quick.astype(np.float32)).max() < 2e-3
 
 
 def rate(work, count: int, rounds: int = 3) -> float:

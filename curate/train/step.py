@@ -8,6 +8,7 @@ import numpy as np
 import torch
 
 from curate.clip.lean import open_clip
+from curate.errors import CurateError
 from curate.train import cached
 from curate.train.chunk import Encode, cut, encoded_by
 from curate.train.loader import Batch
@@ -75,7 +76,7 @@ def adamw(model: Any, lr: float, weight_decay: float, objective: Any = None, bet
 def train_step(model: Any, objective: Any, optimizer: torch.optim.AdamW, batch: Batch, lr: float, how: How = AT_ONCE,
                seed: int = 0) -> float:  # fmt: skip
     """One step on `batch`, this process's part of it; the loss of the whole. `seed` rules patch dropout. Raises
-    BadLoss, and changes no weight, where loss or gradient is not finite."""
+    BadLoss, and changes no weight, where loss or gradient is not finite; no more does running out of memory."""
     set_training(model)
     optimizer.zero_grad(set_to_none=True)
     loss = gradient(model, objective, batch, how, seed)
@@ -91,7 +92,10 @@ def train_step(model: Any, objective: Any, optimizer: torch.optim.AdamW, batch: 
             own(each).mul_(shorter)
     for group in optimizer.param_groups:
         group["lr"] = lr
-    optimizer.step()
+    try:
+        optimizer.step()
+    except torch.OutOfMemoryError as error:  # some weights may be those of the next step: no going back
+        raise CurateError("no room for AdamW's averages: a smaller --chunk; the last checkpoint is kept") from error
     with torch.no_grad():
         model.logit_scale.clamp_(0, MAX_LOGIT_SCALE)
     return value
