@@ -33,6 +33,7 @@ $(VENV)/.dev: pyproject.toml constraints.txt | $(VENV)/bin/python
 
 # faiss-gpu stands in the place of faiss-cpu: both have the same files
 $(VENV)/.gpu: $(VENV)/.dev
+	@$(BIN)/python -c 'import torch; exit(None if torch.cuda.is_available() else "gpu-check: torch finds no CUDA device here")'
 	@echo "installing faiss-gpu into $(VENV), in the place of faiss-cpu (1 GB with CUDA 12's libraries)"
 	@$(BIN)/python -m pip uninstall -q -y faiss-cpu
 	@if $(PIP) faiss-gpu; then touch $@; else $(PIP) faiss-cpu; echo "no faiss-gpu: the search by it fails"; fi

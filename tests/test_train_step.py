@@ -1,6 +1,9 @@
 """The step: open_clip's losses in tiles, gradients of a batch in chunks, AdamW, the temperature, what is locked."""
 
 import math
+import shutil
+import sysconfig
+from pathlib import Path
 
 import numpy as np
 import open_clip
@@ -20,6 +23,8 @@ from curate.train.objectives import clip, siglip
 from curate.train.step import BadLoss, How, adamw, gradient, learning_rate, train_step
 from curate.train.tiled import Teacher, contrastive_loss, sigmoid_loss
 
+HEADERS = Path(sysconfig.get_paths()["include"], "Python.h")
+compiles = pytest.mark.skipif(not (shutil.which("g++") and HEADERS.is_file()), reason="no g++, or no headers of Python")
 TINY = "ViT-Test-32"
 RESNET = {
     "embed_dim": 16,
@@ -343,6 +348,7 @@ def test_shared_out_weights_take_less_of_each_process():
     assert sizes[0] / 8 < sizes[2] < 0.4 * sizes[0] < sizes[1] < 0.8 * sizes[0]
 
 
+@compiles
 @pytest.mark.slow
 @pytest.mark.gpu  # compiling takes most of a minute of CPU: make gpu-check runs it, GPU or not
 def test_a_compiled_image_tower_gives_the_same_gradient():
