@@ -49,9 +49,7 @@ def common(command: Callable[..., Any]) -> Callable[..., Any]:
             os._exit(INTERRUPTED)  # threads that still fetch or compute are not waited for
         for item, reason in failures.items():
             click.echo(f"curate: {reason}" if item in reason else f"curate: {item}: {reason}", err=True)
-        click.echo(
-            json.dumps({"summary": summary, "failures": failures, **numbers}, default=str) if as_json else summary
-        )
+        click.echo(_json({"summary": summary, "failures": failures, **numbers}) if as_json else summary)
         if failures:
             click.echo(f"curate: {len(failures)} failed (above); what succeeded is kept, run again to retry", err=True)
             sys.exit(1)
@@ -76,6 +74,12 @@ def last_step(dataset: Any) -> tuple[str, dict[str, Any], dict[str, str]]:
     """What `common` prints of a dataset: its newest step."""
     step = dataset.history[-1]
     return step["summary"], {"dataset": dataset.url, "stage": step["stage"], **step["counts"]}, dataset.failures
+
+
+def _json(numbers: dict[str, Any]) -> str:
+    """As other readers of JSON take it, too: what is no number, or infinite, is null."""
+    plain = json.loads(json.dumps(numbers, default=str), parse_constant=lambda _: None)
+    return json.dumps(plain)
 
 
 def _check_filled(ctx: click.Context, given: dict[str, Any]) -> None:

@@ -10,6 +10,7 @@ from typing import Any
 import pyarrow as pa
 
 import curate
+from curate import named
 from curate.arrow import compute
 from curate.errors import BadShard, CurateError
 from curate.files import Folder
@@ -137,7 +138,8 @@ class Dataset:
         """The name of the file of one signal. Raises BadShard where it is not there."""
         name = f"signals/{signal}/{shard.name}.parquet"
         if not self.folder.exists(name):
-            raise BadShard(f"{self.url}/{name} is missing; run: curate measure {self.url} '{self.signals[signal]}'")
+            spec = named.called(self.signals[signal], signal)
+            raise BadShard(f"{self.url}/{name} is missing; run: curate measure {self.url} '{spec}'")
         return name
 
     def joined(self, shard: Shard, signals: list[str] | None = None) -> pa.Table:

@@ -201,7 +201,7 @@ def _way_out(spec: Spec) -> str:
 
 
 def _aliased(spec: Spec) -> str:
-    return f"{str(spec).removesuffix(')')}{', ' if spec.options else '('}as={spec.slug}2)"
+    return named.called(str(spec), f"{spec.slug}2")
 
 
 def _batches(shard: Shard, table: pa.Table, wanted: set[str], embeddings: dict[str, np.ndarray]) -> Iterator[Rows]:

@@ -77,6 +77,13 @@ def parse(text: str) -> Spec:
     return Spec(match[1], tuple(sorted(options.items())), str(alias) if alias else None)
 
 
+def called(spec: str, name: str) -> str:
+    """The spec whose results have this name: "clip(model=ViT-B-32, as=l14)"."""
+    if parse(spec).slug == name:
+        return spec
+    return f"{spec.removesuffix(')')}{', ' if spec.endswith(')') else '('}as={name})"
+
+
 def available(kind: str) -> list[str]:
     """The plug-ins of a kind ("signals", "pools" ...), listed without importing any."""
     folder = Path(__file__).parent.joinpath(*kind.split("."))

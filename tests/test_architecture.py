@@ -15,7 +15,7 @@ ROOT = Path(__file__).parent.parent
 PACKAGE = ROOT / "curate"
 # lowest first; a module may import from its own layer or a lower one
 LAYERS = [
-    ["errors", "words"],
+    ["errors", "words", "strict_yaml"],
     ["arrow", "files", "storage", "compiled", "memory", "tar", "images", "named", "ranges"],
     ["shard", "rows", "networks", "clip"],
     ["dataset", "signal_files"],

@@ -66,6 +66,16 @@ def test_an_error_is_one_line_and_a_non_zero_exit(dataset, tmp_path, arguments, 
 
 
 @pytest.mark.slow
+def test_json_is_json_though_a_number_is_infinite(dataset):
+    done = curate("filter", dataset.url, "--top", "30%", "--by", "'inf'::double", "--json", "-q")
+
+    def refuse(name):
+        raise AssertionError(name)
+
+    assert json.loads(done.stdout, parse_constant=refuse)["funnel"][0]["threshold"] is None
+
+
+@pytest.mark.slow
 def test_a_failed_shard_makes_the_exit_non_zero_and_is_named(dataset):
     whole = dataset.folder.read_bytes("shards/00001.tar")
     dataset.folder.write_bytes("shards/00001.tar", whole[:3000])

@@ -300,12 +300,21 @@ def test_a_step_that_does_not_fit_is_one_line_that_names_the_way_out(scored, opt
 
 
 def test_a_shard_whose_signal_is_missing_fails_alone(scored):
-    measured = dropping(scored, signals=("caption",), where=("caption_words > 1",), engine=HERE)
-    measured.folder.remove("signals/caption/00001.parquet")
-    filtered = dropping(measured, where=("caption_words > 2",), engine=HERE)
+    measured = dropping(scored, signals=("caption(as=words)",), where=("words_words > 1",), engine=HERE)
+    measured.folder.remove("signals/words/00001.parquet")
+    filtered = dropping(measured, where=("words_words > 2",), engine=HERE)
     assert list(filtered.failures) == ["shards/00001"]
-    assert "signals/caption/00001.parquet is missing" in filtered.failures["shards/00001"]
+    way_out = f"signals/words/00001.parquet is missing; run: curate measure {scored.url} 'caption(as=words)'"
+    assert way_out in filtered.failures["shards/00001"]
     assert filtered.history[-1]["counts"]["of"] == 40
+
+
+def test_a_signal_whose_files_are_gone_is_as_one_that_was_not_measured(scored):
+    measured = measure(scored, ["caption", "size"], HERE)
+    measured.folder.remove("signals/caption")
+    assert not dropping(measured, where=("size_width > 3",), engine=HERE).failures
+    with pytest.raises(CurateError, match=r"no column 'caption_words' yet; .*run: curate measure .* caption"):
+        dropping(measured, where=("caption_words > 1",), engine=HERE)
 
 
 def test_a_selection_of_other_data_is_refused(scored, make_dataset, tmp_path):

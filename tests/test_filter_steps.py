@@ -206,7 +206,7 @@ def test_a_subset_may_list_pairs_that_are_not_there_but_not_only_such(pool, tmp_
 @pytest.mark.parametrize(
     ("content", "message"),
     [(np.arange(3), "not the pairs 'u8,u8'"), (np.zeros(0, "u8,u8"), "lists no uid"), (None, "no file"),
-     (b"hello", "is no .npy of uids as DataComp writes it$")],
+     (b"hello", "is no .npy of uids as DataComp writes it"), (b"PK\x05\x06" + bytes(18), "is no .npy of uids")],
 )  # fmt: skip
 def test_a_file_that_lists_no_uids_is_refused(pool, tmp_path, content, message):
     path = tmp_path / "ids.npy"

@@ -200,6 +200,11 @@ def test_a_csv_that_is_no_text_is_named_in_a_short_line(tmp_path):
     assert reason.endswith("pool.csv is damaged after 0 rows: its first line is no text")
 
 
+def test_a_row_that_is_too_long_is_said_so(tmp_path):
+    (tmp_path / "pool.csv").write_bytes(b"url,caption\nhttp://a/1,one\nhttp://a/2," + b"x" * 4_000_000)
+    assert "or its row has more than 3,145,728 bytes" in read_damaged(tmp_path / "pool.csv")[1]
+
+
 @pytest.mark.parametrize("after", [1, 100_000])
 def test_a_quote_that_is_never_closed_swallows_no_row_unsaid(after, tmp_path):
     rows = ['http://a/1,"one, two"', 'http://a/2,6" nails', 'http://a/3,"open', *["http://a/4,four"] * after]
@@ -226,6 +231,10 @@ def test_bytes_that_are_no_utf8_do_not_stop_a_pool(tmp_path):
 def test_folders_globs_and_remote_files_are_pools(tmp_path):
     for number in (2, 0, 1):
         (tmp_path / f"part-{number}.csv.gz").write_bytes(gzip.compress(as_csv([(f"http://a/{number}", str(number))])))
+    (tmp_path / "own").mkdir()
+    (tmp_path / "own" / "part [0-1]*.csv").write_bytes(as_csv(PAIRS))
+    assert read(tmp_path / "own" / "part [0-1]*.csv") == PAIRS
+    (tmp_path / "own" / "part [0-1]*.csv").unlink()
     wanted = [(f"http://a/{number}", str(number)) for number in range(3)]
     (tmp_path / "_SUCCESS").write_text("")
     assert read(tmp_path) == wanted
@@ -250,6 +259,13 @@ def test_what_is_no_pool_is_refused_by_name(tmp_path):
     (tmp_path / "a.jsonl").write_bytes(as_jsonl(PAIRS))
     with pytest.raises(CurateError, match="several kinds"):
         open_pool(str(tmp_path))
+    for name, columns in (("two.csv", "url,text,text"), ("two.tsv", "url\turl\ttext")):
+        (tmp_path / name).write_text(f"{columns}\n")
+        with pytest.raises(CurateError, match=rf"{name} has 2 columns called '(text|url)'; rename all but one"):
+            read(tmp_path / name)
+    pq.write_table(pa.table([["u"], ["a"], ["b"]], names=["url", "text", "text"]), tmp_path / "two.parquet")
+    with pytest.raises(CurateError, match=r"two.parquet has 2 columns called 'text'"):
+        read(tmp_path / "two.parquet")
     with pytest.raises(CurateError, match="'csv' has no option 'urls'"):
         open_pool(f"csv(path={tmp_path}, urls=x)")
 

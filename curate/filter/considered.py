@@ -60,7 +60,11 @@ class Considered:
         joined = Joined(shard, own_columns(shard, self.columns) if self.columns or not self.signals else None)
         wanted, places = dict(self.made_by), bool(uids) or self.parent is not None
         for signal, columns in self.signals:
-            joined.add(signal, columns, wanted[signal], places or len(self.signals) > 1)
+            try:
+                joined.add(signal, columns, wanted[signal], places or len(self.signals) > 1)
+            except BadShard:
+                self.dataset.table_of(shard, signal)  # where it is missing, it says what measures it
+                raise
         weights = None if self.parent is None else joined.keep(self.parent)
         stored = joined.stored
         if uids == "text" or (uids and stored is None):
@@ -216,7 +220,11 @@ def schema_of(dataset: Dataset) -> tuple[pa.Schema, dict[str, str]]:
         if not untyped or shard in dataset.shards[SCHEMA_SHARDS:]:
             break
     if schema is None:
-        raise trouble
+        gone = [signal for signal in dataset.signals if not dataset.folder.names(f"signals/{signal}/*.parquet")]
+        if not gone:
+            raise trouble
+        left = {name: spec for name, spec in dataset.signals.items() if name not in gone}
+        return schema_of(replace(dataset, manifest={**dataset.manifest, "signals": left}))
     return schema.remove_metadata(), owner
 
 

@@ -156,10 +156,7 @@ def unknown_column(name: str, known: list[str], dataset: str, needs: Mapping[str
     """One line that says what to do about a column that is not there."""
     needed = [signal for signal in needs if name == signal or name.startswith(f"{signal}_")]
     if needed:
-        spec = named.parse(needs[needed[0]])
-        text = str(spec)
-        if spec.slug != needed[0]:
-            text = f"{text.removesuffix(')')}{', ' if spec.options else '('}as={needed[0]})"
+        text = named.called(str(named.parse(needs[needed[0]])), needed[0])
         return f"no column '{name}' yet; run: curate measure {dataset} \"{text}\""
     signals = [signal for signal in named.available("signals") if name == signal or name.startswith(f"{signal}_")]
     if signals:

@@ -16,14 +16,13 @@ A recipe is data, never code: it may come from a stranger. Its SQL runs in the s
 for built-in signals only, without text options (which could name files or weights to download).
 """
 
+import math
 import re
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-import yaml
-
-from curate import named
+from curate import named, strict_yaml
 from curate.errors import CurateError
 from curate.filter.steps import ON_NULL, POOLS, Cap, Sample, Step, Top, Weight, Where
 
@@ -53,14 +52,12 @@ def load(recipe: str) -> Recipe:
     built_in = BUILT_IN / f"{recipe}.yaml"
     path = built_in if built_in.is_file() and "/" not in recipe else Path(recipe)
     try:
-        text = path.read_text(encoding="utf-8")
-        content = yaml.safe_load(text)
+        read = path.read_bytes()
     except (FileNotFoundError, IsADirectoryError):
         known = ", ".join(sorted(path.stem for path in BUILT_IN.glob("*.yaml")))
         raise CurateError(f"no recipe '{recipe}': neither a file nor built in; built in are: {known}") from None
-    except (yaml.YAMLError, UnicodeDecodeError, RecursionError) as error:
-        raise CurateError(f"{recipe} is not valid YAML: {' '.join(str(error).split())}") from error
-    return _recipe(recipe, content, text)
+    content = strict_yaml.parse(recipe, read)
+    return _recipe(recipe, content, read.decode("utf-8-sig"))
 
 
 def implicit(where: tuple[str, ...], top: str | None, by: str | None, of: str, on_null: str | None = None
@@ -131,7 +128,7 @@ def _step(recipe: str, number: int, step: Any, on_null: str) -> Step:
     if not isinstance(step, dict) or len(step) != 1:
         raise CurateError(f"{where}: write '- name: SQL condition' or '- name: {{top: 30%, by: COLUMN, of: pool}}'")
     ((name, rule),) = step.items()
-    if not isinstance(name, str):
+    if not isinstance(name, str) or not name.strip():
         raise CurateError(f"{where}: its name {name!r} is not text; put it in quotes")
     if isinstance(rule, str):
         return Where(name, rule, on_null)
@@ -199,6 +196,8 @@ def _text(value: Any, key: str, where: str) -> str:
 def _number(value: Any, key: str, where: str, whole: bool = False, least: float | None = None) -> float:
     if isinstance(value, bool) or not isinstance(value, int if whole else int | float):
         raise CurateError(f"{where}: {key} is a {'whole ' if whole else ''}number, not {value!r}")
+    if not math.isfinite(value):
+        raise CurateError(f"{where}: {key} is a number, not {value!r}")
     if least is not None and value < least:
         raise CurateError(f"{where}: {key} is {least:g} or more, not {value!r}")
     return value

@@ -70,19 +70,20 @@ def ordered(parts: list[np.ndarray]) -> np.ndarray:
 @functools.lru_cache(maxsize=1)
 def _listed(path: str) -> tuple[np.ndarray, np.ndarray]:
     try:
-        found = np.load(path, mmap_mode="r", allow_pickle=False)
+        found = np.lib.format.open_memmap(path, mode="r")
     except FileNotFoundError:
         raise CurateError(f"no file {path}; --subset is a .npy of uids as DataComp writes it") from None
     except (ValueError, OSError, EOFError) as error:
-        what = "" if "pickled" in str(error) else f" ({str(error).splitlines()[0]})"  # numpy would have it unpickled
-        raise CurateError(f"{path} is no .npy of uids as DataComp writes it{what}") from error
-    kinds = [found.dtype[name].str[1:] for name in found.dtype.names or ()]
+        what = str(error).splitlines()[0]
+        raise CurateError(f"{path} is no .npy of uids as DataComp writes it ({what})") from error
+    names = found.dtype.names or ()
+    kinds = [found.dtype[name].str[1:] for name in names]
     if found.ndim != 1 or kinds != ["u8", "u8"]:
         raise CurateError(
             f"{path} holds {found.dtype} of shape {found.shape}, not the pairs 'u8,u8' of DataComp's uids"
         )
     pairs = np.empty(len(found), PAIR)
-    pairs["f0"], pairs["f1"] = found[found.dtype.names[0]], found[found.dtype.names[1]]
+    pairs["f0"], pairs["f1"] = found[names[0]], found[names[1]]
     pairs = ordered([pairs])
     first = np.ones(len(pairs), bool)
     first[1:] = (pairs["f0"][1:] != pairs["f0"][:-1]) | (pairs["f1"][1:] != pairs["f1"][:-1])

@@ -1,5 +1,6 @@
 """Pools of urls and texts: which kind a path is, which files it holds, how their columns and bytes are read."""
 
+import os
 import re
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -54,8 +55,9 @@ def explicit(text: str) -> named.Spec:
 
 
 def is_glob(path: str) -> bool:
-    """Whether a path stands for several; in a web address ? is none of the signs."""
-    return any(sign in path for sign in ("*[" if path.startswith(streams.WEB) else "*?["))
+    """Whether a path stands for several; in a web address ? is none of the signs, nor is any in a file's own name."""
+    signs = any(sign in path for sign in ("*[" if path.startswith(streams.WEB) else "*?["))
+    return signs and not (streams.is_local(path) and os.path.exists(streams.path_of(path)))
 
 
 def kind_of(path: str) -> str | None:
@@ -130,6 +132,8 @@ def chosen(columns: list[str], url: str | None, caption: str, part: str, kind: s
                 f"{part} has no column '{name}'; its columns: {', '.join(columns) or 'none'}. "
                 f"Say which one holds the {option}: {kind}(path=..., {option}=COLUMN)"
             )
+        if match is not None and columns.count(match) > 1:
+            raise CurateError(f"{part} has {columns.count(match)} columns called '{match}'; rename all but one")
         found.append(match)
     return found[0], str(found[1])
 

@@ -17,6 +17,7 @@ from curate.words import counted
 END = "\0end of the file\0"
 OPEN = "a quote that is opened there is never closed"
 WIDEST = 3  # bytes that stand for one that is no UTF-8
+LONG = f"{OPEN}, or its row has more than {WIDEST * streams.BLOCK:,} bytes"
 READ = csv.ReadOptions(block_size=WIDEST * streams.BLOCK)
 
 
@@ -65,7 +66,7 @@ class Pool:
             except streams.DAMAGE as error:
                 if last is not None:
                     yield pools.pairs(last[url], last[caption])
-                raise pools.damaged(part, rows, OPEN if "straddling" in str(error) else error) from error
+                raise pools.damaged(part, rows, LONG if "straddling" in str(error) else error) from error
             if last is not None and not closed:
                 last, rows = last[:-1], rows - 1
             if last is not None:

@@ -14,8 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import yaml
-
+from curate import strict_yaml
 from curate.errors import CurateError
 from curate.train.order import WINDOW
 
@@ -98,15 +97,13 @@ def load(recipe: str) -> tuple[dict[str, Any], str]:
     built_in = BUILT_IN / f"{recipe}.yaml"
     path = built_in if built_in.is_file() and "/" not in recipe else Path(recipe)
     try:
-        content = yaml.safe_load(path.read_text(encoding="utf-8"))
+        content = strict_yaml.parse(recipe, path.read_bytes())
     except (FileNotFoundError, IsADirectoryError):
         near = difflib.get_close_matches(recipe, known(), 1, 0.5)
         hint = f"did you mean {near[0]}? " if near else ""
         raise CurateError(
             f"no recipe '{recipe}': {hint}built in are: {', '.join(known())}; or give a YAML file"
         ) from None
-    except (yaml.YAMLError, UnicodeDecodeError, RecursionError) as error:
-        raise CurateError(f"{recipe} is not valid YAML: {' '.join(str(error).split())}") from error
     if not isinstance(content, dict):
         raise CurateError(f"{recipe} is no recipe: it should map names to values, such as lr: 5.0e-4")
     for name in content:
