@@ -3,8 +3,11 @@
 from dataclasses import dataclass
 
 import numpy as np
+import pyarrow as pa
 import xxhash
 
+from curate import ranges
+from curate.dedup.by_number import ByNumber, by_number
 from curate.dedup.equal import LeftOut, listed, repeated
 from curate.dedup.hamming import as_words
 from curate.dedup.pool import Column, Pool
@@ -13,12 +16,13 @@ from curate.files import Folder
 from curate.work import Engine, Report, run_all
 
 SEED = 0
+PLACES = pa.schema([("place", pa.uint64()), ("row", pa.uint64())])  # place: among the rows of all shards
 
 
 @dataclass(frozen=True)
 class WriteFirsts:
     """Write the usable rows of a range of ranks that are not left out, unless they are there already: uint64
-    [rows, words + 1], their codes where these are bits, and the rows."""
+    [rows, words + 1], their codes where these are bits, and the rows. Those of vectors by their places, too: PLACES."""
 
     folder: Folder
     ranking: Ranking
@@ -30,7 +34,12 @@ class WriteFirsts:
         if self.folder.exists(name):
             return Report(name, len(self.folder.read_array(name)), skipped=True)
         held, own, rows = self.out.others(self.ranking, number, self.column.usable)
-        codes = held[self.column.values][own] if self.column.comparison.kind == "hamming" else np.zeros((len(own), 0))
+        codes = np.zeros((len(own), 0))
+        if self.column.comparison.kind == "hamming":
+            codes = held[self.column.values][own]
+        else:
+            places = pa.table([held["keys"][own][:, -1], rows], schema=PLACES)
+            ranges.write(self.folder, places_of(number), places.sort_by("place"), "place")
         self.folder.write_array(name, np.column_stack([as_words(codes), rows]))
         return Report(name, len(own))
 
@@ -54,6 +63,11 @@ class Firsts:
     def file(self, number: int) -> np.ndarray:
         """What WriteFirsts wrote of a range of ranks."""
         return self.folder.read_array(firsts_of(number))
+
+    def by_place(self, engine: str | Engine) -> ByNumber:
+        """PLACES of all of them, where they are of vectors. Raises CurateError."""
+        names = [places_of(number) for number in range(self.files)]
+        return by_number(self.folder, names, PLACES, self.count, self.of, engine)
 
     def read(self) -> tuple[np.ndarray, np.ndarray]:
         """uint64 [count, words], their codes where these are bits, and int64 [count], the rows, ascending."""
@@ -123,3 +137,7 @@ def _least(found: np.ndarray, most: int) -> np.ndarray:
 
 def firsts_of(number: int) -> str:
     return f"firsts/{number:05d}.npy"
+
+
+def places_of(number: int) -> str:
+    return f"places/{number:05d}.arrow"

@@ -14,14 +14,15 @@ import numpy as np
 
 from curate import ranges
 from curate.dataset import Dataset, fingerprint
-from curate.dedup.ascending import find
+from curate.dedup.by_number import ByNumber
+from curate.dedup.codes import Comparison
 from curate.dedup.equal import LeftOut
 from curate.dedup.faiss_install import load_search
 from curate.dedup.firsts import Firsts, sampled
 from curate.dedup.hamming import Capped, Pairs, in_order
 from curate.dedup.pairs import Near, pairs_of, write_pairs, written_pairs
 from curate.dedup.pool import Column, Pool, vectors_of
-from curate.dedup.ranking import SORTED_BY, Group, Part, Ranking, keys_of, neighbours
+from curate.dedup.ranking import Group, Part, neighbours
 from curate.dedup.whiten import Whitening, read
 from curate.files import Folder
 from curate.work import Engine, Report, run_all
@@ -43,15 +44,14 @@ class Place:
     dataset: Dataset
     source: str  # folder of what was read of each shard
     folder: Folder
-    ranking: Ranking
-    column: Column
-    first: Firsts  # the rows that have one and are compared
+    comparison: Comparison
+    compared: ByNumber  # PLACES of the rows that are compared
     whitening: str | None
 
     def __call__(self, run: Group) -> Report:
         if self.folder.exists(bounds_of(run.number)):
             return Report(str(run), skipped=True)
-        numbers, vectors = (np.concatenate(held) for held in zip(*map(self._members, run.parts), strict=True))
+        numbers, vectors = self._members(run)
         means = np.asarray(self.folder.read_array(MEANS))
         clusters = load_search().nearest_means(vectors, means, CLUSTERS_OF)[1]
         numbers = np.repeat(numbers, clusters.shape[1])
@@ -64,18 +64,23 @@ class Place:
         self.folder.write_array(bounds_of(run.number), bounds)
         return Report(str(run), len(vectors))
 
-    def _members(self, part: Part) -> tuple[np.ndarray, np.ndarray]:
-        """The rows in the pool of those of a shard that are compared, and their vectors."""
-        held = self.dataset.folder.read_table(f"{self.source}/{part.shard.name}.parquet",
-                                              [*SORTED_BY, "place", self.column.usable])  # fmt: skip
-        held = held.filter(held[self.column.usable])
-        rows = self.ranking.find(keys_of(held, part.first, self.ranking.like["keys"].shape[0]))
-        own = np.zeros(len(rows), bool)
-        for number, some in self.ranking.parts(rows):
-            own[some] = find(self.first.file(number)[:, -1], rows[some].astype(np.uint64))[1]
+    def _members(self, run: Group) -> tuple[np.ndarray, np.ndarray]:
+        """The rows in the pool of those of a run that are compared, and their vectors."""
+        own = [self._own(part) for part in run.parts]
+        last = run.parts[-1]
+        held = self.compared.between(run.parts[0].first, last.first + len(own[-1])).sort_by("place")
+        at, found = held["place"].to_numpy().astype(np.int64), []
         whitening = _whitening(self.dataset.folder, self.whitening) if self.whitening else None
-        places = held["place"].to_numpy()[own]
-        return rows[own], vectors_of(self.dataset, part.shard, self.column.comparison, places, whitening)
+        for part, rows in zip(run.parts, own, strict=True):
+            start, stop = np.searchsorted(at, [part.first, part.first + len(rows)])
+            rows = rows[at[start:stop] - part.first]
+            found.append(vectors_of(self.dataset, part.shard, self.comparison, rows, whitening))
+        return held["row"].to_numpy().astype(np.int64), np.concatenate(found)
+
+    def _own(self, part: Part) -> np.ndarray:
+        """int64: of each row of a shard that is in the pool which of `shard.rows()` it is."""
+        held = self.dataset.folder.read_table(f"{self.source}/{part.shard.name}.parquet", ["place"])
+        return held["place"].to_numpy()
 
 
 @dataclass(frozen=True)
@@ -164,7 +169,7 @@ def vector_pairs(pool: Pool, folder: Folder, column: Column, out: LeftOut, first
     if not own.exists(MEANS):
         drawn = sampled(pool, column, out, clusters * TRAINED_ON, folder, engine)
         own.write_array(MEANS, load_search().means(pool.vectors(comparison, drawn, whitening), clusters))
-    place = Place(pool.dataset, pool.source, own, pool.ranking, column, first, name)
+    place = Place(pool.dataset, pool.source, own, comparison, first.by_place(engine), name)
     runs = neighbours(pool.parts(), np.diff(pool.bounds).tolist(), GROUP)
     run_all(place, runs, engine, "place vectors").whole("run it again")
     groups = _groups(own, len(runs), clusters)
