@@ -33,7 +33,10 @@ from curate import shard as shards
 from curate.clip.model_config import find_config
 from curate.dataset import Dataset
 from curate.files import Folder
+from curate.memory import without_pandas
 
+# as in curate's own processes: 0.7 CPU seconds in each that makes a table
+without_pandas()
 # a job in the background of a shell ignores Ctrl-C, and so would every command that a test interrupts
 signal.signal(signal.SIGINT, signal.default_int_handler)
 # two test processes, and what they start, on two cores: more threads than cores spin for a quarter of the time
