@@ -56,3 +56,21 @@ def test_a_large_benchmark_explains_its_options(monkeypatch, capsys, name):
     with peers(), pytest.raises(SystemExit, match="0"):
         importlib.import_module(name).main()
     assert "usage: " in capsys.readouterr().out
+
+
+def test_a_part_of_the_gpu_check_that_hangs_is_ended_with_all_it_started(capsys):
+    gpu_check = importlib.import_module("gpu_check")
+    code, said = gpu_check.ran([sys.executable, "-c", "print('one'); exit(3)"], 60)
+    assert (code, said) == (3, ["one"])
+    child = (
+        "import subprocess, sys; print('two', flush=True); subprocess.run(['sleep', '60'])"
+    )
+    code, said = gpu_check.ran([sys.executable, "-c", child], 3)
+    assert (code, said) == (-9, ["two"])
+    assert capsys.readouterr().out == "one\ntwo\n"
+
+
+def test_open_clips_loader_gets_as_many_workers_as_memory_allows():
+    loaders = importlib.import_module("train_gpu_vs_open_clip").loaders
+    assert loaders(1 << 24) == 1
+    assert loaders(1) >= 1

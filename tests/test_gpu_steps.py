@@ -4,7 +4,6 @@ import functools
 import gc
 import json
 import shutil
-import sysconfig
 from pathlib import Path
 
 import pytest
@@ -12,7 +11,7 @@ import torch
 import torch.distributed as dist
 from conftest import pair
 from test_train_device import OBJECTIVES, made, seen
-from test_train_step import RESNET, batch, tiny
+from test_train_step import RESNET, batch, compiles, tiny
 
 from curate.clip import models
 from curate.train import checkpoint, memory, run, sharding, towers
@@ -71,9 +70,7 @@ def test_and_so_is_one_with(change):
     assert_near(found[1], found[0], PRECISIONS[0][1])
 
 
-@pytest.mark.skipif(
-    not Path(sysconfig.get_paths()["include"], "Python.h").is_file(), reason="no headers of Python here"
-)
+@compiles
 @pytest.mark.parametrize(("precision", "of"), PRECISIONS)
 @pytest.mark.parametrize("config", [None, RESNET])
 def test_a_compiled_tower_takes_the_same_step(config, precision, of):

@@ -1,7 +1,6 @@
 """CLIP models: open_clip's, by name and pretrained tag, from a checkpoint file or from a run of `curate train-clip`."""
 
 import copy
-import functools
 import logging
 import os
 import pickle
@@ -15,16 +14,7 @@ import torch
 import torch.nn.functional as F
 
 from curate.clip import encoders
-from curate.clip.encoders import (
-    embed_dim,
-    encode_image,
-    encode_text,
-    image_size,
-    moved,
-    normalised,
-    preprocessing,
-    resized,
-)
+from curate.clip.encoders import embed_dim, encode_image, encode_text, image_size, normalised, preprocessing, resized
 from curate.clip.lean import open_clip, with_timm
 from curate.clip.model_config import PRECISIONS, config_of, made_by, weights_file
 from curate.clip.tokenizer import Tokenizer
@@ -32,6 +22,7 @@ from curate.errors import NO_WEIGHTS, CurateError
 
 TEXT_BATCH = 1024  # texts encoded at a time
 IMAGES_CPU, IMAGES_GPU = 16, 64  # images encoded at a time; many on a CPU would not stay in its cache
+RESIZED = 4  # images that a thread resizes at a time
 
 
 class ClipModel:
@@ -65,17 +56,29 @@ class ClipModel:
         if not images:
             return np.zeros((0, embed_dim(self.model)), np.float32)
         on_gpu = self.device.type == "cuda"
-        squash = preprocessing(self.model)["resize_mode"] == "squash"
-        resize = functools.partial(resized, size=self.image_size, squash=squash)
         parts = []
         with ThreadPoolExecutor(os.cpu_count()) if on_gpu else nullcontext() as pool:
             for start in range(0, len(images), IMAGES_GPU if on_gpu else IMAGES_CPU):
                 some = images[start : start + (IMAGES_GPU if on_gpu else IMAGES_CPU)]
-                small = torch.stack(list(pool.map(resize, some) if pool else map(resize, some)))
-                pixels = normalised(moved(small, self.device), self.model).to(self._image_dtype)
+                small = self._resized(some, pool).to(self.device, non_blocking=True)
+                pixels = normalised(small, self.model).to(self._image_dtype)
                 features = encode_image(self.model, pixels, self.ready["image"])
                 parts.append(F.normalize(features.float(), dim=-1))
         return torch.cat(parts).cpu().numpy()
+
+    def _resized(self, images: Sequence[np.ndarray], pool: ThreadPoolExecutor | None) -> torch.Tensor:
+        """uint8 [n, 3, s, s]; by threads, which write into pinned memory."""
+        squash = preprocessing(self.model)["resize_mode"] == "squash"
+        size = self.image_size
+        batch = torch.empty(len(images), 3, size, size, dtype=torch.uint8, pin_memory=pool is not None)
+        rows = batch.numpy()  # threads may not write into a tensor of inference
+
+        def fill(start: int) -> None:
+            for at in range(start, min(start + RESIZED, len(images))):
+                rows[at] = resized(images[at], size, squash).numpy()
+
+        list((pool.map if pool else map)(fill, range(0, len(images), RESIZED)))
+        return batch
 
     @torch.inference_mode()
     def encode_texts(self, texts: Sequence[str]) -> np.ndarray:
