@@ -100,7 +100,15 @@ class Folder:
     def read_table(self, name: str, columns: list[str] | None = None) -> pa.Table:
         with self._blamed(name), self._opened(name) as source:
             # Arrow's threads must not hold a Python file: as the process ends they abort it (45 of 200 short ones)
-            return pq.read_table(source, columns=columns, use_threads=self.is_local, pre_buffer=self.is_local)
+            file = pq.ParquetFile(source, pre_buffer=self.is_local)  # pq.read_table takes a millisecond of CPU more
+            names = file.schema_arrow.names
+            columns = names if columns is None else columns
+            for column in columns:
+                if (number := names.count(column)) != 1:
+                    how_many = f"{number} of its columns are" if number else "none of its columns is"
+                    raise pa.ArrowInvalid(f"{how_many} called '{column}'")
+            # read would also bring "a.b" for "a"
+            return file.read(columns, use_threads=self.is_local).select(columns)
 
     @contextlib.contextmanager
     def parquet(self, name: str, dictionary: Sequence[str] = ()) -> Iterator[tuple[pq.ParquetFile, pa.NativeFile]]:

@@ -86,6 +86,18 @@ def test_a_missing_table_and_a_damaged_one_are_named(folder):
             folder.read_table(name)
 
 
+def test_columns_are_read_by_their_whole_name_and_must_be_there_once(tmp_path):
+    pq.write_table(pa.table([[1], [2], [3], [4]], ["a", "a.b", "c", "c"]), tmp_path / "table.parquet")
+    folder = Folder(str(tmp_path))
+    assert folder.read_table("table.parquet", ["a"]).to_pydict() == {"a": [1]}
+    assert folder.read_table("table.parquet", ["a.b", "a"]).column_names == ["a.b", "a"]
+    with pytest.raises(BadShard, match=r"table.parquet cannot be read: none of its columns is called 'd'"):
+        folder.read_table("table.parquet", ["a", "d"])
+    for columns in (None, ["c"]):
+        with pytest.raises(BadShard, match="2 of its columns are called 'c'"):
+            folder.read_table("table.parquet", columns)
+
+
 def test_a_target_under_a_file_is_refused_by_name(tmp_path):
     (tmp_path / "file").write_text("")
     with pytest.raises(CurateError, match=r"cannot write .*file/data.*choose another place"):
