@@ -28,11 +28,11 @@ def common(command: Callable[..., Any]) -> Callable[..., Any]:
     @click.option("--json", "as_json", is_flag=True, help="Print a machine-readable summary on stdout.")
     @functools.wraps(command)
     def wrapped(*args: Any, verbose: bool, quiet: bool, as_json: bool, **kwargs: Any) -> None:
-        with contextlib.suppress(ModuleNotFoundError):  # no pyarrow: doctor says so
-            importlib.import_module("curate.memory").without_pandas()
-        vars(importlib.import_module("curate.work"))["QUIET"] = quiet
         try:
             _check_filled(click.get_current_context(), kwargs)
+            with contextlib.suppress(ModuleNotFoundError):  # no pyarrow: doctor says so
+                importlib.import_module("curate.memory").without_pandas()
+            vars(importlib.import_module("curate.work"))["QUIET"] = quiet
             summary, numbers, failures = command(*args, **kwargs)
         except (CurateError, BadShard) as error:
             if verbose:

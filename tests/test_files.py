@@ -2,6 +2,7 @@
 
 import os
 import socket
+from concurrent.futures import ThreadPoolExecutor
 
 import duckdb
 import numpy as np
@@ -11,6 +12,7 @@ import pytest
 
 from curate.errors import BadShard, CurateError
 from curate.files import Folder
+from curate.storage import disk
 
 
 @pytest.fixture(params=["disk", "memory"])
@@ -129,3 +131,14 @@ def test_floats_are_split_by_their_bytes_and_come_back_bit_by_bit_for_every_read
 def test_a_name_that_the_disk_does_not_take_is_one_line(tmp_path):
     with pytest.raises(CurateError, match=r"cannot write .*nnn: File name too long; choose another place"):
         Folder(str(tmp_path)).write_bytes("n" * 250, b"")
+
+
+def test_several_may_remove_the_same_folder(tmp_path):
+    for attempt in range(3):
+        folder = tmp_path / f"{attempt}"
+        for number in range(1000):
+            (folder / str(number % 7)).mkdir(parents=True, exist_ok=True)
+            (folder / str(number % 7) / str(number)).touch()
+        with ThreadPoolExecutor(4) as several:
+            list(several.map(disk.remove, [str(folder)] * 4))
+        assert not folder.exists()

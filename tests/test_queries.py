@@ -293,6 +293,8 @@ def test_lists_lie_on_any_store(source):
         (["wikipedia_words"], ["--language", "ja"], "wikipedia_words has nothing in 'ja'"),
         ([], ["--language", "xx"], "no source has the language 'xx'"),
         (["emoji"], ["--size", "0"], "at least one query"),
+        (["emoji"], ["--stop-share", "nan"], "--stop-share nan: a share, between 0 and 1"),
+        (["emoji"], ["--blocklist", "none.txt"], "no such blocklist: none.txt"),
         (["places(least=3)"], [], "choose one of 500"),
     ],
 )

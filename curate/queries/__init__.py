@@ -33,6 +33,8 @@ def run(
     """
     if size < 1:
         raise CurateError(f"--size {size}: a list has at least one query")
+    if not 0 <= stop_share <= 1:
+        raise CurateError(f"--stop-share {stop_share:g}: a share, between 0 and 1")
     started, cpu = time.monotonic(), _cpu()
     output = Output.at(out)
     dumps = _dumps(output, language, expanded(wikipedia, "wikipedia"), expanded(pageviews, "pageviews"), engine)

@@ -4,7 +4,7 @@ import io
 
 from curate.errors import CurateError
 from curate.queries.text import normalise, words
-from curate.storage.streams import Lines
+from curate.storage.streams import Lines, exists
 
 
 class Blocklist:
@@ -38,6 +38,8 @@ class Blocklist:
 
 
 def _entries(path: str) -> list[str]:
+    if not exists(path):
+        raise CurateError(f"no such blocklist: {path}")
     with Lines(path) as lines:
         content = io.BufferedReader(lines).read()
         if lines.damage:

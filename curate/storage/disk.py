@@ -42,8 +42,13 @@ def ranges(path: str, starts: Sequence[int], size: int) -> list[bytes]:
 
 
 def remove(path: str) -> None:
-    """A file, or a folder with all that is in it."""
-    shutil.rmtree(path) if os.path.isdir(path) else os.remove(path)
+    """A file, or a folder with all that is in it; what another process removes meanwhile is gone as well."""
+
+    def gone(function: object, place: str, error: tuple[type[BaseException], BaseException, object]) -> None:
+        if not issubclass(error[0], FileNotFoundError):
+            raise error[1]
+
+    shutil.rmtree(path, onerror=gone) if os.path.isdir(path) else Path(path).unlink(missing_ok=True)
 
 
 def sha256(path: str | Path) -> str:
