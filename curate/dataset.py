@@ -36,6 +36,7 @@ class Dataset:
     folder: Folder
     manifest: dict[str, Any] = field(default_factory=lambda: json.loads(json.dumps(EMPTY)))
     failures: dict[str, str] = field(default_factory=dict)  # shard -> why it failed in this run
+    read: dict[str, Any] = field(default_factory=lambda: EMPTY)  # the manifest as it was read or saved last
 
     @classmethod
     def open(cls, url: str) -> "Dataset":
@@ -70,7 +71,7 @@ class Dataset:
         if lost:
             raise CurateError(f"{url}/{MANIFEST} is damaged: it names a selection '{min(lost)}' that it does not "
                               "describe; restore it")  # fmt: skip
-        return cls(folder, manifest)
+        return cls(folder, manifest, read=manifest)
 
     @property
     def url(self) -> str:
@@ -189,10 +190,18 @@ class Dataset:
         return {"selections": {**self.manifest["selections"], name: entry}, "selection": name}
 
     def save(self) -> "Dataset":
-        """Write the manifest, whole; the dataset itself comes back."""
-        manifest = {**self.manifest, "shards": [shard.name for shard in self.shards]}
+        """Write the manifest, whole, with what another command wrote there meanwhile; the dataset itself comes back."""
+        manifest = self.manifest
+        if self.folder.exists(MANIFEST) and (now := self.folder.read_json(MANIFEST)) != self.read:
+            manifest = _merged(self.read, manifest, now)
+        manifest = {**manifest, "shards": [shard.name for shard in self.shards]}
         self.folder.write_json(MANIFEST, manifest)
-        return replace(self, manifest=manifest)
+        return replace(self, manifest=manifest, read=manifest)
+
+    @property
+    def light(self) -> "Dataset":
+        """Without what grows with its shards, so that it travels with every task at little cost."""
+        return replace(self, manifest={**self.manifest, "shards": [], "history": []}, failures={}, read=EMPTY)
 
     def shards_fingerprint(self) -> str:
         """Changes when a shard is added or one of its tars changes size."""
@@ -204,6 +213,18 @@ def check_name(name: str) -> None:
     if not re.fullmatch(r"\w[\w.-]*", name) or name == EVERYTHING:
         raise CurateError(f"'{name}' cannot name a selection; use letters, digits, '-', '_' and '.', and not "
                           f"'{EVERYTHING}' alone, which means every row")  # fmt: skip
+
+
+def _merged(read: dict[str, Any], ours: dict[str, Any], now: dict[str, Any]) -> dict[str, Any]:
+    """A manifest as it is `now`, with what `ours` changed of the one that was `read`."""
+    found = {**now, "history": now["history"] + ours["history"][len(read["history"]) :]}
+    for name in ("signals", "selections"):
+        lost = read[name].keys() - ours[name].keys()
+        changed = {key: value for key, value in ours[name].items() if value != read[name].get(key)}
+        found[name] = {key: value for key, value in now[name].items() if key not in lost} | changed
+    if ours["selection"] != read["selection"]:
+        found["selection"] = ours["selection"]
+    return found
 
 
 def _kinds(empty: Any) -> tuple[type, ...]:

@@ -97,6 +97,22 @@ def test_save_and_open_give_the_same_dataset(dataset):
     assert again.history[-1]["summary"] == "done"
 
 
+def test_what_two_commands_save_at_the_same_time_stays(dataset):
+    first = dataset.after("measure", {}, "", signals={"size": "size", "blur": "blur"}).save()
+    one, other = Dataset.open(dataset.url), Dataset.open(dataset.url)
+    one.after("measure", {}, "one", signals={**one.signals, "blur": "blur(as=blur)", "exact": "exact"}).save()
+    other = other.after("filter", {}, "other", **other.with_selection("f1", "filter", None)).save()
+    first = first.after("measure", {}, "last", signals={"blur": "blur"}).save()
+    again = Dataset.open(dataset.url)
+    assert again.signals == {"blur": "blur(as=blur)", "exact": "exact"}
+    assert again.selection == "f1"
+    assert list(again.manifest["selections"]) == ["f1"]
+    assert [step["summary"] for step in again.history[-4:]] == ["", "one", "other", "last"]
+    assert first.manifest == again.manifest
+    assert other.after("filter", {}, "", selection=None).save().selection is None
+    assert Dataset.open(dataset.url).history[-2]["summary"] == "last"
+
+
 def test_a_damaged_parquet_fails_its_shard_by_name(dataset):
     dataset.folder.write_bytes("shards/00001.parquet", b"PAR1")
     with pytest.raises(BadShard, match=r"shards/00001.parquet"):

@@ -201,7 +201,7 @@ def considered(dataset: Dataset, parent: str | None, used: set[str], owner: dict
         made_by[signal] = told(dataset.folder.made_by(files[0]) or {}) if files else "{}"
     columns = tuple(sorted(used - set(owner) - {"uid"}))
     read = tuple((signal, tuple(names)) for signal, names in sorted(signals.items()))
-    return Considered(for_tasks(dataset), parent, read, columns, tuple(made_by.items()))
+    return Considered(dataset.light, parent, read, columns, tuple(made_by.items()))
 
 
 def schema_of(dataset: Dataset) -> tuple[pa.Schema, dict[str, str]]:
@@ -237,8 +237,3 @@ def _schema_of(dataset: Dataset, shard: Shard) -> tuple[pa.Schema, dict[str, str
                 fields[field.name] = field
                 owner[field.name] = signal
     return pa.schema(list(fields.values())), owner
-
-
-def for_tasks(dataset: Dataset) -> Dataset:
-    """The dataset without what grows with its shards, so that it travels with every task at little cost."""
-    return replace(dataset, manifest={**dataset.manifest, "shards": [], "history": []}, failures={})

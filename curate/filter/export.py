@@ -19,7 +19,7 @@ from curate.dataset import MANIFEST, Dataset, fingerprint
 from curate.errors import BadShard, CurateError
 from curate.files import Folder
 from curate.filter.blocks import Blocks
-from curate.filter.considered import for_tasks, kept_rows, schema_of
+from curate.filter.considered import kept_rows, schema_of
 from curate.filter.rules import rounded
 from curate.shard import SUCCESS, Shard, uid_of, write_sizes
 from curate.signal_files import check_tar, tar_now
@@ -201,7 +201,7 @@ def _sources(datasets: Sequence[Dataset], selection: str | None, signals: bool, 
     for dataset, weight in zip(datasets, weights, strict=True):
         chosen = selection or dataset.selection
         dataset.check_selection(chosen)
-        slim = for_tasks(dataset)
+        slim = dataset.light
         sources += [Source(slim, shard, chosen, signals, weight, seed) for shard in dataset.shards]
     return sources
 

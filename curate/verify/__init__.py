@@ -70,8 +70,7 @@ def run(dataset: Dataset, signals: Sequence[str] = (), sample: int = 200, select
     name, cuts = decisions.cuts_of(dataset, selection, columns)
     parts = remeasure.draw(dataset, signals, sample, seed)
     scratch = f"work/verify/{fingerprint([signals, sample, seed])}"
-    light = replace(dataset, manifest={**dataset.manifest, "shards": [], "history": []}, failures={})
-    outcome = run_all(remeasure.Remeasure(light, signals, cuts, scratch), parts, engine, "verify")
+    outcome = run_all(remeasure.Remeasure(dataset.light, signals, cuts, scratch), parts, engine, "verify")
     tables = [dataset.folder.read_table(f"{scratch}/{report.item.rsplit('/', 1)[-1]}.parquet")
               for report in outcome.reports]  # fmt: skip
     dataset.folder.remove(scratch)
