@@ -1,5 +1,6 @@
 """This machine's disk, without fsspec: that takes 0.07 s to import and four times as long for each look at a file."""
 
+import contextlib
 import glob
 import hashlib
 import os
@@ -43,12 +44,10 @@ def ranges(path: str, starts: Sequence[int], size: int) -> list[bytes]:
 
 def remove(path: str) -> None:
     """A file, or a folder with all that is in it; what another process removes meanwhile is gone as well."""
-
-    def gone(function: object, place: str, error: tuple[type[BaseException], BaseException, object]) -> None:
-        if not issubclass(error[0], FileNotFoundError):
-            raise error[1]
-
-    shutil.rmtree(path, onerror=gone) if os.path.isdir(path) else Path(path).unlink(missing_ok=True)
+    while os.path.isdir(path):
+        with contextlib.suppress(FileNotFoundError):
+            shutil.rmtree(path)
+    Path(path).unlink(missing_ok=True)
 
 
 def sha256(path: str | Path) -> str:
