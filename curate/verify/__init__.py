@@ -6,7 +6,7 @@ file named as the signal, which knows nothing of the fast way.
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import numpy as np
 import pyarrow as pa
