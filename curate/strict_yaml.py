@@ -18,6 +18,6 @@ class _Loader(yaml.SafeLoader):
 def parse(name: str, text: bytes) -> Any:
     """What a file called `name` holds. Raises CurateError."""
     try:
-        return yaml.load(text.decode("utf-8-sig"), _Loader)  # noqa: S506: it is a SafeLoader
+        return yaml.load(text.decode("utf-8-sig"), _Loader)
     except (yaml.YAMLError, UnicodeDecodeError, RecursionError) as error:
         raise CurateError(f"{name} is not valid YAML: {' '.join(str(error).split())}") from error
