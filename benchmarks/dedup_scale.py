@@ -11,9 +11,10 @@ that no mapped file backs, looked at every 5 ms (RssAnon of /proc/self/status); 
 of such files. What was planted must be found: the run fails where more than 1 % of it is missing.
 
 With --memory two workers join, in memory that a bucket bounds, and only the driver is looked at: what its anonymous
-memory and its CPU time gain between two sizes beyond 1,000,000 rows, where it joins nothing itself, is what a row costs
-it. The workers then look for FEW_TABLES of the pairs at the threshold only, in a twentieth of the time, and four in
-five of what was planted must be found. --copies 0 plants none: what is left is what a row costs that no other is like.
+memory and its CPU time gain between the two largest sizes, beyond 1,000,000 rows, where it joins nothing itself, is
+what a row costs it. The workers then look for FEW_TABLES of the pairs at the threshold only, in a twentieth of the
+time, and four in five of what was planted must be found. --copies 0 plants none: what is left is what a row costs that
+no other is like.
 
 Node-hours are for 16 cores: hashing at the rate of results/hashing_vs_peers.json, dedup at the CPU time a row of the
 largest size here, times (rows / largest) to the power of the growth that was measured.
@@ -122,11 +123,11 @@ def estimates(sizes: dict[str, dict], alone: dict[str, dict], apart: dict[str, d
 
 
 def per_row(alone: dict[str, dict]) -> tuple[float, float] | tuple[None, None]:
-    """Bytes of the driver's peak and its CPU microseconds for each row more, between the smallest and the largest size;
-    None with one size."""
+    """Bytes of the driver's peak and its CPU microseconds for each row more, between the two largest sizes; None with
+    one size."""
     if len(alone) < 2:
         return None, None
-    first, *_, last = alone.items()
+    *_, first, last = alone.items()
     gained = (last[1][name] - first[1][name] for name in ("anonymous_growth_bytes", "cpu_s"))
     held, spent = (each / (int(last[0]) - int(first[0])) for each in gained)
     return round(held, 1), round(spent * 1e6, 2)
