@@ -10,8 +10,6 @@ from curate.files import Folder
 from curate.shuffle import Gather, Ranged, shuffled
 from curate.work import Engine
 
-NO_FILES = Ranged(((),))
-
 
 @dataclass(frozen=True)
 class ByNumber:
@@ -26,6 +24,11 @@ class ByNumber:
         names = self.files.over(start, stop)
         held = [ranges.between(self.folder, names, self.schema.names[0], start, stop)] if names else []
         return pa.concat_tables([self.schema.empty_table(), *held])
+
+
+def in_files(folder: Folder, schema: pa.Schema, *names: str) -> ByNumber:
+    """What few files below `folder` hold, or none."""
+    return ByNumber(folder, schema, Ranged((names,)))
 
 
 def by_number(folder: Folder, names: Sequence[str], schema: pa.Schema, held: int, of: int,

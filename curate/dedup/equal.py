@@ -13,7 +13,7 @@ import pyarrow as pa
 import xxhash
 
 from curate import ranges
-from curate.dedup.by_number import ByNumber, by_number
+from curate.dedup.by_number import ByNumber, by_number, in_files
 from curate.dedup.pool import Column, Pool
 from curate.dedup.ranking import Ranking
 from curate.files import Folder
@@ -131,8 +131,8 @@ def repeated(pool: Pool, column: Column, apart: Sequence[str], outside: LeftOut,
     task = WriteDigests(own, ranking, column.usable, (column.values, *apart), outside)
     if len(pool) <= FEW:
         found = [np.zeros((3, 0), np.uint64), *(task.digests(number) for number in ranking.ranges)]
-        shared = write_shared(own, "repeats.arrow", np.concatenate(found, axis=1))
-        return Equal(by_number(own, ["repeats.arrow"], SCHEMA, shared, len(pool), engine))
+        write_shared(own, "repeats.arrow", np.concatenate(found, axis=1))
+        return Equal(in_files(own, SCHEMA, "repeats.arrow"))
     done = run_all(task, ranking.ranges, engine, "write digests").whole("run it again")
     digests = by_number(own, [report.item for report in done.reports], DIGESTS, done.rows, ranges.END, engine)
     again = Repeats(own, digests, -(-len(pool) // BUCKET))

@@ -114,7 +114,7 @@ def code_pairs(folder: Folder, codes: Firsts, bits: int, threshold: int, recall:
         values = np.ascontiguousarray(words).view(np.uint8)[:, : bits // 8]
         i, j, distance = hamming_pairs(values, threshold, recall=recall, capped=crowds)
         capped += [(int(rows[at]), size) for at, size in crowds]
-        return few_pairs(folder, codes.name, (rows[i], rows[j], distance), codes.of, engine)
+        return few_pairs(folder, codes.name, (rows[i], rows[j], distance))
     of = -(-len(codes) // BUCKET)
     own = folder.within(f"{codes.name}-{threshold}-{len(plan)}-{of}")
     task = JoinBits(own, codes, bits, threshold, plan, placed=of > (RANGES if own.is_local else ASKED))

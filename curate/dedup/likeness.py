@@ -11,7 +11,7 @@ import numpy as np
 
 from curate.dedup import join_bits, join_vectors
 from curate.dedup.ascending import find
-from curate.dedup.by_number import NO_FILES, ByNumber
+from curate.dedup.by_number import in_files
 from curate.dedup.codes import Comparison
 from curate.dedup.equal import Equal, LeftOut, listed, repeated
 from curate.dedup.faiss_install import load_search
@@ -124,7 +124,7 @@ def likeness(pool: Pool, column: Column, outside: np.ndarray, search: Search) ->
     folder = pool.dataset.folder.within(f"{search.folder}/{comparison.signal}")
     left = listed(folder, outside)
     equal = repeated(pool, column, _apart(pool, comparison), left, folder, search.engine)
-    out, first, pairs = replace(left, equal=equal), None, Near(ByNumber(folder, PAIRS, NO_FILES))
+    out, first, pairs = replace(left, equal=equal), None, Near(in_files(folder, PAIRS))
     if comparison.kind != "equal":
         first = firsts(pool, column, out, folder, search.engine)
     if first and comparison.kind == "hamming":
@@ -147,7 +147,7 @@ def _vector_pairs(pool: Pool, column: Column, first: Firsts, out: LeftOut, searc
         _, rows = first.read()
         vectors = pool.vectors(comparison, rows, whitening)
         i, j, distance = load_search().cosine_pairs(vectors, comparison.threshold)
-        return few_pairs(folder, first.name, (rows[i], rows[j], distance), first.of, search.engine)
+        return few_pairs(folder, first.name, (rows[i], rows[j], distance))
     return join_vectors.vector_pairs(pool, folder, column, out, first, whitening, search.engine, capped)
 
 

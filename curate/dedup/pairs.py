@@ -6,7 +6,7 @@ import numpy as np
 import pyarrow as pa
 
 from curate import ranges
-from curate.dedup.by_number import ByNumber, by_number
+from curate.dedup.by_number import ByNumber, by_number, in_files
 from curate.dedup.hamming import Capped, Pairs
 from curate.files import Folder
 from curate.work import Engine
@@ -52,10 +52,10 @@ def written_pairs(folder: Folder, names: list[str], held: int, of: int, capped: 
     return Near(by_number(folder, list(map(pairs_of, names)), SCHEMA, held, of, engine))
 
 
-def few_pairs(folder: Folder, name: str, pairs: Pairs, of: int, engine: str | Engine) -> Near:
+def few_pairs(folder: Folder, name: str, pairs: Pairs) -> Near:
     """Those that the driver found itself."""
     write_pairs(folder, name, pairs, [])
-    return Near(by_number(folder, [pairs_of(name)], SCHEMA, 2 * len(pairs[0]), of, engine))
+    return Near(in_files(folder, SCHEMA, pairs_of(name)))
 
 
 def pairs_of(name: str) -> str:
